@@ -1,0 +1,213 @@
+"""The architectures that medfocus knows by name, and how to build them with random weights.
+
+Only names travel in files: a manifest that could carry a configuration could also make the
+reader build something nobody reviewed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+from open_clip.model import CLIP, CustomTextCLIP, _build_vision_tower
+from sam2.modeling.backbones.hieradet import Hiera
+from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+from sam2.modeling.position_encoding import PositionEmbeddingSine
+from sam2.modeling.sam.mask_decoder import MaskDecoder
+from sam2.modeling.sam.prompt_encoder import PromptEncoder
+from sam2.modeling.sam.transformer import TwoWayTransformer
+from torch import nn
+
+from medfocus.errors import InputError
+
+IMAGE_EMBEDDING_STRIDE = 16  # SAM2's image embedding has one cell for 16×16 pixels
+
+
+@dataclass(frozen=True)
+class Sam2Architecture:
+    """The numbers in which SAM2's image paths differ (sam2/configs/sam2.1/*.yaml)."""
+
+    embed_dim: int
+    num_heads: int
+    stages: tuple[int, ...]
+    global_att_blocks: tuple[int, ...]
+    window_pos_embed_bkg_spatial_size: tuple[int, int]
+    window_spec: tuple[int, ...] = (8, 4, 14, 7)
+    d_model: int = 256
+    decoder_mlp_dim: int = 2048
+    image_size: int = 1024
+
+
+SAM2_ARCHITECTURES: dict[str, Sam2Architecture] = {
+    "medfocus_tiny": Sam2Architecture(
+        embed_dim=32,
+        num_heads=1,
+        stages=(1, 1, 3, 1),
+        global_att_blocks=(3, 4),
+        window_pos_embed_bkg_spatial_size=(7, 7),
+        window_spec=(8, 4, 8, 8),
+        d_model=128,
+        decoder_mlp_dim=256,
+        image_size=256,
+    ),
+    "sam2.1_hiera_tiny": Sam2Architecture(96, 1, (1, 2, 7, 2), (5, 7, 9), (7, 7)),
+    "sam2.1_hiera_small": Sam2Architecture(96, 1, (1, 2, 11, 2), (7, 10, 13), (7, 7)),
+    "sam2.1_hiera_base_plus": Sam2Architecture(112, 2, (2, 3, 16, 3), (12, 16, 20), (14, 14)),
+    "sam2.1_hiera_large": Sam2Architecture(
+        144, 2, (2, 6, 36, 4), (23, 33, 43), (7, 7), window_spec=(8, 4, 16, 8)
+    ),
+}
+
+# In open_clip's own configuration format. BiomedCLIP's comes from its model card's
+# open_clip_config.json; all other CLIP names are open_clip's.
+CLIP_CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "medfocus_tiny": {
+        "embed_dim": 128,
+        "vision_cfg": {
+            "image_size": 112,
+            "patch_size": 8,
+            "width": 128,
+            "head_width": 64,
+            "layers": 6,
+        },
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 1,
+            "layers": 2,
+        },
+    },
+    "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": {
+        "embed_dim": 512,
+        "vision_cfg": {
+            "timm_model_name": "vit_base_patch16_224",
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "image_size": 224,
+        },
+        "text_cfg": {
+            "hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+            "hf_tokenizer_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+            "hf_model_pretrained": False,
+            "hf_proj_type": "mlp",
+            "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "context_length": 256,
+        },
+    },
+}
+
+
+def clip_configuration(architecture: str) -> dict[str, Any]:
+    """open_clip's configuration of a CLIP, looked up by name.
+
+    Raises:
+        InputError: a name that neither medfocus nor open_clip knows.
+    """
+    configuration = CLIP_CONFIGURATIONS.get(architecture)
+    if configuration is None and architecture in open_clip.list_models():
+        configuration = open_clip.get_model_config(architecture)
+    if configuration is None:
+        raise InputError(
+            f"CLIP architecture {architecture!r}",
+            "not known",
+            "use one of " + ", ".join(CLIP_CONFIGURATIONS) + " or a name from"
+            " open_clip.list_models()",
+        )
+    return configuration
+
+
+def build_vision_tower(architecture: str) -> nn.Module:
+    """The image encoder of a CLIP by name, with random weights, as open_clip builds it."""
+    configuration = clip_configuration(architecture)
+    tower: nn.Module = _build_vision_tower(
+        configuration["embed_dim"],
+        configuration["vision_cfg"],
+        quick_gelu=configuration.get("quick_gelu", False),
+    )
+    return tower
+
+
+def build_clip(architecture: str) -> nn.Module:
+    """Both towers of a CLIP by name, with random weights, as open_clip builds them."""
+    configuration = dict(clip_configuration(architecture))
+    custom_text = configuration.pop("custom_text", False)
+    is_hugging_face = "hf_model_name" in configuration["text_cfg"]
+    model: nn.Module = (
+        CustomTextCLIP(**configuration) if custom_text or is_hugging_face else CLIP(**configuration)
+    )
+    return model
+
+
+def sam2_architecture(name: str) -> Sam2Architecture:
+    """The numbers of a SAM2 image path by name.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in SAM2_ARCHITECTURES:
+        raise InputError(
+            f"SAM2 architecture {name!r}",
+            "not known",
+            "use one of " + ", ".join(SAM2_ARCHITECTURES),
+        )
+    return SAM2_ARCHITECTURES[name]
+
+
+def build_image_encoder(architecture: Sam2Architecture) -> nn.Module:
+    """SAM2's Hiera trunk and feature pyramid, with random weights."""
+    channels = [architecture.embed_dim * 2**stage for stage in range(4)]
+    d_model = architecture.d_model
+    encoder: nn.Module = ImageEncoder(
+        trunk=Hiera(
+            embed_dim=architecture.embed_dim,
+            num_heads=architecture.num_heads,
+            stages=architecture.stages,
+            global_att_blocks=architecture.global_att_blocks,
+            window_pos_embed_bkg_spatial_size=architecture.window_pos_embed_bkg_spatial_size,
+            window_spec=architecture.window_spec,
+        ),
+        neck=FpnNeck(
+            position_encoding=PositionEmbeddingSine(num_pos_feats=d_model, warmup_cache=False),
+            d_model=d_model,
+            backbone_channel_list=channels[::-1],
+            fpn_top_down_levels=[2, 3],
+            fpn_interp_model="nearest",
+        ),
+        scalp=1,
+    )
+    return encoder
+
+
+def build_prompt_encoder(architecture: Sam2Architecture, image_size: int) -> nn.Module:
+    """SAM2's prompt encoder for S×S images, with random weights."""
+    grid = image_size // IMAGE_EMBEDDING_STRIDE
+    encoder: nn.Module = PromptEncoder(
+        embed_dim=architecture.d_model,
+        image_embedding_size=(grid, grid),
+        input_image_size=(image_size, image_size),
+        mask_in_chans=16,
+    )
+    return encoder
+
+
+def build_mask_decoder(architecture: Sam2Architecture) -> nn.Module:
+    """SAM2's two-way mask decoder with three masks a prompt, with random weights."""
+    decoder: nn.Module = MaskDecoder(
+        transformer_dim=architecture.d_model,
+        transformer=TwoWayTransformer(
+            depth=2,
+            embedding_dim=architecture.d_model,
+            num_heads=8,
+            mlp_dim=architecture.decoder_mlp_dim,
+        ),
+        num_multimask_outputs=3,
+        iou_head_depth=3,
+        iou_head_hidden_dim=256,
+        use_high_res_features=True,
+        iou_prediction_use_sigmoid=True,
+        pred_obj_scores=True,
+        pred_obj_scores_mlp=True,
+        use_multimask_token_for_obj_ptr=True,
+    )
+    return decoder

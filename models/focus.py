@@ -1,0 +1,106 @@
+"""The focus maths: from a focus mask to what is added to CLIP's attention logits."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# What hides a key altogether. exp(-1e4) is exactly 0 in float32, float16 and bfloat16, as with
+# -inf, but -1e4 is a finite float16, and stays harmless in sums.
+HIDDEN = -1e4
+
+OVERLAY_COLOUR = (1.0, 0.85, 0.0)  # RGB in [0, 1]; yellow keeps off the grey axis of most scans
+OVERLAY_OPACITY = 0.35  # low enough to leave the texture, which the paper's ablation needs
+
+FocusMode = Literal["none", "overlay", "soft", "hard"]
+
+
+@dataclass(frozen=True)
+class Focus:
+    """How a focus mask steers CLIP.
+
+    Attributes:
+        mode: `none` plain CLIP, `overlay` the mask painted over the image, `soft` a bias on
+            the attention logits, `hard` patches below the threshold cannot be attended to.
+        floor: ε in log(max(m, ε)), in (0, 1).
+        hard_threshold: the patch focus below which `hard` hides a patch, in (0, 1).
+    """
+
+    mode: FocusMode = "soft"
+    floor: float = 0.02
+    hard_threshold: float = 0.1
+
+    @property
+    def visible(self) -> float:
+        """The patch focus that at least one patch must reach for an image to count as focused."""
+        return self.hard_threshold if self.mode == "hard" else self.floor
+
+
+def pool_focus(focus_logits: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Average the mask's probability over each cell of the classifier's frame.
+
+    `rows · sigmoid(logits) · colsᵀ`: the weights are area overlaps, so this is the exact average
+    over a cell's footprint, whatever the crop or padding.
+
+    Args:
+        focus_logits: (B, h, w).
+        rows: (B, n, h) and cols: (B, n, w), from `Geometry`.
+
+    Returns:
+        (B, n, n) in [0, 1]; what lies outside the image counts as 0.
+    """
+    return rows @ focus_logits.sigmoid() @ cols.transpose(-2, -1)
+
+
+def is_focused(patch_focus: Tensor, focus: Focus) -> Tensor:
+    """(B, g, g) -> (B,) bool: does CLIP see any of the region?"""
+    return patch_focus.amax((-2, -1)) > focus.visible
+
+
+def focus_bias(patch_focus: Tensor, focused: Tensor, focus: Focus) -> Tensor:
+    """The bias of each key before the strength of a layer is applied.
+
+    `soft`: log(max(m, ε)); with strength 1 attention becomes proportional to m · exp(s).
+    `hard`: 0 or hidden. The CLS key, and every key of an image that is not focused, gets 0.
+
+    Args:
+        patch_focus: (B, g, g) in [0, 1].
+        focused: (B,) bool.
+        focus: mode and thresholds; `soft` or `hard`.
+
+    Returns:
+        (B, 1 + g²) float.
+    """
+    if focus.mode == "hard":
+        bias = torch.where(patch_focus > focus.hard_threshold, 0.0, HIDDEN)
+    else:
+        bias = patch_focus.clamp(min=focus.floor).log()
+    bias = torch.where(focused[:, None], bias.flatten(1), 0.0)
+    return torch.nn.functional.pad(bias, (1, 0))  # the CLS key stands first
+
+
+def paint(image: Tensor, pixel_focus: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Paint the focus over a normalised image, texture kept: (B, 3, R, R), (B, R, R)."""
+    colour = (image.new_tensor(OVERLAY_COLOUR) - mean) / std
+    opacity = OVERLAY_OPACITY * pixel_focus[:, None]
+    return image * (1 - opacity) + colour[None, :, None, None] * opacity
+
+
+def patches_from_pixels(pixel_focus: Tensor, grid: int) -> Tensor:
+    """(B, R, R) -> (B, g, g): areas add up, so the mean over a patch's pixels is its focus."""
+    size = pixel_focus.shape[-1] // grid
+    return pixel_focus.unflatten(2, (grid, size)).unflatten(1, (grid, size)).mean((2, 4))
+
+
+def grid_of(tokens: int) -> int:
+    """g from the number of patches g².
+
+    Raises:
+        ValueError: not a square.
+    """
+    grid = math.isqrt(tokens)
+    if grid * grid != tokens:
+        raise ValueError(f"{tokens} patches form no square grid")
+    return grid

@@ -1,0 +1,141 @@
+"""The two graphs that every engine runs: whatever runtime, these are the whole computation."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medfocus.errors import InputError
+from medfocus.models.clip import FocusCLIP
+from medfocus.models.focus import (
+    Focus,
+    focus_bias,
+    is_focused,
+    paint,
+    patches_from_pixels,
+    pool_focus,
+)
+from medfocus.models.segmenter import Segmenter
+from medfocus.models.selection import Selection, select_focus
+
+
+class SegmenterOutput(NamedTuple):
+    """One focus mask an image.
+
+    Attributes:
+        focus_logits: (B, h, w) in SAM2's square frame; all -32 where no region was found.
+        score: (B,) predicted IoU × stability of the best candidate; 0 where none passed.
+    """
+
+    focus_logits: Tensor
+    score: Tensor
+
+
+class ClassifierOutput(NamedTuple):
+    """The answer, and what the model was made to look at.
+
+    Attributes:
+        embedding: (B, E), as open_clip's `encode_image` returns it.
+        probabilities: (B, C).
+        patch_focus: (B, g, g) in [0, 1].
+        focused: (B,) bool; False where CLIP ran without steering.
+    """
+
+    embedding: Tensor
+    probabilities: Tensor
+    patch_focus: Tensor
+    focused: Tensor
+
+
+class SegmenterGraph(nn.Module):
+    """Images and prompts to focus masks: the segmenter, then the selection."""
+
+    def __init__(self, segmenter: Segmenter, selection: Selection) -> None:
+        super().__init__()
+        self.segmenter, self.selection = segmenter, selection
+
+    def forward(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
+        """See `Segmenter.forward` for the arguments."""
+        mask_logits, predicted_iou = self.segmenter(image, points, labels)
+        return SegmenterOutput(*select_focus(mask_logits, predicted_iou, self.selection))
+
+
+class ClassifierGraph(nn.Module):
+    """Images and focus masks to probabilities: pooling, bias, CLIP, head, softmax.
+
+    Args:
+        clip: the image encoder.
+        focus: how the mask steers it.
+        class_embeddings: (C, E); logits are `logit_scale · normalised embedding · eᵀ`.
+        logit_scale: CLIP's factor on the cosine, after exp.
+        strength: (L,) λ of each layer; used by `soft`.
+        mean, std: of the classifier's normalisation, three each; `overlay` paints with them.
+
+    Raises:
+        InputError: head and encoder do not fit together.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        clip: FocusCLIP,
+        focus: Focus,
+        class_embeddings: Tensor,
+        logit_scale: Tensor,
+        strength: Tensor,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        if strength.shape != (clip.layers,):
+            raise InputError(
+                "strength",
+                f"shape {tuple(strength.shape)}",
+                f"pass one λ a layer: ({clip.layers},)",
+            )
+        self.clip, self.focus = clip, focus
+        self.class_embeddings = nn.Parameter(F.normalize(class_embeddings, dim=-1))
+        self.logit_scale = nn.Parameter(logit_scale)
+        self.strength = nn.Parameter(strength)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    @property
+    def cells(self) -> int:
+        """How many rows and columns of pooling weights the graph takes.
+
+        A patch each; a pixel each where the mask is painted over the image.
+        """
+        return self.clip.image_size if self.focus.mode == "overlay" else self.clip.grid
+
+    def forward(
+        self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
+    ) -> ClassifierOutput:
+        """Classify images with attention on the focus mask.
+
+        Args:
+            image: (B, 3, R, R) float, normalised.
+            focus_logits: (B, h, w) from the segmenter.
+            rows: (B, `cells`, h) and cols: (B, `cells`, w) from `pooling_weights`.
+        """
+        pooled = pool_focus(focus_logits, rows, cols)  # (B, cells, cells)
+        found = focus_logits.amax((-2, -1)) > 0
+        patch_focus = pooled
+        key_bias, strength = None, None
+        if self.focus.mode == "overlay":
+            patch_focus = patches_from_pixels(pooled, self.clip.grid)
+        focused = is_focused(patch_focus, self.focus) & found
+        if self.focus.mode == "none":
+            focused = torch.zeros_like(focused)
+        elif self.focus.mode == "overlay":
+            image = paint(image, pooled * focused[:, None, None], self.mean, self.std)
+        else:
+            key_bias = focus_bias(patch_focus, focused, self.focus)
+            strength = self.strength if self.focus.mode == "soft" else None
+        embedding = self.clip(image, key_bias, strength)
+        cosine = F.normalize(embedding, dim=-1) @ self.class_embeddings.T
+        probabilities = (self.logit_scale * cosine).softmax(-1)
+        return ClassifierOutput(embedding, probabilities, patch_focus, focused)

@@ -1,0 +1,52 @@
+"""The four presets: which CLIP and which SAM2 go together, and what they expect of an image."""
+
+from dataclasses import dataclass
+
+from medfocus.errors import InputError
+
+# open_clip/constants.py (OPENAI_DATASET_MEAN, _STD) and sam2/utils/transforms.py.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# The zero-shot prompts: nine foreground points, one a prompt, on a 3×3 grid of the image, in
+# [0, 1]. A region of interest lies in the field of view's inner part; the rim is left out.
+ZERO_SHOT_POINTS = tuple(((x, y),) for y in (0.25, 0.5, 0.75) for x in (0.25, 0.5, 0.75))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Two architectures that are used together.
+
+    Attributes:
+        name: what the command line takes.
+        clip, sam2: architecture names.
+        resize_mode, interpolation: how CLIP's own preprocessing fits an image to its square.
+    """
+
+    name: str
+    clip: str
+    sam2: str
+    resize_mode: str = "shortest"
+    interpolation: str = "bicubic"
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("tiny", "medfocus_tiny", "medfocus_tiny"),
+        Preset("base", "ViT-B-16", "sam2.1_hiera_tiny"),
+        Preset("large", "ViT-L-14-336", "sam2.1_hiera_base_plus"),
+        Preset("biomed", "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "sam2.1_hiera_small"),
+    )
+}
+
+
+def preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r}", "not known", "use one of " + ", ".join(PRESETS))
+    return PRESETS[name]

@@ -1,0 +1,37 @@
+"""The errors that every part raises: each names the item, what is wrong with it, and the mend."""
+
+
+class MedfocusError(Exception):
+    """Base of all errors raised on purpose by this package.
+
+    Args:
+        item: what the error is about: a file, an argument, a tensor.
+        problem: what is wrong with it.
+        mend: what the caller can do about it.
+    """
+
+    def __init__(self, item: str, problem: str, mend: str) -> None:
+        super().__init__(f"{item}: {problem}. {mend}.")
+        self.item = item
+        self.problem = problem
+        self.mend = mend
+
+    def __reduce__(self) -> tuple[type["MedfocusError"], tuple[str, str, str]]:
+        # Exception's own __reduce__ would pass the joined message as the only argument.
+        return type(self), (self.item, self.problem, self.mend)
+
+
+class InputError(MedfocusError):
+    """An argument that cannot be used: an empty batch, prompts that do not match the images."""
+
+
+class ImageError(MedfocusError):
+    """An image that cannot be read or does not hold what an image must hold."""
+
+
+class WeightsError(MedfocusError):
+    """A weight file that is missing, unsafe, or does not fit the architecture."""
+
+
+class EngineDirectoryError(MedfocusError):
+    """An engine directory that is incomplete, was changed, or has another schema."""

@@ -1,0 +1,18 @@
+"""Maps the top-level folders to `medfocus.<folder>`; all other metadata is in pyproject.toml.
+
+A top-level package called `kernels` or `engine` would collide in site-packages, so the folders
+are installed below one package. `package/` holds that package's own few files.
+"""
+
+from setuptools import find_packages, setup
+
+FOLDERS = ("kernels", "models", "fewshot", "export", "engine", "benchmarks")
+
+setup(
+    package_dir={"medfocus": "package", **{f"medfocus.{folder}": folder for folder in FOLDERS}},
+    packages=["medfocus"]
+    + [
+        f"medfocus.{package}"
+        for package in find_packages(".", include=[*FOLDERS, *(f"{f}.*" for f in FOLDERS)])
+    ],
+)
