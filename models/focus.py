@@ -1,11 +1,9 @@
 """The focus maths: from a focus mask to what is added to CLIP's attention logits."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
+
+from medfocus.settings import Focus
 
 # What hides a key altogether. exp(-1e4) is exactly 0 in float32, float16 and bfloat16, as with
 # -inf, but -1e4 is a finite float16, and stays harmless in sums.
@@ -13,29 +11,6 @@ HIDDEN = -1e4
 
 OVERLAY_COLOUR = (1.0, 0.85, 0.0)  # RGB in [0, 1]; yellow keeps off the grey axis of most scans
 OVERLAY_OPACITY = 0.35  # low enough to leave the texture, which the paper's ablation needs
-
-FocusMode = Literal["none", "overlay", "soft", "hard"]
-
-
-@dataclass(frozen=True)
-class Focus:
-    """How a focus mask steers CLIP.
-
-    Attributes:
-        mode: `none` plain CLIP, `overlay` the mask painted over the image, `soft` a bias on
-            the attention logits, `hard` patches below the threshold cannot be attended to.
-        floor: ε in log(max(m, ε)), in (0, 1).
-        hard_threshold: the patch focus below which `hard` hides a patch, in (0, 1).
-    """
-
-    mode: FocusMode = "soft"
-    floor: float = 0.02
-    hard_threshold: float = 0.1
-
-    @property
-    def visible(self) -> float:
-        """The patch focus that at least one patch must reach for an image to count as focused."""
-        return self.hard_threshold if self.mode == "hard" else self.floor
 
 
 def pool_focus(focus_logits: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
@@ -92,15 +67,3 @@ def patches_from_pixels(pixel_focus: Tensor, grid: int) -> Tensor:
     """(B, R, R) -> (B, g, g): areas add up, so the mean over a patch's pixels is its focus."""
     size = pixel_focus.shape[-1] // grid
     return pixel_focus.unflatten(2, (grid, size)).unflatten(1, (grid, size)).mean((2, 4))
-
-
-def grid_of(tokens: int) -> int:
-    """g from the number of patches g².
-
-    Raises:
-        ValueError: not a square.
-    """
-    grid = math.isqrt(tokens)
-    if grid * grid != tokens:
-        raise ValueError(f"{tokens} patches form no square grid")
-    return grid

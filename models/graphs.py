@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from medfocus.errors import InputError
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.focus import (
-    Focus,
     focus_bias,
     is_focused,
     paint,
@@ -17,7 +16,8 @@ from medfocus.models.focus import (
     pool_focus,
 )
 from medfocus.models.segmenter import Segmenter
-from medfocus.models.selection import Selection, select_focus
+from medfocus.models.selection import select_focus
+from medfocus.settings import Focus, Selection
 
 
 class SegmenterOutput(NamedTuple):

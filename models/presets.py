@@ -3,14 +3,27 @@
 from dataclasses import dataclass
 
 from medfocus.errors import InputError
+from medfocus.models.clip import FocusCLIP
+from medfocus.models.segmenter import FOREGROUND, Segmenter
+from medfocus.settings import (
+    ClassifierInput,
+    Interpolation,
+    Preprocessing,
+    Prompts,
+    ResizeMode,
+    SegmenterInput,
+)
 
 # open_clip/constants.py (OPENAI_DATASET_MEAN, _STD) and sam2/utils/transforms.py.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# The zero-shot prompts: nine foreground points, one a prompt, on a 3×3 grid of the image, in
-# [0, 1]. A region of interest lies in the field of view's inner part; the rim is left out.
-ZERO_SHOT_POINTS = tuple(((x, y),) for y in (0.25, 0.5, 0.75) for x in (0.25, 0.5, 0.75))
+# The zero-shot prompts: nine foreground points, one a prompt, on a 3×3 grid of the image. A region
+# of interest lies in the field of view's inner part; the rim is left out.
+ZERO_SHOT = Prompts(
+    points=tuple(((x, y),) for y in (0.25, 0.5, 0.75) for x in (0.25, 0.5, 0.75)),
+    labels=((FOREGROUND,),) * 9,
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +39,22 @@ class Preset:
     name: str
     clip: str
     sam2: str
-    resize_mode: str = "shortest"
-    interpolation: str = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
+
+    def preprocessing(self, clip: FocusCLIP, segmenter: Segmenter) -> Preprocessing:
+        """What is done to an image before each of the two models."""
+        return Preprocessing(
+            SegmenterInput(segmenter.image_size, SAM2_MEAN, SAM2_STD),
+            ClassifierInput(
+                clip.image_size,
+                clip.grid,
+                self.resize_mode,
+                self.interpolation,
+                CLIP_MEAN,
+                CLIP_STD,
+            ),
+        )
 
 
 PRESETS = {

@@ -13,7 +13,7 @@ from medfocus.models.architectures import (
 )
 
 # Labels of SAM2's prompt points (sam2/modeling/sam/prompt_encoder.py).
-NOT_A_POINT, BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
+FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 1, 2, 3
 
 LOGIT_LIMIT = 32.0  # SAM2ImagePredictor clamps its low-resolution logits here
 

@@ -1,30 +1,10 @@
 """From SAM2's candidates to one focus mask an image."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from medfocus.models.segmenter import LOGIT_LIMIT
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which candidates may be the focus, and how they become one mask.
-
-    Attributes:
-        policy: `best` takes the highest score; `union` joins all that pass.
-        min_area, max_area: fractions of the image that a candidate must cover.
-        min_score: the lowest score, predicted IoU × stability, that passes.
-        stability_offset: logits above and below the threshold that stability compares.
-    """
-
-    policy: Literal["best", "union"] = "best"
-    min_area: float = 0.002
-    max_area: float = 0.6
-    min_score: float = 0.3
-    stability_offset: float = 1.0
+from medfocus.settings import Selection
 
 
 def stability_score(mask_logits: Tensor, offset: float) -> Tensor:

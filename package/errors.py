@@ -11,7 +11,7 @@ class MedfocusError(Exception):
     """
 
     def __init__(self, item: str, problem: str, mend: str) -> None:
-        super().__init__(f"{item}: {problem}. {mend}.")
+        super().__init__(f"{item}: {problem}. {mend[:1].upper()}{mend[1:]}.")
         self.item = item
         self.problem = problem
         self.mend = mend

@@ -5,6 +5,7 @@ import copy
 import open_clip
 import pytest
 import torch
+
 from medfocus.errors import InputError
 from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
@@ -129,5 +130,5 @@ def test_towers_that_do_not_read_cls_alone_are_refused() -> None:
 
 
 def test_unknown_architecture_is_named() -> None:
-    with pytest.raises(InputError, match="'ViT-Z'.*medfocus_tiny"):
+    with pytest.raises(InputError, match=r"'ViT-Z'.*medfocus_tiny"):
         build_vision_tower("ViT-Z")

@@ -1,15 +1,14 @@
 """Segmenter against SAM2ImagePredictor, full size, seeded random weights."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
+from sam2.build_sam import build_sam2
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+
 from medfocus.errors import InputError
 from medfocus.models.segmenter import FOREGROUND, Segmenter
 from medfocus.models.weights import SAM2_VIDEO_ONLY, load_strictly
-from sam2.build_sam import build_sam2
-from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 CONFIGS = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -43,8 +42,8 @@ def pictures(count: int, size: int) -> np.ndarray:
     scope="module",
     params=["sam2.1_hiera_tiny", pytest.param("sam2.1_hiera_base_plus", marks=pytest.mark.slow)],
 )
-def full_size(request: pytest.FixtureRequest) -> Iterator[tuple[SAM2ImagePredictor, Segmenter]]:
-    yield pair(request.param)
+def full_size(request: pytest.FixtureRequest) -> tuple[SAM2ImagePredictor, Segmenter]:
+    return pair(request.param)
 
 
 @torch.inference_mode()

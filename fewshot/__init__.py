@@ -1,0 +1,1 @@
+"""Adaptation with few labelled images, evaluation, and data sets."""

@@ -1,0 +1,167 @@
+"""Pre-trains the tiny CLIP on captioned views of phantoms, close-ups and whole slices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from medfocus.engine.preprocess import normalise
+from medfocus.fewshot.phantoms import INTERIORS, MARGINS, ORGANS, PRETRAINING_KINDS, caption
+from medfocus.fewshot.pretrain.pool import HELD_OUT_SEEDS, TRAINING_SEEDS, Sample, draw_pool
+from medfocus.fewshot.pretrain.schedule import Training
+from medfocus.models.architectures import build_clip
+from medfocus.models.presets import CLIP_MEAN, CLIP_STD
+from medfocus.models.text import tokenize
+
+TEMPLATES = ("This is a photo of {}", "a photo of {}", "an image that shows {}", "{}")
+WHOLE_SHARE = 0.3  # of the views are whole slices, the others close-ups
+
+
+def captions() -> list[list[str]]:
+    """Caption groups; an image matches one caption of each: whole, margin, interior, organ."""
+    whole = [caption(kind, organ) for organ in ORGANS for kind in (*PRETRAINING_KINDS, None)]
+    return [
+        whole,
+        ["a healthy slice", *(f"a {margin} lesion" for margin in MARGINS)],
+        ["a healthy slice", *(f"a {interior} lesion" for interior in INTERIORS)],
+        [caption(None, organ).removesuffix(" with no lesion") for organ in ORGANS],
+    ]
+
+
+def answers(sample: Sample) -> list[int]:
+    """The index of this phantom's caption in each group of `captions()`."""
+    kinds = (*PRETRAINING_KINDS, None)
+    organ = ORGANS.index(sample.organ)
+    whole = organ * len(kinds) + kinds.index(sample.kind)
+    if sample.kind is None:
+        return [whole, 0, 0, organ]
+    margin, interior = sample.kind.margin, sample.kind.interior
+    return [whole, 1 + MARGINS.index(margin), 1 + INTERIORS.index(interior), organ]
+
+
+def train_clip(
+    out: Path, steps: int, batch: int, pool_size: int, seed: int, measure_every: int
+) -> None:
+    """Train on `pool_size` phantoms; write `clip.safetensors` and its curve into `out`."""
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
+    model = build_clip("medfocus_tiny")
+    settings = {"steps": steps, "batch": batch, "pool": pool_size, "seed": seed, "rate": 1e-3}
+    pool = draw_pool(TRAINING_SEEDS, pool_size)
+    held_out = draw_pool(HELD_OUT_SEEDS, 300)
+    training = Training(model, steps, settings["rate"], out, "clip")
+    groups = captions()
+    for step in training:
+        chosen = [pool[index] for index in random.integers(len(pool), size=batch)]
+        images = _input([_view(sample, random) for sample in chosen])
+        labels = torch.tensor([answers(sample) for sample in chosen])
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            template = TEMPLATES[random.integers(len(TEMPLATES))]
+            loss = contrastive_loss(model, images, labels, groups, template)
+        training.update(loss)
+        if (step + 1) % measure_every == 0 or step + 1 == steps:
+            whole, margin, interior, organ = measure(training.averaged.module, held_out)
+            training.record(
+                settings,
+                step=step + 1,
+                loss=loss.item(),
+                held_out_caption=whole,
+                held_out_margin=margin,
+                held_out_interior=interior,
+                held_out_organ=organ,
+            )
+
+
+def _input(images: Sequence[np.ndarray]) -> Tensor:
+    """(R, R, 3) uint8 images -> (B, 3, R, R) float32 as CLIP expects."""
+    return torch.from_numpy(normalise(np.stack(images), CLIP_MEAN, CLIP_STD))
+
+
+def _view(sample: Sample, random: np.random.Generator, size: int = 112) -> np.ndarray:
+    """A view as a photographer would take it: the slice, or a close-up of its lesion."""
+    image, side = sample.image, sample.image.shape[0]
+    if random.random() < 0.5:
+        image, masks = image[:, ::-1], sample.masks[:, :, ::-1]
+    else:
+        masks = sample.masks
+    box = (0.0, 0.0, float(side), float(side))
+    if len(masks) and random.random() >= WHOLE_SHARE:
+        box = _close_up(masks[random.integers(len(masks))], side, random)
+    view = Image.fromarray(np.ascontiguousarray(image)).resize(
+        (size, size), Image.Resampling.BICUBIC, box=box
+    )
+    gain, offset, gamma = (
+        random.uniform(0.7, 1.2),
+        random.uniform(-25, 25),
+        random.uniform(0.7, 1.4),
+    )
+    scaled = 255 * (np.asarray(view) / 255) ** gamma * gain + offset
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def _close_up(
+    mask: np.ndarray, side: int, random: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A square box (left, top, right, bottom) inside the image that holds the whole lesion."""
+    pixels = np.argwhere(mask)[:, ::-1]
+    low, high = pixels.min(0), pixels.max(0) + 1
+    extent = float((high - low).max())
+    width = min(extent * random.uniform(1.1, 3.0), side)
+    left, top = (
+        random.uniform(max(high[axis] - width, 0), min(low[axis], side - width) + 1e-6)
+        if high[axis] - width < min(low[axis], side - width)
+        else min(max(low[axis], 0), side - width)
+        for axis in (0, 1)
+    )
+    return float(left), float(top), float(left + width), float(top + width)
+
+
+def contrastive_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, groups: list[list[str]], template: str
+) -> Tensor:
+    """Cross-entropy of images against every caption of each group.
+
+    CLIP contrasts a batch with its own captions. Here the captions are few and repeat within a
+    batch, so an image is contrasted with all distinct ones: the same loss without false negatives.
+
+    Args:
+        model: an open_clip CLIP.
+        images: (B, 3, R, R).
+        labels: (B, groups), the index of the right caption in each group.
+        groups: the captions.
+        template: the sentence around a caption.
+    """
+    features = F.normalize(model.encode_image(images).float(), dim=-1)
+    scale = model.logit_scale.exp().clamp(max=100)
+    losses = []
+    for group, target in zip(groups, labels.unbind(1), strict=True):
+        tokens = tokenize([template.format(text) for text in group], model.context_length)
+        texts = F.normalize(model.encode_text(tokens).float(), dim=-1)
+        losses.append(F.cross_entropy(scale * features @ texts.T, target))
+    return torch.stack(losses).mean()
+
+
+@torch.inference_mode()
+def measure(model: nn.Module, samples: list[Sample]) -> list[float]:
+    """Zero-shot accuracy over each caption group on whole slices, plain CLIP with no focus."""
+    model.eval()
+    size = model.visual.image_size[0]
+    views = [
+        np.asarray(Image.fromarray(s.image).resize((size, size), Image.Resampling.BICUBIC))
+        for s in samples
+    ]
+    features = torch.cat(
+        [model.encode_image(_input(views[i : i + 50])) for i in range(0, len(views), 50)]
+    )
+    labels = torch.tensor([answers(sample) for sample in samples])
+    accuracies = []
+    for group, target in zip(captions(), labels.unbind(1), strict=True):
+        tokens = tokenize([TEMPLATES[0].format(text) for text in group], model.context_length)
+        texts = F.normalize(model.encode_text(tokens), dim=-1)
+        accuracies.append((((features @ texts.T).argmax(1)) == target).float().mean().item())
+    return accuracies

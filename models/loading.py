@@ -1,0 +1,68 @@
+"""Architectures with their weights, for a preset or for the user's own files."""
+
+from pathlib import Path
+
+from torch import nn
+
+from medfocus.errors import WeightsError
+from medfocus.models.architectures import build_clip
+from medfocus.models.segmenter import Segmenter
+from medfocus.models.weights import (
+    SAM2_VIDEO_ONLY,
+    load_strictly,
+    read_weights,
+    resolve,
+    sha256,
+)
+
+TINY = "medfocus_tiny"
+SHIPPED = Path(__file__).parent / "tiny"
+
+
+def load_segmenter(
+    architecture: str, weights: str | Path | None = None, image_size: int | None = None
+) -> tuple[Segmenter, str]:
+    """SAM2's image path with weights, in evaluation mode, and the weight file's SHA-256.
+
+    Args:
+        architecture: a name from `SAM2_ARCHITECTURES`.
+        weights: a file or a hub id; None takes what is shipped, which is the tiny one's alone.
+        image_size: S; the architecture's own when None.
+
+    Raises:
+        InputError: an unknown name.
+        WeightsError: weights that are missing, unsafe or do not fit.
+    """
+    segmenter = Segmenter(architecture, image_size)
+    path = _file(architecture, weights, "segmenter", "--sam2-weights")
+    load_strictly(segmenter, read_weights(path), str(path), ignore=SAM2_VIDEO_ONLY)
+    return segmenter.eval(), sha256(path)
+
+
+def load_clip(architecture: str, weights: str | Path | None = None) -> tuple[nn.Module, str]:
+    """Both towers of a CLIP with weights, in evaluation mode, and the weight file's SHA-256.
+
+    Args:
+        architecture: a name that medfocus or open_clip knows.
+        weights: a file or a hub id; None takes what is shipped, which is the tiny one's alone.
+
+    Raises:
+        InputError: an unknown name.
+        WeightsError: weights that are missing, unsafe or do not fit.
+    """
+    path = _file(architecture, weights, "clip", "--clip-weights")
+    clip = build_clip(architecture)
+    load_strictly(clip, read_weights(path), str(path))
+    return clip.eval(), sha256(path)
+
+
+def _file(architecture: str, weights: str | Path | None, part: str, flag: str) -> Path:
+    if weights is not None:
+        return resolve(weights)
+    if architecture != TINY:
+        raise WeightsError(
+            f"weights of {architecture}",
+            "none are shipped",
+            f"download them and give the file, or owner/name@<commit>:<file>, with {flag}",
+        )
+    return SHIPPED / f"{part}.safetensors"

@@ -1,0 +1,126 @@
+"""How the models are used, as data: shared by the models, the export and the engine's manifest."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medfocus.errors import InputError
+
+FocusMode = Literal["none", "overlay", "soft", "hard"]
+ResizeMode = Literal["shortest", "longest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
+Rgb = tuple[float, float, float]
+
+
+def require(holds: bool, key: str, problem: str) -> None:
+    """Raise InputError naming `key` unless `holds`."""
+    if not holds:
+        raise InputError(key, problem, "See medfocus.settings for what each key may hold")
+
+
+@dataclass(frozen=True)
+class Focus:
+    """How the focus mask steers CLIP.
+
+    Attributes:
+        mode: `none` plain CLIP, `overlay` the mask painted over the image, `soft` a bias on the
+            attention logits, `hard` patches below the threshold cannot be attended to.
+        floor: ε in the bias λ·log(max(m, ε)), in (0, 1).
+        hard_threshold: the patch focus below which `hard` hides a patch, in (0, 1).
+    """
+
+    mode: FocusMode = "soft"
+    floor: float = 0.02
+    hard_threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(0 < self.floor < 1, "floor", "is not between 0 and 1")
+        require(0 < self.hard_threshold < 1, "hard_threshold", "is not between 0 and 1")
+
+    @property
+    def visible(self) -> float:
+        """The patch focus that at least one patch must pass for an image to count as focused."""
+        return self.hard_threshold if self.mode == "hard" else self.floor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which candidate masks may be the focus, and how they become one.
+
+    Attributes:
+        policy: `best` takes the highest score; `union` joins all that pass.
+        min_area, max_area: fractions of the image that a candidate must cover.
+        min_score: the lowest score, predicted IoU × stability, that passes.
+        stability_offset: a mask's stability is the IoU of its cuts at logits > ±this.
+    """
+
+    policy: Literal["best", "union"] = "best"
+    min_area: float = 0.002
+    max_area: float = 0.6
+    min_score: float = 0.3
+    stability_offset: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.min_area < 1, "min_area", "is not in [0, 1)")
+        require(self.min_area < self.max_area <= 1, "max_area", "is not in (min_area, 1]")
+        require(0 <= self.min_score <= 1, "min_score", "is not in [0, 1]")
+        require(self.stability_offset >= 0, "stability_offset", "is negative")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The zero-shot prompt set: P prompts of n points each.
+
+    `points` is (P, n, 2) as x, y in [0, 1] of the image's frame; `labels` is (P, n) in SAM2's
+    convention: 1 inside, 0 outside, 2 and 3 a box's corners, -1 no point.
+    """
+
+    points: tuple[tuple[tuple[float, float], ...], ...]
+    labels: tuple[tuple[Literal[-1, 0, 1, 2, 3], ...], ...]
+
+    def __post_init__(self) -> None:
+        counts = [len(prompt) for prompt in self.points]
+        require(bool(counts) and min(counts) > 0, "points", "holds no prompt, or one of no points")
+        require(len(set(counts)) == 1, "points", "holds prompts of different numbers of points")
+        require(
+            [len(prompt) for prompt in self.labels] == counts, "labels", "does not match points"
+        )
+        inside = all(0 <= x <= 1 and 0 <= y <= 1 for prompt in self.points for x, y in prompt)
+        require(inside, "points", "holds a coordinate outside [0, 1]")
+
+
+@dataclass(frozen=True)
+class SegmenterInput:
+    """SAM2's input: the image stretched to size×size, (x - mean) / std on RGB in [0, 1]."""
+
+    size: int
+    mean: Rgb
+    std: Rgb
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, "size", "is not positive")
+        require(min(self.std) > 0, "std", "is not positive")
+
+
+@dataclass(frozen=True)
+class ClassifierInput:
+    """CLIP's input, size×size, read by its image encoder as patch_grid×patch_grid patches."""
+
+    size: int
+    patch_grid: int
+    resize_mode: ResizeMode
+    interpolation: Interpolation
+    mean: Rgb
+    std: Rgb
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, "size", "is not positive")
+        require(0 < self.patch_grid <= self.size, "patch_grid", "is not between 1 and size")
+        require(min(self.std) > 0, "std", "is not positive")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image before each network."""
+
+    segmenter: SegmenterInput
+    classifier: ClassifierInput
