@@ -128,15 +128,13 @@ def build_vision_tower(architecture: str) -> nn.Module:
     return tower
 
 
-def build_clip(architecture: str) -> nn.Module:
+def build_clip(architecture: str) -> CLIP | CustomTextCLIP:
     """Both towers of a CLIP by name, with random weights, as open_clip builds them."""
     configuration = dict(clip_configuration(architecture))
     custom_text = configuration.pop("custom_text", False)
     is_hugging_face = "hf_model_name" in configuration["text_cfg"]
-    model: nn.Module = (
-        CustomTextCLIP(**configuration) if custom_text or is_hugging_face else CLIP(**configuration)
-    )
-    return model
+    kind = CustomTextCLIP if custom_text or is_hugging_face else CLIP
+    return kind(**configuration)
 
 
 def sam2_architecture(name: str) -> Sam2Architecture:
@@ -154,11 +152,11 @@ def sam2_architecture(name: str) -> Sam2Architecture:
     return SAM2_ARCHITECTURES[name]
 
 
-def build_image_encoder(architecture: Sam2Architecture) -> nn.Module:
+def build_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
     """SAM2's Hiera trunk and feature pyramid, with random weights."""
     channels = [architecture.embed_dim * 2**stage for stage in range(4)]
     d_model = architecture.d_model
-    encoder: nn.Module = ImageEncoder(
+    return ImageEncoder(
         trunk=Hiera(
             embed_dim=architecture.embed_dim,
             num_heads=architecture.num_heads,
@@ -176,24 +174,22 @@ def build_image_encoder(architecture: Sam2Architecture) -> nn.Module:
         ),
         scalp=1,
     )
-    return encoder
 
 
-def build_prompt_encoder(architecture: Sam2Architecture, image_size: int) -> nn.Module:
+def build_prompt_encoder(architecture: Sam2Architecture, image_size: int) -> PromptEncoder:
     """SAM2's prompt encoder for S×S images, with random weights."""
     grid = image_size // IMAGE_EMBEDDING_STRIDE
-    encoder: nn.Module = PromptEncoder(
+    return PromptEncoder(
         embed_dim=architecture.d_model,
         image_embedding_size=(grid, grid),
         input_image_size=(image_size, image_size),
         mask_in_chans=16,
     )
-    return encoder
 
 
-def build_mask_decoder(architecture: Sam2Architecture) -> nn.Module:
+def build_mask_decoder(architecture: Sam2Architecture) -> MaskDecoder:
     """SAM2's two-way mask decoder with three masks a prompt, with random weights."""
-    decoder: nn.Module = MaskDecoder(
+    return MaskDecoder(
         transformer_dim=architecture.d_model,
         transformer=TwoWayTransformer(
             depth=2,
@@ -210,4 +206,3 @@ def build_mask_decoder(architecture: Sam2Architecture) -> nn.Module:
         pred_obj_scores_mlp=True,
         use_multimask_token_for_obj_ptr=True,
     )
-    return decoder

@@ -57,7 +57,8 @@ class _Block:
     def run(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
         """(B, N, W) -> (B, N, W)."""
         tokens = tokens + self.scale1(self.attention(self.norm1(tokens), key_bias))
-        return tokens + self.scale2(self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.scale2(self.mlp(self.norm2(tokens)))
+        return tokens
 
 
 class FocusCLIP(nn.Module):
@@ -97,8 +98,7 @@ class FocusCLIP(nn.Module):
     @property
     def image_size(self) -> int:
         """R, the side of the square image that the encoder takes."""
-        size = self.visual.image_size
-        return int(size[0])  # type: ignore[index]
+        return int(self.visual.image_size[0])
 
     def forward(
         self, image: Tensor, key_bias: Tensor | None = None, strength: Tensor | None = None
@@ -123,17 +123,19 @@ class FocusCLIP(nn.Module):
 
     def _embed(self, image: Tensor) -> Tensor:
         if isinstance(self.visual, VisionTransformer):
-            return self.visual._embeds(image)
+            tokens: Tensor = self.visual._embeds(image)
+            return tokens
         trunk = self.visual.trunk
-        tokens: Tensor = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(image)))  # type: ignore
+        tokens = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(image)))
         return tokens
 
     def _pool(self, tokens: Tensor) -> Tensor:
         if isinstance(self.visual, VisionTransformer):
             pooled, _ = self.visual._pool(tokens)
-            return pooled @ self.visual.proj
+            embedding: Tensor = pooled @ self.visual.proj
+            return embedding
         trunk = self.visual.trunk
-        embedding: Tensor = self.visual.head(trunk.forward_head(trunk.norm(tokens)))  # type: ignore
+        embedding = self.visual.head(trunk.forward_head(trunk.norm(tokens)))
         return embedding
 
 

@@ -66,4 +66,4 @@ def paint(image: Tensor, pixel_focus: Tensor, mean: Tensor, std: Tensor) -> Tens
 def patches_from_pixels(pixel_focus: Tensor, grid: int) -> Tensor:
     """(B, R, R) -> (B, g, g): areas add up, so the mean over a patch's pixels is its focus."""
     size = pixel_focus.shape[-1] // grid
-    return pixel_focus.unflatten(2, (grid, size)).unflatten(1, (grid, size)).mean((2, 4))
+    return pixel_focus.reshape(-1, grid, size, grid, size).mean((2, 4))

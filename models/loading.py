@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import nn
+from open_clip.model import CLIP
 
 from medfocus.errors import WeightsError
 from medfocus.models.architectures import build_clip
@@ -39,7 +39,7 @@ def load_segmenter(
     return segmenter.eval(), sha256(path)
 
 
-def load_clip(architecture: str, weights: str | Path | None = None) -> tuple[nn.Module, str]:
+def load_clip(architecture: str, weights: str | Path | None = None) -> tuple[CLIP, str]:
     """Both towers of a CLIP with weights, in evaluation mode, and the weight file's SHA-256.
 
     Args:

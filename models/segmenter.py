@@ -1,5 +1,7 @@
 """SAM2's image path as one batched module: images and prompts in, candidate masks out."""
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,9 @@ from medfocus.models.architectures import (
 )
 
 # Labels of SAM2's prompt points (sam2/modeling/sam/prompt_encoder.py).
-FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 1, 2, 3
+FOREGROUND: Final = 1
+BOX_TOP_LEFT: Final = 2
+BOX_BOTTOM_RIGHT: Final = 3
 
 LOGIT_LIMIT = 32.0  # SAM2ImagePredictor clamps its low-resolution logits here
 
@@ -78,7 +82,8 @@ class Segmenter(nn.Module):
         )
         masks = masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         # (B·P, K, ...) -> (B, P, K, ...)
-        return masks.unflatten(0, (-1, prompts)), iou.unflatten(0, (-1, prompts))
+        shape = (-1, prompts, masks.shape[1])
+        return masks.reshape(*shape, *masks.shape[2:]), iou.reshape(shape)
 
     def embed_image(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The image embedding (B, C, S/16, S/16) and the finer levels, at S/4 and S/8."""
@@ -91,7 +96,7 @@ class Segmenter(nn.Module):
 
 def with_boxes(points: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes (B, P, 4) as two more points a prompt, in front, as SAM2ImagePredictor does."""
-    corners = boxes.unflatten(-1, (2, 2))  # (B, P, 4) -> (B, P, 2, 2)
+    corners = boxes.reshape(*boxes.shape[:2], 2, 2)  # (B, P, 4) -> (B, P, 2, 2)
     corner_labels = labels.new_tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]).expand(*boxes.shape[:2], 2)
     return torch.cat([corners, points], dim=2), torch.cat([corner_labels, labels], dim=2)
 

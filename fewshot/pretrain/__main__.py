@@ -29,12 +29,12 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=9000, help="phantoms to learn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--measure-every", type=int, default=250, help="steps")
+    parser.add_argument("--measure-every", type=int, default=200, help="steps")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train, steps, batch = {
-        "segmenter": (train_segmenter, 3000, 16),
-        "clip": (train_clip, 2400, 64),
+        "segmenter": (train_segmenter, 2800, 16),
+        "clip": (train_clip, 2600, 64),
     }[options.part]
     train(
         options.out,

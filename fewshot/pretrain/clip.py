@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.model import CLIP
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from medfocus.engine.preprocess import normalise
 from medfocus.fewshot.phantoms import INTERIORS, MARGINS, ORGANS, PRETRAINING_KINDS, caption
@@ -122,7 +123,7 @@ def _close_up(
 
 
 def contrastive_loss(
-    model: nn.Module, images: Tensor, labels: Tensor, groups: list[list[str]], template: str
+    model: CLIP, images: Tensor, labels: Tensor, groups: list[list[str]], template: str
 ) -> Tensor:
     """Cross-entropy of images against every caption of each group.
 
@@ -147,7 +148,7 @@ def contrastive_loss(
 
 
 @torch.inference_mode()
-def measure(model: nn.Module, samples: list[Sample]) -> list[float]:
+def measure(model: CLIP, samples: list[Sample]) -> list[float]:
     """Zero-shot accuracy over each caption group on whole slices, plain CLIP with no focus."""
     model.eval()
     size = model.visual.image_size[0]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 WARM_UP = 200  # steps
-AVERAGING = 0.998  # decay of the exponential moving average that is shipped
+AVERAGING = 0.995  # decay of the exponential moving average that is shipped
 
 
 class Training:
@@ -35,7 +35,7 @@ class Training:
             model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))  # type: ignore[no-untyped-call]
         out.mkdir(parents=True, exist_ok=True)
         self.weights, self.log = out / f"{name}.safetensors", out / f"{name}.json"
         self.curve: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ from medfocus.models.segmenter import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND
 from medfocus.models.selection import select_focus
 from medfocus.settings import Selection
 
-PROMPTS = 3  # a step decodes these many prompts an image: the image encoder is the costly part
+PROMPTS = 2  # a step decodes these many prompts an image: the image encoder is the costly part
 LOSS_SIZE = 128  # masks are compared at half the image's resolution
 BOX_SHARE = 0.3  # of the steps prompt with a box, the others with a point
 
@@ -104,12 +104,15 @@ def nearest(lesions: np.ndarray, point: np.ndarray) -> np.ndarray:
     if not len(lesions):
         return np.zeros(lesions.shape[1:], bool)
     centres = [np.argwhere(lesion).mean(0)[::-1] for lesion in lesions]
-    return lesions[int(np.argmin([np.linalg.norm(centre - point) for centre in centres]))]
+    distances = [np.linalg.norm(centre - point) for centre in centres]
+    closest: np.ndarray = lesions[int(np.argmin(distances))]
+    return closest
 
 
 def _point_in(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    pixels = np.argwhere(mask)
-    return pixels[random.integers(len(pixels))][::-1].astype(np.float32)
+    pixels: np.ndarray = np.argwhere(mask)[:, ::-1]
+    point: np.ndarray = pixels[random.integers(len(pixels))]
+    return point.astype(np.float32)
 
 
 def _box(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,56 @@
+# `make demo` and `make test` do all the set-up on a fresh machine.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find package kernels models fewshot export engine benchmarks -not -name '*.pyc' -type f)
+
+.PHONY: demo test lint format weights clean
+
+test: $(VENV)/package
+	$(BIN)/python -m pytest
+
+# Phantoms with lesions that the shipped weights never saw, a head from a few of them, an engine,
+# and its answers on others of them and on real DICOM files.
+demo: $(VENV)/package
+	rm -rf out/demo
+	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/few-shot --kinds demo --per-class 16 --seed 1
+	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/images --kinds demo --per-class 3 --seed 2
+	$(BIN)/python -c 'from pathlib import Path; from pydicom.data import get_testdata_file as get; \
+	  [Path("out/demo/images", name).write_bytes(Path(get(name, download=False)).read_bytes()) \
+	   for name in ("CT_small.dcm", "MR_small.dcm")]'
+	$(BIN)/python -m medfocus.fewshot.probe out/demo/few-shot -o out/demo/head.safetensors
+	$(BIN)/python -m medfocus.export --head out/demo/head.safetensors -o engines/demo --force
+	$(BIN)/medfocus-classify engines/demo out/demo/images --overlays out/demo/pictures
+	@echo "The engine is in engines/demo, the pictures are in out/demo/pictures."
+
+lint: $(VENV)/package
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p medfocus
+
+format: $(VENV)/package
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Trains the shipped `tiny` weights anew: about 100 minutes on two cores.
+weights: $(VENV)/package
+	$(BIN)/python -m medfocus.fewshot.pretrain segmenter -o models/tiny & \
+	$(BIN)/python -m medfocus.fewshot.pretrain clip -o models/tiny & wait
+
+# sam2 builds against the torch that is there (no build isolation), without its CUDA extension,
+# which the image path does not use.
+$(VENV)/dependencies: constraints.txt pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt setuptools wheel torch torchvision
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation '.[dev]'
+	touch $@
+
+$(VENV)/package: $(VENV)/dependencies $(SOURCES)
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build *.egg-info
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info engines out

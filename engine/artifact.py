@@ -1,0 +1,272 @@
+"""The engine directory on disk: written whole or not at all, read with every byte checked."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from medfocus.engine.manifest import FILE_NAME, MEND, FileRecord, Manifest, from_json, to_json
+from medfocus.errors import EngineDirectoryError
+
+WRITABLE = "Free space or allow writing, then export the engine again"
+COPY_OR_EXPORT = "Copy the engine directory again, or export it again"
+MANIFEST_LIMIT = 8 * 2**20  # bytes; a manifest is a few KiB, and it is read before it is trusted
+
+# How formats that are mistaken for safetensors begin: those of torch.save, and a stand-in.
+_LOOKS_LIKE = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes",
+    b"\x80": "a pickle, which is never loaded",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+}
+
+
+@dataclass(frozen=True)
+class EngineDirectory:
+    """An engine directory of which every listed file had the listed size and SHA-256 when read."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """The path of a file that the manifest lists; no other file may be loaded.
+
+        Raises:
+            EngineDirectoryError: the manifest does not list it.
+        """
+        if name not in self.manifest.files:
+            raise _error(self.path / name, "is not part of this engine", f"{MEND} with that file")
+        return self.path / name
+
+
+def _error(path: Path, problem: str, mend: str = MEND) -> EngineDirectoryError:
+    return EngineDirectoryError(str(path), problem, mend)
+
+
+@contextmanager
+def _explained(path: Path, problem: str, mend: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _error(path, f"{problem}: {error.strerror}", mend) from error
+
+
+# --- reading
+
+
+def read_engine_directory(path: str | Path) -> EngineDirectory:
+    """Read the manifest and check every file that it lists, in constant memory.
+
+    Files that the manifest does not list are left alone: nothing ever loads them.
+
+    Raises:
+        EngineDirectoryError: a file is missing, changed or outside the directory, or the manifest
+            is not one that this version reads.
+    """
+    directory = Path(path).resolve()  # once: a link moved to another engine midway mixes nothing
+    former = _sibling(directory, "former")
+    if not directory.exists() and former.exists():
+        mend = f"Rename {former} back to it, or export the engine again"
+        raise _error(directory, "is missing: replacing it was interrupted", mend)
+    if not directory.is_dir():
+        mend = "Give the directory that medfocus-export wrote"
+        raise _error(directory, "is not an engine directory", mend)
+    source = _contained(directory, FILE_NAME)
+    if source.stat().st_size > MANIFEST_LIMIT:
+        raise _error(source, f"is larger than {MANIFEST_LIMIT} bytes")
+    try:
+        manifest = from_json(_read_bytes(source))
+    except EngineDirectoryError as error:
+        raise EngineDirectoryError(
+            f"{directory}{os.sep}{error.item}", error.problem, error.mend
+        ) from error
+    for name, expected in manifest.files.items():
+        _check(_contained(directory, name), expected)
+    return EngineDirectory(directory, manifest)
+
+
+def load_tensors(directory: EngineDirectory, name: str) -> dict[str, np.ndarray]:
+    """The tensors of a .safetensors file, parsed from the very bytes that were hashed.
+
+    Raises:
+        EngineDirectoryError: the file is not listed, has changed since the directory was read, is
+            not safetensors, or holds a dtype that numpy lacks (bfloat16, float8).
+    """
+    path = directory.file(name)
+    data = _read_bytes(_contained(directory.path, name))
+    if hashlib.sha256(data).hexdigest() != directory.manifest.files[name].sha256:
+        raise _error(path, "has changed since the engine directory was read")
+    try:
+        return safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        looks = [what for start, what in _LOOKS_LIKE.items() if data.startswith(start)]
+        likeness = f"looks like {looks[0]}" if looks else f"cannot be parsed: {error}"
+        raise _error(path, f"is not a safetensors file, it {likeness}") from error
+    except KeyError as error:
+        raise _error(path, f"holds tensors of dtype {error.args[0]}, unknown to numpy") from error
+
+
+def _contained(directory: Path, name: str) -> Path:
+    """`directory / name`, if it is a regular file that lies within, links followed."""
+    path = directory / name
+    with _explained(path, "cannot be read", "Allow reading it"):
+        if not path.exists():
+            raise _error(path, "is missing", COPY_OR_EXPORT)
+        if not path.resolve().is_relative_to(directory):
+            raise _error(
+                path, "is a link out of the engine directory", "Copy the file to its place"
+            )
+        # A pipe or a device would be waited on for ever.
+        if not path.is_file():
+            raise _error(path, "is not a regular file")
+    return path
+
+
+def _check(path: Path, expected: FileRecord) -> None:
+    size = path.stat().st_size
+    if size != expected.bytes:
+        problem = f"has {size} bytes, and the manifest says {expected.bytes}"
+        raise _error(path, problem, COPY_OR_EXPORT)
+    if _record(path).sha256 != expected.sha256:
+        raise _error(path, "has changed: its SHA-256 is not the manifest's", COPY_OR_EXPORT)
+
+
+def _record(path: Path) -> FileRecord:
+    with _explained(path, "cannot be read", "Allow reading it"), path.open("rb") as stream:
+        return FileRecord(hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
+
+
+def _read_bytes(path: Path) -> bytes:
+    with _explained(path, "cannot be read", "Allow reading it"):
+        return path.read_bytes()
+
+
+# --- writing
+
+
+@contextmanager
+def write_engine_directory(target: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Write an engine directory whole or not at all.
+
+        with write_engine_directory("engines/brain") as staging:
+            ...                                # write the files below `staging`
+            write_manifest(staging, manifest)  # last: records what lies there
+
+    `staging` is a hidden sibling of `target`. When the block ends, it is read back as any reader
+    would, flushed to the disk and renamed; when it raises, nothing has happened. With `force` an
+    engine directory at `target` is first renamed to a hidden sibling and deleted only once the
+    new one is in its place. What a killed writer leaves is mended by the next one.
+
+    Raises:
+        EngineDirectoryError: `target` exists (without `force`), or is no engine directory, or is
+            being written by another process; or what was written cannot be read back or published.
+    """
+    target = Path(target).resolve()
+    staging, former = _sibling(target, "staging"), _sibling(target, "former")
+    with _sole_writer(target):
+        _mend(target, staging, former)
+        _refuse_target(target, force)
+        staging.mkdir()
+        try:
+            yield staging
+            written = {name for name in _list_files(staging) if name != FILE_NAME}
+            if unlisted := written - read_engine_directory(staging).manifest.files.keys():
+                raise _error(staging / min(unlisted), "was written after the manifest")
+            _publish(target, staging, former)
+        finally:
+            _mend(target, staging, former)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest` into `directory` with the size and hash of all that lies there.
+
+    Returns:
+        The manifest with its `files` filled in.
+    """
+    files = {name: _record(directory / name) for name in _list_files(directory)}
+    manifest = replace(manifest, files=files)
+    (directory / FILE_NAME).write_text(to_json(manifest), encoding="utf-8")
+    return manifest
+
+
+def _sibling(target: Path, role: str) -> Path:
+    return target.parent / f".{target.name}.{role}"
+
+
+def _list_files(directory: Path) -> list[str]:
+    paths = sorted(path for path in directory.rglob("*") if not path.is_dir())
+    return [path.relative_to(directory).as_posix() for path in paths]
+
+
+@contextmanager
+def _sole_writer(target: Path) -> Iterator[None]:
+    """Hold a lock that the system releases should this process die."""
+    path = _sibling(target, "lock")
+    with _explained(target, "cannot be written", WRITABLE):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("wb")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A writer that ended between our opening and our locking has removed that file.
+            held = os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise _error(target, "is being written by another process", "Wait until it has ended")
+        try:
+            yield
+        finally:
+            path.unlink()
+
+
+def _refuse_target(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise _error(target, "exists already", "Choose another place, or replace it with force")
+    replaceable = (
+        not target.exists()
+        or (target / FILE_NAME).is_file()
+        or (target.is_dir() and not any(target.iterdir()))
+    )
+    if not replaceable:
+        raise _error(target, "is not an engine directory, so it is kept", "Choose another place")
+
+
+def _publish(target: Path, staging: Path, former: Path) -> None:
+    with _explained(target, "could not be written", WRITABLE):
+        # From the leaves up: an entry is durable once the directory that holds it is.
+        for folder, _, files in os.walk(staging, topdown=False):
+            for name in files:
+                _flush(Path(folder, name))
+            _flush(Path(folder))
+        if target.exists():
+            target.rename(former)
+        staging.rename(target)
+        _flush(target.parent)
+
+
+def _mend(target: Path, staging: Path, former: Path) -> None:
+    """Bring a publication that stopped anywhere to its end: the old engine whole, or the new."""
+    if former.exists() and not target.exists():
+        former.rename(target)
+    if staging.exists():
+        shutil.rmtree(staging)
+    if former.exists():
+        # As staging, so that one deleted by half can never be taken for an engine to restore.
+        former.rename(staging)
+        shutil.rmtree(staging)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

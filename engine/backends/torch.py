@@ -1,0 +1,100 @@
+"""The PyTorch backend: the graphs themselves, eager."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medfocus.engine.artifact import EngineDirectory, load_tensors
+from medfocus.engine.backends import Array
+from medfocus.errors import InputError
+from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip import FocusCLIP
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+from medfocus.models.segmenter import Segmenter
+from medfocus.models.weights import load_strictly
+
+SEGMENTER, CLASSIFIER, HEAD = (
+    "segmenter.safetensors",
+    "classifier.safetensors",
+    "head.safetensors",
+)
+
+
+class TorchBackend:
+    """Both graphs on one device, in float32.
+
+    Args:
+        directory: an engine directory that holds the three .safetensors files.
+        device: `auto` takes CUDA where there is one.
+
+    Raises:
+        InputError: `cuda` where there is none.
+        EngineDirectoryError: a file is missing or was changed.
+        WeightsError: tensors that do not fit the manifest's architectures.
+    """
+
+    name = "torch"
+
+    def __init__(self, directory: EngineDirectory, device: str) -> None:
+        available = torch.cuda.is_available()
+        if device == "cuda" and not available:
+            raise InputError("device cuda", "torch sees no CUDA device", "use cpu or auto")
+        self.device = "cuda" if available and device != "cpu" else "cpu"
+        self._segmenter = _load_segmenter(directory).to(self.device)
+        self._classifier = _load_classifier(directory).to(self.device)
+
+    @torch.inference_mode()
+    def segment(
+        self, image: Array, points: Array, labels: NDArray[np.int32]
+    ) -> tuple[Array, Array]:
+        """See `Backend.segment`."""
+        output = self._segmenter(*self._tensors(image, points, labels))
+        return output.focus_logits.cpu().numpy(), output.score.cpu().numpy()
+
+    @torch.inference_mode()
+    def classify(
+        self, image: Array, focus_logits: Array, rows: Array, cols: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """See `Backend.classify`."""
+        output = self._classifier(*self._tensors(image, focus_logits, rows, cols))
+        embedding, probabilities, patch_focus, focused = (t.cpu().numpy() for t in output)
+        return embedding, probabilities, patch_focus, focused
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        del self._segmenter, self._classifier
+
+    def _tensors(self, *arrays: NDArray[Any]) -> list[torch.Tensor]:
+        return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+
+def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:
+    manifest = directory.manifest
+    segmenter = Segmenter(manifest.models.sam2.architecture, manifest.models.sam2.image_size)
+    _load(segmenter, directory, SEGMENTER)
+    return SegmenterGraph(segmenter, manifest.selection).eval()
+
+
+def _load_classifier(directory: EngineDirectory) -> ClassifierGraph:
+    manifest = directory.manifest
+    clip = FocusCLIP(build_vision_tower(manifest.models.clip.architecture))
+    _load(clip, directory, CLASSIFIER)
+    head = {name: torch.from_numpy(array) for name, array in load_tensors(directory, HEAD).items()}
+    normalisation = manifest.preprocessing.classifier
+    graph = ClassifierGraph(
+        clip,
+        manifest.focus,
+        head["class_embeddings"],
+        head["logit_scale"],
+        head["strength"],
+        normalisation.mean,
+        normalisation.std,
+    )
+    return graph.eval()
+
+
+def _load(module: torch.nn.Module, directory: EngineDirectory, name: str) -> None:
+    state = {key: torch.from_numpy(array) for key, array in load_tensors(directory, name).items()}
+    load_strictly(module, state, str(directory.file(name)))

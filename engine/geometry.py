@@ -1,0 +1,117 @@
+"""What the classifier sees: its input in source pixels, and its patches in a mask."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfocus.errors import InputError
+
+ResizeMode = Literal["shortest", "longest", "squash"]
+
+
+def resized_size(height: int, width: int, size: int, mode: ResizeMode) -> tuple[int, int]:
+    """Height and width, in pixels, to which open_clip resizes an image before it crops or pads.
+
+    The rounding is open_clip's: "shortest" truncates the longer side (torchvision's Resize),
+    "longest" rounds both sides half to even. A side that would vanish in "longest" mode, where
+    open_clip fails, keeps one pixel.
+    """
+    if mode == "squash":
+        return size, size
+    if mode == "shortest":
+        if width <= height:
+            return int(size * height / width), size
+        return size, int(size * width / height)
+    ratio = max(height / size, width / size)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def crop_offset(resized: int, size: int) -> int:
+    """First row (or column) of the centred window of `size`; negative if it starts in padding."""
+    if resized < size:
+        return -((size - resized) // 2)
+    return round((resized - size) / 2)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The part of a source image that the classifier's square input shows.
+
+    Attributes:
+        height: source image height, pixels.
+        width: source image width, pixels.
+        top: upper edge of the input in source pixels; negative where it lies in padding above.
+        left: left edge, likewise.
+        bottom: lower edge; more than `height` where it lies in padding below.
+        right: right edge, likewise.
+    """
+
+    height: int
+    width: int
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    @classmethod
+    def fit(cls, height: int, width: int, size: int, mode: ResizeMode) -> "Geometry":
+        """Geometry of open_clip's evaluation transform from height × width to size × size.
+
+        Raises:
+            InputError: a side that is not positive, or an unknown mode.
+        """
+        if min(height, width, size) < 1:
+            raise InputError(
+                f"image of {height} x {width} for an input of {size} x {size}",
+                "has a side without pixels",
+                "Give sides of at least 1",
+            )
+        if mode not in get_args(ResizeMode):
+            raise InputError(
+                f"resize mode {mode!r}",
+                "is unknown",
+                f"Use one of {', '.join(get_args(ResizeMode))}",
+            )
+        resized_height, resized_width = resized_size(height, width, size, mode)
+        top = crop_offset(resized_height, size)
+        left = crop_offset(resized_width, size)
+        return cls(
+            height=height,
+            width=width,
+            top=top * height / resized_height,
+            left=left * width / resized_width,
+            bottom=(top + size) * height / resized_height,
+            right=(left + size) * width / resized_width,
+        )
+
+
+def pooling_weights(
+    geometry: Geometry, cells: int, mask_height: int, mask_width: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Area-overlap weights that average a whole-image mask over the classifier's patches.
+
+    The mask covers the whole source image, stretched to (mask_height, mask_width); the patches
+    are cells × cells equal footprints of the classifier's input. Overlap of rectangles is
+    separable, so `rows @ mask @ cols.T` (g, g) is the exact area average. What lies outside the
+    image counts as 0.
+
+    Returns:
+        rows (cells, mask_height) and cols (cells, mask_width), float32, computed in float64.
+    """
+    rows = _overlap(geometry.top, geometry.bottom, cells, geometry.height, mask_height)
+    cols = _overlap(geometry.left, geometry.right, cells, geometry.width, mask_width)
+    return rows, cols
+
+
+def _overlap(
+    start: float, stop: float, cells: int, length: int, mask_length: int
+) -> NDArray[np.float32]:
+    """Fraction of each of `cells` parts of [start, stop] that each pixel of [0, length] covers."""
+    cell_edges = start + (stop - start) * np.arange(cells + 1) / cells  # (g+1,)
+    mask_edges = length * np.arange(mask_length + 1) / mask_length  # (h+1,)
+    lower = np.maximum(cell_edges[:-1, None], mask_edges[None, :-1])  # (g, h)
+    upper = np.minimum(cell_edges[1:, None], mask_edges[None, 1:])  # (g, h)
+    fraction: NDArray[np.float64] = np.maximum(upper - lower, 0) * cells / (stop - start)
+    return fraction.astype(np.float32)

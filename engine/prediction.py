@@ -1,0 +1,102 @@
+"""One image's answer, with the evidence for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfocus.errors import MedfocusError
+
+_ROWS_AT_ONCE = 512  # bounds the temporaries of a large image's mask
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the engine says about one image.
+
+    Attributes:
+        source: the file or name that the image came from, with "#frame" where it holds several.
+        label: the most probable class; None where there is an error.
+        probabilities: softmax over the classes, by name, in the engine's order; read-only.
+        focused: whether a region steered the classifier; False means plain CLIP answered.
+        focus_score: predicted IoU × stability of the focus mask, in [0, 1].
+        focus_logits: float32 (h, w), the focus mask in SAM2's square frame, over the whole image.
+        image_size: height and width of the image in pixels.
+        patch_focus: float32 (g, g) in [0, 1], the focus mask's mean over each CLIP patch.
+        warnings: what was done to the image that its owner should know.
+        error: why there is no answer.
+    """
+
+    source: str
+    label: str | None
+    probabilities: Mapping[str, float]
+    focused: bool
+    focus_score: float | None
+    focus_logits: NDArray[np.float32] | None
+    image_size: tuple[int, int] | None
+    patch_focus: NDArray[np.float32] | None
+    warnings: tuple[str, ...] = ()
+    error: MedfocusError | None = None
+
+    def __post_init__(self) -> None:
+        read_only = MappingProxyType(dict(self.probabilities))
+        object.__setattr__(self, "probabilities", read_only)
+
+    def __reduce__(self) -> tuple[type["Prediction"], tuple[Any, ...]]:
+        # A mapping proxy cannot be pickled, and predictions cross processes.
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Prediction, tuple((values | {"probabilities": dict(self.probabilities)}).values())
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of `label`; None where there is an error."""
+        return None if self.label is None else self.probabilities[self.label]
+
+    @property
+    def focus_mask(self) -> NDArray[np.bool_] | None:
+        """Focus mask, bool (H, W) in the original image's frame; computed at every access."""
+        if self.focus_logits is None or self.image_size is None:
+            return None
+        return mask_at(self.focus_logits, *self.image_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a result file keeps of the prediction, as plain JSON types."""
+        return {
+            "source": self.source,
+            "label": self.label,
+            "probabilities": {name: float(value) for name, value in self.probabilities.items()},
+            "focused": bool(self.focused),
+            "focus_score": None if self.focus_score is None else float(self.focus_score),
+            "warnings": list(self.warnings),
+            "error": None if self.error is None else str(self.error),
+        }
+
+
+def mask_at(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
+    """Where logits (h, w), stretched bilinearly to (height, width), are positive: bool.
+
+    The sampling of torch.nn.functional.interpolate(mode="bilinear", align_corners=False), which
+    SAM2 uses on its masks.
+    """
+    top, bottom, down = _neighbours(logits.shape[0], height)
+    left, right, across = _neighbours(logits.shape[1], width)
+    mask = np.empty((height, width), bool)
+    for start in range(0, height, _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        weight = down[rows, None]
+        band = logits[top[rows]] * (1 - weight) + logits[bottom[rows]] * weight  # (rows, w)
+        mask[rows] = band[:, left] * (1 - across) + band[:, right] * across > 0  # (rows, W)
+    return mask
+
+
+def _neighbours(
+    length: int, target: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """The two samples that each of `target` pixels lies between, and the weight of the second."""
+    position = np.maximum((np.arange(target) + 0.5) * (length / target) - 0.5, 0)
+    first = np.minimum(position.astype(np.intp), length - 1)
+    second = np.minimum(first + 1, length - 1)
+    return first, second, (position - first).astype(np.float32)

@@ -1,0 +1,69 @@
+"""Source pixels to the two models' inputs, as open_clip and SAM2 prepare them."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medfocus.engine.geometry import ResizeMode, crop_offset, resized_size
+from medfocus.engine.images import MAX_PIXELS
+from medfocus.errors import ImageError
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def classifier_pixels(
+    image: NDArray[np.uint8], size: int, mode: ResizeMode, interpolation: Interpolation = "bicubic"
+) -> NDArray[np.uint8]:
+    """Resize, then crop or pad with black: open_clip's evaluation transform up to its ToTensor.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        size: side R of the classifier's input, pixels.
+        mode: open_clip's resize mode; `Geometry.fit` describes the result.
+        interpolation: open_clip's, antialiased.
+
+    Returns:
+        uint8 RGB (R, R, 3).
+
+    Raises:
+        ImageError: so long and thin that, resized and not yet cropped, it would pass MAX_PIXELS.
+    """
+    source_height, source_width = image.shape[:2]
+    height, width = resized_size(source_height, source_width, size, mode)
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"image of {source_height} x {source_width} pixels",
+            f"would become {height} x {width} when its shortest side is resized to {size}",
+            'Crop it, or use the resize mode "longest"',
+        )
+    resized = Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation])
+    top, left = crop_offset(height, size), crop_offset(width, size)
+    # pillow's crop fills what lies outside with black, which is open_clip's padding.
+    return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def segmenter_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Stretch uint8 RGB (H, W, 3) to SAM2's square frame (S, S, 3): bilinear, antialiased.
+
+    Within one grey level of sam2's SAM2Transforms, which resizes in float32 and does not round.
+    """
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def normalise(
+    batch: NDArray[np.uint8], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> NDArray[np.float32]:
+    """(batch / 255 − mean) / std: uint8 (B, S, S, 3) to contiguous float32 (B, 3, S, S).
+
+    Rounds as torchvision's ToTensor and Normalize do, so that the values are theirs to the bit.
+    """
+    channels_first = batch.transpose(0, 3, 1, 2)  # (B, 3, S, S)
+    pixels = np.empty(channels_first.shape, dtype=np.float32)
+    np.divide(channels_first, np.float32(255), out=pixels)
+    pixels -= np.array(mean, dtype=np.float32)[:, None, None]
+    pixels /= np.array(std, dtype=np.float32)[:, None, None]
+    return pixels

@@ -1,0 +1,48 @@
+"""Engines that several test modules use."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfocus.export.engine_directory import Parts, build
+from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip import FocusCLIP
+from medfocus.models.head import Head, uniform_strength
+from medfocus.models.loading import TINY
+from medfocus.models.presets import preset
+from medfocus.models.segmenter import Segmenter
+from medfocus.settings import Focus, FocusMode, Selection
+
+CLASSES = ("first", "second", "third")
+
+
+def random_parts(mode: FocusMode = "soft") -> Parts:
+    """Tiny models with seeded random weights, and a selection that lets their masks pass."""
+    torch.manual_seed(31)
+    clip = FocusCLIP(build_vision_tower(TINY)).eval()
+    segmenter = Segmenter(TINY).eval()
+    # Untrained masks hardly differ from 0; these have regions.
+    for network in segmenter.sam_mask_decoder.output_hypernetworks_mlps:
+        torch.nn.init.normal_(network.layers[-1].weight, std=3.0)
+    head = Head(
+        TINY, CLASSES, torch.randn(3, 128), torch.tensor(30.0), uniform_strength(clip.layers)
+    )
+    return Parts(
+        preset=preset("tiny"),
+        clip=clip,
+        clip_sha256="0" * 64,
+        segmenter=segmenter,
+        segmenter_sha256="1" * 64,
+        head=head,
+        focus=Focus(mode=mode),
+        selection=Selection(min_area=0.0, max_area=1.0, min_score=0.01),
+    )
+
+
+@pytest.fixture(scope="session")
+def engine_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole engine directory, tiny, with random weights; not to be changed."""
+    path = tmp_path_factory.mktemp("engines") / "random"
+    build(path, random_parts())
+    return path

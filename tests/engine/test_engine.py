@@ -1,0 +1,243 @@
+"""`Engine` end to end: against the graphs run by hand, and with every kind of input."""
+
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medfocus.engine import Engine, Prediction
+from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
+from medfocus.errors import EngineDirectoryError, ImageError, InputError
+from medfocus.export.engine_directory import build
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+from medfocus.models.presets import CLIP_MEAN, CLIP_STD, SAM2_MEAN, SAM2_STD, ZERO_SHOT
+from tests.conftest import CLASSES, random_parts
+
+
+@pytest.fixture(scope="module")
+def engine(engine_directory: Path) -> Engine:
+    return Engine.load(engine_directory)
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    """Smooth random pictures of several sizes."""
+    random = np.random.default_rng(37)
+    sizes = [(256, 256), (300, 200), (90, 240), (64, 64), (512, 128), (256, 256), (33, 57)]
+    return [
+        np.asarray(
+            Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+                sizes[number % 7][::-1], Image.Resampling.BICUBIC
+            )
+        )
+        for number in range(count)
+    ]
+
+
+def assert_same(ours: Prediction, expected: Prediction) -> None:
+    assert (ours.label, ours.focused) == (expected.label, expected.focused)
+    for name in CLASSES:
+        assert ours.probabilities[name] == pytest.approx(expected.probabilities[name], abs=1e-5)
+    np.testing.assert_allclose(ours.focus_logits, expected.focus_logits, atol=1e-3)
+    np.testing.assert_allclose(ours.patch_focus, expected.patch_focus, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_equals_the_graphs_run_by_hand(engine: Engine) -> None:
+    """A square image needs no crop, so the pooling weights can be written by hand."""
+    parts = random_parts()
+    picture = pictures(1)[0]
+    predicted = engine.classify([picture])[0]
+
+    def tensor(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+        scaled = torch.tensor(pixels).permute(2, 0, 1)[None] / 255
+        return (scaled - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    points = torch.tensor(ZERO_SHOT.points)[None] * 256
+    focus, score = SegmenterGraph(parts.segmenter, parts.selection)(
+        tensor(segmenter_pixels(picture, 256), SAM2_MEAN, SAM2_STD), points, torch.ones(1, 9, 1)
+    )
+    # 64 mask cells over 14 patches: 32/7 cells a patch, of which each cell lends its overlap.
+    cells, patches = torch.arange(64.0), torch.arange(14.0)[:, None] * 64 / 14
+    overlap = torch.minimum(cells + 1, patches + 64 / 14) - torch.maximum(cells, patches)
+    rows = overlap.clamp(min=0)[None] * 14 / 64
+    head = parts.head
+    output = ClassifierGraph(
+        parts.clip,
+        parts.focus,
+        head.class_embeddings,
+        head.logit_scale,
+        head.strength,
+        CLIP_MEAN,
+        CLIP_STD,
+    )(tensor(classifier_pixels(picture, 112, "shortest"), CLIP_MEAN, CLIP_STD), focus, rows, rows)
+    assert predicted.focus_score == pytest.approx(score.item(), abs=1e-5)
+    assert predicted.focused == bool(output.focused)
+    np.testing.assert_allclose(predicted.patch_focus, output.patch_focus[0], atol=1e-5)
+    expected = output.probabilities[0].tolist()
+    assert list(predicted.probabilities) == list(CLASSES)
+    assert list(predicted.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+    assert predicted.label == CLASSES[int(np.argmax(expected))]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_batch_answers_as_its_images_do_alone(engine: Engine, count: int) -> None:
+    batch = pictures(count)
+    together = engine.classify(batch)
+    assert len(together) == count
+    for picture, prediction in zip(batch, together, strict=True):
+        assert_same(prediction, engine.classify([picture])[0])
+
+
+def test_more_images_than_the_largest_bucket(engine: Engine) -> None:
+    batch = pictures(7) * 6  # 42 images, 32 at once at the most
+    predictions = engine.classify(batch)
+    assert len(predictions) == 42
+    for number, prediction in enumerate(predictions):
+        assert prediction.source == f"item {number}"
+        assert_same(prediction, predictions[number % 7])
+
+
+def test_every_form_of_the_same_image(engine: Engine, tmp_path: Path) -> None:
+    picture = pictures(1)[0]
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    channels_first = torch.tensor(picture).permute(2, 0, 1)
+    forms = [
+        picture,
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.fromarray(picture),
+        channels_first,
+        channels_first.float() / 255,
+        picture / 255,
+    ]
+    predictions = engine.classify(forms)
+    for prediction in predictions:
+        assert prediction.error is None
+        assert_same(prediction, predictions[0])
+    assert_same(engine.classify(tmp_path / "a.png")[0], predictions[0])
+    assert_same(engine.classify(picture)[0], predictions[0])
+    stacked = engine.classify(np.stack([picture, picture]))
+    assert len(stacked) == 2
+    assert_same(stacked[1], predictions[0])
+
+
+def test_prompts_of_the_caller(engine: Engine) -> None:
+    batch = pictures(3)
+    boxes = [(20, 30, 100, 120), None, None]
+    points = [None, [(50, 60)], [(20, 30), (200, 80, 0)]]
+    mixed = engine.classify(batch, boxes=boxes, points=points)
+    for picture, box, point, prediction in zip(batch, boxes, points, mixed, strict=True):
+        assert_same(prediction, engine.classify([picture], boxes=[box], points=[point])[0])
+    plain = engine.classify(batch)
+    assert mixed[0].focus_score != plain[0].focus_score
+    at_corner = engine.classify(batch[:1], points=[[(0, 0)]])[0]
+    assert at_corner.focus_score != engine.classify(batch[:1], points=[[(255, 255)]])[0].focus_score
+
+
+@pytest.mark.parametrize(
+    ("prompts", "problem"),
+    [
+        ({"boxes": [(0, 0, 10)]}, "malformed"),
+        ({"boxes": [(0, 0, 10, "x")]}, "malformed"),
+        ({"boxes": [(50, 0, 10, 10)]}, "no area"),
+        ({"boxes": [(0, 0, 10, 9999)]}, "outside the image"),
+        ({"points": [[(float("nan"), 1)]]}, "malformed"),
+        ({"points": [[(1, 1, 5)]]}, "label 5"),
+        ({"points": [[]]}, "empty"),
+    ],
+)
+def test_prompts_that_cannot_be_used(engine: Engine, prompts: dict, problem: str) -> None:
+    prediction = engine.classify(pictures(1), **prompts)[0]
+    assert isinstance(prediction.error, InputError)
+    assert problem in str(prediction.error)
+    with pytest.raises(InputError, match=problem):
+        engine.classify(pictures(1), **prompts, strict=True)
+
+
+def test_bad_items_leave_the_others_alone(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    good = pictures(2)
+    batch = [good[0], tmp_path / "text.png", np.full((8, 8), np.nan), tmp_path / "no.png", good[1]]
+    predictions = engine.classify(batch)
+    errors = [prediction.error for prediction in predictions]
+    assert [error is None for error in errors] == [True, False, False, False, True]
+    assert all(isinstance(error, ImageError) for error in errors[1:4])
+    assert "text.png" in str(errors[1])
+    assert "item 2" in str(errors[2])
+    assert predictions[1].label is None
+    assert predictions[1].probabilities == {}
+    assert_same(predictions[4], engine.classify([good[1]])[0])
+    with pytest.raises(ImageError, match=r"text\.png"):
+        engine.classify(batch, strict=True)
+
+
+def test_an_empty_batch(engine: Engine) -> None:
+    with pytest.raises(InputError, match="batch: is empty"):
+        engine.classify([])
+    with pytest.raises(InputError, match="boxes: 1 for 2"):
+        engine.classify(pictures(2), boxes=[None])
+
+
+def test_mode_none_does_not_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path / "none", random_parts("none"))
+    engine = Engine.load(tmp_path / "none")
+    monkeypatch.setattr(engine._backend, "segment", lambda *_: pytest.fail("segmented"))
+    prediction = engine.classify(pictures(1))[0]
+    assert prediction.label in CLASSES
+    assert (prediction.focused, prediction.focus_score, prediction.focus_mask) == (
+        False,
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize("mode", ["overlay", "hard"])
+def test_other_modes_answer_too(tmp_path: Path, mode: str) -> None:
+    build(tmp_path / mode, random_parts(mode))  # type: ignore[arg-type]
+    for prediction in Engine.load(tmp_path / mode).classify(pictures(3)):
+        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert prediction.patch_focus.shape == (14, 14)
+
+
+def test_threads_get_their_own_answers(engine: Engine) -> None:
+    batch = pictures(7)
+    expected = [engine.classify([picture])[0] for picture in batch]
+    got: dict[int, list[Prediction]] = {}
+
+    def ask(number: int) -> None:
+        got[number] = [engine.classify([batch[number]])[0] for _ in range(3)]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(7):
+        for prediction in got[number]:
+            assert_same(prediction, expected[number])
+
+
+def test_backends_and_devices_that_are_not_there(engine_directory: Path) -> None:
+    with pytest.raises(InputError, match="backend 'cobol'"):
+        Engine.load(engine_directory, backend="cobol")
+    with pytest.raises(InputError, match="device 'abacus'"):
+        Engine.load(engine_directory, device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no CUDA device"):
+            Engine.load(engine_directory, device="cuda")
+
+
+def test_a_changed_byte_is_found(engine_directory: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(engine_directory, changed)
+    weights = changed / "classifier.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(EngineDirectoryError, match=re.escape("classifier.safetensors")):
+        Engine.load(changed)
