@@ -12,7 +12,7 @@ from medfocus.fewshot.phantoms.texture import Field, Mask, blend, smooth_noise, 
 REACH = 1.4
 
 # Nothing can be visibly darker than this tissue.
-_DARK_TISSUE = 0.26
+_DARK_TISSUE = 0.3
 
 _DIAMETERS = {1: (0.19, 0.335), 2: (0.18, 0.26)}  # of the image side, by lesions an image
 _BEARINGS = np.linspace(-math.pi, math.pi, 721, dtype=np.float32)
