@@ -48,18 +48,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parts(options: argparse.Namespace) -> Parts:
     chosen = preset(options.preset)
+    # What is quick to refuse comes before gigabytes of weights.
+    head = Head.read(options.head) if options.head else None
+    classes = _read_classes(options.classes) if options.classes else ()
     model, clip_sha256 = load_clip(chosen.clip, options.clip_weights)
     segmenter, segmenter_sha256 = load_segmenter(
         chosen.sam2, options.sam2_weights, options.segmenter_size
     )
     clip = FocusCLIP(model.visual)
-    if options.head is not None:
-        head = Head.read(options.head)
-    else:
-        classes = _read_classes(options.classes)
-        text = class_embeddings(model, classes)
-        strength = uniform_strength(clip.layers)
-        head = Head(chosen.clip, classes, text, model.logit_scale.detach().exp(), strength)
+    if head is None:
+        text, scale = class_embeddings(model, classes), model.logit_scale.detach().exp()
+        head = Head(chosen.clip, classes, text, scale, uniform_strength(clip.layers))
     return Parts(
         preset=chosen,
         clip=clip,

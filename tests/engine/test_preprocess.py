@@ -93,7 +93,9 @@ def test_segmenter_pixels_are_sam2s_within_a_grey_level(
     transforms = SAM2Transforms(resolution=size, mask_threshold=0.0)
     mean, std = (torch.tensor(v)[:, None, None] for v in (transforms.mean, transforms.std))
     reference = (transforms(image) * std + mean).permute(1, 2, 0).numpy() * 255
-    assert np.abs(pixels - reference).max() <= 1
+    # Two roundings to 8 bits, one a pass, reach 1.0 exactly at ties; the rest is the float32 of
+    # the reference and the fixed-point weights of pillow.
+    assert np.abs(pixels - reference).max() <= 1 + 1e-3
 
 
 def test_segmenter_pixels_at_sams_own_size() -> None:
@@ -102,7 +104,7 @@ def test_segmenter_pixels_at_sams_own_size() -> None:
     normalised = normalise(
         segmenter_pixels(image, 1024)[None], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     )
-    one_level = 1 / (255 * 0.224)
+    one_level = (1 + 1e-3) / (255 * 0.224)
     assert np.abs(normalised[0] - reference.numpy()).max() <= one_level
 
 
