@@ -52,13 +52,13 @@ slices, without focus):
 Measured by `python -m medfocus.benchmarks.tiny` on phantoms of other seeds than any training,
 validation or demo image; 95% intervals are Wilson's.
 
-| segmentation from the zero-shot prompts | images | mean IoU | IoU above 0.5 | brain | lung | breast |
+| focus mask against lesion | images | mean IoU | IoU above 0.5 | brain | lung | breast |
 |---|---:|---:|---:|---:|---:|---:|
 {segmentation}
 
 Of {healthy[images]} healthy phantoms {healthy[focused]} were given a focus all the same.
 
-| classification of the demo's four kinds (chance: 25%) | focus | images | accuracy | 95% interval |
+| the demo's four kinds (chance: 25%) | focus | images | accuracy | 95% interval |
 |---|---|---:|---:|---:|
 {classification}
 

@@ -1,14 +1,13 @@
 """What the classifier sees: its input in source pixels, and its patches in a mask."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfocus.errors import InputError
-
-ResizeMode = Literal["shortest", "longest", "squash"]
+from medfocus.settings import ResizeMode
 
 
 def resized_size(height: int, width: int, size: int, mode: ResizeMode) -> tuple[int, int]:

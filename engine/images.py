@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from medfocus.engine import dicom
+from medfocus.engine.dicom_display import stretch
 from medfocus.errors import ImageError
 
 # An enhanced CT of 512 slices of 512 × 512, and below the size at which pillow itself refuses.
@@ -222,7 +223,7 @@ def _from_array(array: NDArray[Any], name: str) -> SourceImage:
                 f"has an alpha channel of dtype {array.dtype}, whose scale is unknown",
                 "Convert it to uint8, or to floats in [0, 1]",
             )
-        levels, notes = dicom.stretch(channels), (_OWN_RANGE,)
+        levels, notes = stretch(channels), (_OWN_RANGE,)
     elif array.dtype.kind == "f":
         levels = _from_unit_range(channels, name)
     else:
@@ -263,7 +264,7 @@ def _from_unit_range(values: NDArray[np.floating[Any]], name: str) -> NDArray[np
 
 def _grey(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     _check_finite(values, name)
-    return dicom.stretch(values)[..., None].repeat(3, axis=2)
+    return stretch(values)[..., None].repeat(3, axis=2)
 
 
 def _over_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,11 +10,17 @@ from medfocus.engine.geometry import Geometry, pooling_weights
 from medfocus.engine.images import SourceImage
 from medfocus.engine.preprocess import classifier_pixels, normalise, segmenter_pixels
 from medfocus.errors import InputError
-from medfocus.settings import Focus, Preprocessing, Prompts
+from medfocus.settings import (
+    BACKGROUND,
+    BOX_BOTTOM_RIGHT,
+    BOX_TOP_LEFT,
+    FOREGROUND,
+    Focus,
+    Preprocessing,
+    Prompts,
+)
 
 MASK_STRIDE = 4  # SAM2's low-resolution masks have one value for 4×4 pixels of its input
-
-FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 1, 2, 3  # SAM2's labels of prompt points
 
 Box = Sequence[float]  # left, top, right, bottom in pixels of the source image
 Points = Sequence[Sequence[float]]  # (x, y) or (x, y, label) in pixels of the source image
@@ -122,7 +128,7 @@ def _own_prompt(
     for point in points or ():
         x, y, *label = _numbers(point, (2, 3), f"point of {source}", "x, y or x, y, label")
         kind = int(label[0]) if label else FOREGROUND
-        if kind not in (0, 1):
+        if kind not in (BACKGROUND, FOREGROUND):
             raise InputError(
                 f"point of {source}", f"has label {kind}", "use 1 for inside and 0 for outside"
             )

@@ -1,16 +1,13 @@
 """Source pixels to the two models' inputs, as open_clip and SAM2 prepare them."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfocus.engine.geometry import ResizeMode, crop_offset, resized_size
+from medfocus.engine.geometry import crop_offset, resized_size
 from medfocus.engine.images import MAX_PIXELS
 from medfocus.errors import ImageError
-
-Interpolation = Literal["bicubic", "bilinear"]
+from medfocus.settings import Interpolation, ResizeMode
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 

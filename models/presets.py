@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from medfocus.errors import InputError
 from medfocus.models.clip import FocusCLIP
-from medfocus.models.segmenter import FOREGROUND, Segmenter
+from medfocus.models.segmenter import Segmenter
 from medfocus.settings import (
+    FOREGROUND,
     ClassifierInput,
     Interpolation,
     Preprocessing,

@@ -1,7 +1,5 @@
 """SAM2's image path as one batched module: images and prompts in, candidate masks out."""
 
-from typing import Final
-
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +11,7 @@ from medfocus.models.architectures import (
     build_prompt_encoder,
     sam2_architecture,
 )
-
-# Labels of SAM2's prompt points (sam2/modeling/sam/prompt_encoder.py).
-FOREGROUND: Final = 1
-BOX_TOP_LEFT: Final = 2
-BOX_BOTTOM_RIGHT: Final = 3
+from medfocus.settings import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 
 LOGIT_LIMIT = 32.0  # SAM2ImagePredictor clamps its low-resolution logits here
 

@@ -1,7 +1,7 @@
 """How the models are used, as data: shared by the models, the export and the engine's manifest."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from medfocus.errors import InputError
 
@@ -9,6 +9,12 @@ FocusMode = Literal["none", "overlay", "soft", "hard"]
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
 Rgb = tuple[float, float, float]
+
+# SAM2's labels of prompt points (sam2/modeling/sam/prompt_encoder.py); -1 is no point.
+BACKGROUND: Final = 0
+FOREGROUND: Final = 1
+BOX_TOP_LEFT: Final = 2
+BOX_BOTTOM_RIGHT: Final = 3
 
 
 def require(holds: bool, key: str, problem: str) -> None:

@@ -13,9 +13,9 @@ from medfocus.engine.preprocess import normalise
 from medfocus.fewshot.pretrain.pool import HELD_OUT_SEEDS, TRAINING_SEEDS, Sample, draw_pool
 from medfocus.fewshot.pretrain.schedule import Training
 from medfocus.models.presets import SAM2_MEAN, SAM2_STD, ZERO_SHOT
-from medfocus.models.segmenter import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, Segmenter
+from medfocus.models.segmenter import Segmenter
 from medfocus.models.selection import select_focus
-from medfocus.settings import Selection
+from medfocus.settings import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, Selection
 
 PROMPTS = 2  # a step decodes these many prompts an image: the image encoder is the costly part
 LOSS_SIZE = 128  # masks are compared at half the image's resolution

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image
 
-from medfocus.engine.geometry import Geometry, ResizeMode, pooling_weights
+from medfocus.engine.geometry import Geometry, pooling_weights
 from medfocus.errors import InputError
+from medfocus.settings import ResizeMode
 
 SIDES = st.integers(1, 700)
 MODES = st.sampled_from(["shortest", "longest", "squash"])

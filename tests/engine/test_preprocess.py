@@ -8,7 +8,6 @@ from PIL import Image
 from sam2.utils.transforms import SAM2Transforms
 from torchvision.transforms import Compose, ToTensor  # type: ignore[import-untyped]
 
-from medfocus.engine.geometry import ResizeMode
 from medfocus.engine.preprocess import (
     Interpolation,
     classifier_pixels,
@@ -16,6 +15,7 @@ from medfocus.engine.preprocess import (
     segmenter_pixels,
 )
 from medfocus.errors import ImageError
+from medfocus.settings import ResizeMode
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

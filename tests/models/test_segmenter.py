@@ -7,8 +7,9 @@ from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from medfocus.errors import InputError
-from medfocus.models.segmenter import FOREGROUND, Segmenter
+from medfocus.models.segmenter import Segmenter
 from medfocus.models.weights import SAM2_VIDEO_ONLY, load_strictly
+from medfocus.settings import FOREGROUND
 
 CONFIGS = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
