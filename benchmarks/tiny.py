@@ -71,7 +71,7 @@ def measure(folder: Path) -> dict[str, Any]:
     ]
     figures: dict[str, Any] = {"classes": [kind.name for kind in DEMO_KINDS]}
     for mode in ("soft", "none"):
-        head = fit_head(folder, "tiny", Focus(mode=mode), None, None)
+        head = fit_head(folder, "tiny", Focus(mode=mode))
         predictions = _classify(head, mode, shown)
         figures[f"few_shot_{mode}"] = _accuracy(predictions, shown)
         if mode == "soft":
@@ -90,22 +90,22 @@ def _in_turn(kinds: tuple[LesionKind, ...], count: int) -> list[LesionKind]:
 def _zero_shot() -> Head:
     """The head of the class prompts alone; the classes in the order of their folders."""
     chosen = preset("tiny")
-    model, _ = load_clip(chosen.clip)
+    loaded = load_clip(chosen.clip)
     classes = tuple(sorted(kind.name for kind in DEMO_KINDS))
-    strength = uniform_strength(FocusCLIP(model.visual).layers)
-    text = class_embeddings(model, classes)
-    return Head(chosen.clip, classes, text, model.logit_scale.detach().exp(), strength)
+    strength = uniform_strength(FocusCLIP(loaded.model.visual).layers)
+    text = class_embeddings(loaded.model, loaded.tokenize, classes)
+    return Head(chosen.clip, classes, text, loaded.logit_scale, strength)
 
 
 def _classify(head: Head, mode: FocusMode, phantoms: list[Phantom]) -> list[Prediction]:
     """The predictions of an engine built for this head and mode."""
     chosen = preset("tiny")
-    model, clip_sha256 = load_clip(chosen.clip)
+    loaded = load_clip(chosen.clip)
     segmenter, segmenter_sha256 = load_segmenter(chosen.sam2)
     parts = Parts(
         preset=chosen,
-        clip=FocusCLIP(model.visual),
-        clip_sha256=clip_sha256,
+        clip=FocusCLIP(loaded.model.visual),
+        clip_sha256=loaded.sha256,
         segmenter=segmenter,
         segmenter_sha256=segmenter_sha256,
         head=head,

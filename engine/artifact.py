@@ -13,7 +13,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from medfocus.engine.manifest import FILE_NAME, MEND, FileRecord, Manifest, from_json, to_json
+from medfocus.engine.manifest import (
+    DIGEST_NAME,
+    FILE_NAME,
+    MEND,
+    FileRecord,
+    Manifest,
+    from_json,
+    to_json,
+)
 from medfocus.errors import EngineDirectoryError
 
 WRITABLE = "Free space or allow writing, then export the engine again"
@@ -62,8 +70,9 @@ def _explained(path: Path, problem: str, mend: str) -> Iterator[None]:
 
 
 def read_engine_directory(path: str | Path) -> EngineDirectory:
-    """Read the manifest and check every file that it lists, in constant memory.
+    """Read the manifest and check it and every file that it lists, in constant memory.
 
+    `manifest.json.sha256` guards the manifest, so no byte of an engine can change unnoticed.
     Files that the manifest does not list are left alone: nothing ever loads them.
 
     Raises:
@@ -78,15 +87,14 @@ def read_engine_directory(path: str | Path) -> EngineDirectory:
     if not directory.is_dir():
         mend = "Give the directory that medfocus-export wrote"
         raise _error(directory, "is not an engine directory", mend)
-    source = _contained(directory, FILE_NAME)
-    if source.stat().st_size > MANIFEST_LIMIT:
-        raise _error(source, f"is larger than {MANIFEST_LIMIT} bytes")
+    data = _read_small(directory, FILE_NAME)
     try:
-        manifest = from_json(_read_bytes(source))
+        manifest = from_json(data)
     except EngineDirectoryError as error:
-        raise EngineDirectoryError(
-            f"{directory}{os.sep}{error.item}", error.problem, error.mend
-        ) from error
+        item = str(directory / error.item)
+        raise EngineDirectoryError(item, error.problem, error.mend) from error
+    if _read_small(directory, DIGEST_NAME) != _digest_line(data):
+        raise _error(directory / FILE_NAME, f"has changed: {DIGEST_NAME} differs", COPY_OR_EXPORT)
     for name, expected in manifest.files.items():
         _check(_contained(directory, name), expected)
     return EngineDirectory(directory, manifest)
@@ -127,6 +135,18 @@ def _contained(directory: Path, name: str) -> Path:
         if not path.is_file():
             raise _error(path, "is not a regular file")
     return path
+
+
+def _read_small(directory: Path, name: str) -> bytes:
+    path = _contained(directory, name)
+    if path.stat().st_size > MANIFEST_LIMIT:
+        raise _error(path, f"is larger than {MANIFEST_LIMIT} bytes")
+    return _read_bytes(path)
+
+
+def _digest_line(data: bytes) -> bytes:
+    """What `sha256sum manifest.json` prints, and `sha256sum --check` reads."""
+    return f"{hashlib.sha256(data).hexdigest()}  {FILE_NAME}\n".encode()
 
 
 def _check(path: Path, expected: FileRecord) -> None:
@@ -176,8 +196,8 @@ def write_engine_directory(target: str | Path, *, force: bool = False) -> Iterat
         staging.mkdir()
         try:
             yield staging
-            written = {name for name in _list_files(staging) if name != FILE_NAME}
-            if unlisted := written - read_engine_directory(staging).manifest.files.keys():
+            listed = {*read_engine_directory(staging).manifest.files, FILE_NAME, DIGEST_NAME}
+            if unlisted := set(_list_files(staging)) - listed:
                 raise _error(staging / min(unlisted), "was written after the manifest")
             _publish(target, staging, former)
         finally:
@@ -192,7 +212,9 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """
     files = {name: _record(directory / name) for name in _list_files(directory)}
     manifest = replace(manifest, files=files)
-    (directory / FILE_NAME).write_text(to_json(manifest), encoding="utf-8")
+    data = to_json(manifest).encode()
+    (directory / FILE_NAME).write_bytes(data)
+    (directory / DIGEST_NAME).write_bytes(_digest_line(data))
     return manifest
 
 

@@ -17,6 +17,7 @@ from medfocus.settings import Focus, Preprocessing, Prompts, Selection, require
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+DIGEST_NAME = "manifest.json.sha256"
 MEND = "Export the engine again"
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -125,7 +126,7 @@ def _stays_inside(name: str) -> bool:
     r"""Whether `name` is a canonical relative POSIX path, on every system: no "..", no "\"."""
     path = PurePosixPath(name)
     return (
-        name not in ("", ".", FILE_NAME)
+        name not in ("", ".", FILE_NAME, DIGEST_NAME)
         and str(path) == name
         and not path.is_absolute()
         and ".." not in path.parts

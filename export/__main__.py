@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, required=True, help="engine directory to write")
     parser.add_argument("--preset", default="tiny", help=", ".join(PRESETS))
     parser.add_argument("--clip-weights", help="file or owner/name@<commit>:<file>")
+    parser.add_argument("--text-folder", type=Path, help="of a Hugging Face text encoder")
     parser.add_argument("--sam2-weights", help="file or owner/name@<commit>:<file>")
     parser.add_argument("--segmenter-size", type=int, help="side of SAM2's input, pixels")
     classes = parser.add_mutually_exclusive_group(required=True)
@@ -51,18 +52,19 @@ def _parts(options: argparse.Namespace) -> Parts:
     # What is quick to refuse comes before gigabytes of weights.
     head = Head.read(options.head) if options.head else None
     classes = _read_classes(options.classes) if options.classes else ()
-    model, clip_sha256 = load_clip(chosen.clip, options.clip_weights)
+    loaded = load_clip(chosen.clip, options.clip_weights, options.text_folder)
     segmenter, segmenter_sha256 = load_segmenter(
         chosen.sam2, options.sam2_weights, options.segmenter_size
     )
-    clip = FocusCLIP(model.visual)
+    clip = FocusCLIP(loaded.model.visual)
     if head is None:
-        text, scale = class_embeddings(model, classes), model.logit_scale.detach().exp()
-        head = Head(chosen.clip, classes, text, scale, uniform_strength(clip.layers))
+        text = class_embeddings(loaded.model, loaded.tokenize, classes)
+        strength = uniform_strength(clip.layers)
+        head = Head(chosen.clip, classes, text, loaded.logit_scale, strength)
     return Parts(
         preset=chosen,
         clip=clip,
-        clip_sha256=clip_sha256,
+        clip_sha256=loaded.sha256,
         segmenter=segmenter,
         segmenter_sha256=segmenter_sha256,
         head=head,

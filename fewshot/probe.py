@@ -5,6 +5,7 @@ python -m medfocus.fewshot.probe IMAGE_FOLDER -o head.safetensors
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -58,8 +59,22 @@ def fit_probe(
     return F.normalize(weights.detach(), dim=-1)
 
 
+@dataclass(frozen=True)
+class WeightSources:
+    """Where a preset's weights come from; None takes what is shipped.
+
+    Attributes:
+        clip, sam2: a file, or owner/name@<commit>:<file>.
+        text_folder: of a Hugging Face text encoder.
+    """
+
+    clip: str | None = None
+    sam2: str | None = None
+    text_folder: Path | None = None
+
+
 def fit_head(
-    folder: Path, preset_name: str, focus: Focus, clip_weights: str | None, sam2_weights: str | None
+    folder: Path, preset_name: str, focus: Focus, weights: WeightSources = WeightSources()
 ) -> Head:
     """A head for an image folder: its classes, and class embeddings fitted to its images.
 
@@ -68,11 +83,11 @@ def fit_head(
     """
     classes, labelled = read_folder(folder)
     chosen = preset(preset_name)
-    model, _ = load_clip(chosen.clip, clip_weights)
-    segmenter, _ = load_segmenter(chosen.sam2, sam2_weights)
-    text = class_embeddings(model, classes)
-    scale = model.logit_scale.detach().exp()
-    clip = FocusCLIP(model.visual)
+    loaded = load_clip(chosen.clip, weights.clip, weights.text_folder)
+    segmenter, _ = load_segmenter(chosen.sam2, weights.sam2)
+    text = class_embeddings(loaded.model, loaded.tokenize, classes)
+    scale = loaded.logit_scale
+    clip = FocusCLIP(loaded.model.visual)
     strength = uniform_strength(clip.layers)
     classifier = ClassifierGraph(clip, focus, text, scale, strength, CLIP_MEAN, CLIP_STD)
     features, labels = embed(
@@ -82,8 +97,8 @@ def fit_head(
         chosen.preprocessing(clip, segmenter),
         ZERO_SHOT,
     )
-    weights = fit_probe(features.clone(), labels, text.clone(), scale)
-    return Head(chosen.clip, classes, weights, scale, strength)
+    embeddings = fit_probe(features.clone(), labels, text.clone(), scale)
+    return Head(chosen.clip, classes, embeddings, scale, strength)
 
 
 def main() -> int:
@@ -94,6 +109,7 @@ def main() -> int:
     parser.add_argument("--preset", default="tiny", help=", ".join(PRESETS))
     parser.add_argument("--focus", choices=("none", "overlay", "soft", "hard"), default="soft")
     parser.add_argument("--clip-weights", help="file or owner/name@<commit>:<file>")
+    parser.add_argument("--text-folder", type=Path, help="of a Hugging Face text encoder")
     parser.add_argument("--sam2-weights", help="file or owner/name@<commit>:<file>")
     options = parser.parse_args()
     try:
@@ -101,8 +117,7 @@ def main() -> int:
             options.folder,
             options.preset,
             Focus(mode=options.focus),
-            options.clip_weights,
-            options.sam2_weights,
+            WeightSources(options.clip_weights, options.sam2_weights, options.text_folder),
         )
         head.save(options.out)
     except MedfocusError as error:

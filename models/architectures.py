@@ -4,7 +4,10 @@ Only names travel in files: a manifest that could carry a configuration could al
 reader build something nobody reviewed.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -128,13 +131,54 @@ def build_vision_tower(architecture: str) -> nn.Module:
     return tower
 
 
-def build_clip(architecture: str) -> CLIP | CustomTextCLIP:
-    """Both towers of a CLIP by name, with random weights, as open_clip builds them."""
-    configuration = dict(clip_configuration(architecture))
+def build_clip(architecture: str, text_folder: Path | None = None) -> CLIP | CustomTextCLIP:
+    """Both towers of a CLIP by name, with random weights, as open_clip builds them.
+
+    Args:
+        architecture: a name that medfocus or open_clip knows.
+        text_folder: configuration and vocabulary of a Hugging Face text encoder, where the CLIP
+            has one; nothing is downloaded.
+
+    Raises:
+        InputError: an unknown name, or a text encoder whose folder is missing or unusable.
+    """
+    configuration = deepcopy(clip_configuration(architecture))
     custom_text = configuration.pop("custom_text", False)
-    is_hugging_face = "hf_model_name" in configuration["text_cfg"]
-    kind = CustomTextCLIP if custom_text or is_hugging_face else CLIP
-    return kind(**configuration)
+    if "hf_model_name" not in configuration["text_cfg"]:
+        kind = CustomTextCLIP if custom_text else CLIP
+        return kind(**configuration)
+    folder = text_folder_of(architecture, text_folder)
+    configuration["text_cfg"]["hf_model_name"] = str(folder)
+    try:
+        return CustomTextCLIP(**configuration)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            str(folder),
+            "holds no text encoder configuration that can be loaded",
+            "put the text encoder's config.json there",
+        ) from error
+
+
+def text_folder_of(architecture: str, text_folder: Path | None) -> Path:
+    """The folder of a Hugging Face text encoder, once it and its library are known to be there.
+
+    Raises:
+        InputError: no folder given, no such folder, or transformers not installed.
+    """
+    encoder = clip_configuration(architecture)["text_cfg"]["hf_model_name"]
+    if find_spec("transformers") is None:
+        raise InputError(
+            f"text encoder of {architecture}",
+            "needs transformers, which is not installed",
+            "pip install 'medfocus[biomed]'",
+        )
+    if text_folder is None or not text_folder.is_dir():
+        raise InputError(
+            f"text encoder of {architecture}",
+            f"its configuration and vocabulary ({encoder}) are not at {text_folder}",
+            "give the folder that holds its config.json and tokenizer files, with --text-folder",
+        )
+    return text_folder
 
 
 def sam2_architecture(name: str) -> Sam2Architecture:

@@ -1,13 +1,17 @@
 """Architectures with their weights, for a preset or for the user's own files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from open_clip.model import CLIP
+from torch import Tensor
 
 from medfocus.errors import WeightsError
 from medfocus.models.architectures import build_clip
 from medfocus.models.segmenter import Segmenter
+from medfocus.models.text import Tokenizer, tokenizer_for
 from medfocus.models.weights import (
+    CLIP_BUFFERS,
     SAM2_VIDEO_ONLY,
     load_strictly,
     read_weights,
@@ -39,21 +43,45 @@ def load_segmenter(
     return segmenter.eval(), sha256(path)
 
 
-def load_clip(architecture: str, weights: str | Path | None = None) -> tuple[CLIP, str]:
-    """Both towers of a CLIP with weights, in evaluation mode, and the weight file's SHA-256.
+@dataclass(frozen=True, eq=False)
+class LoadedClip:
+    """Both towers of a CLIP with weights, in evaluation mode.
+
+    Attributes:
+        model: open_clip's model; its `visual` is the image encoder.
+        tokenize: its tokenizer.
+        sha256: of the weight file.
+    """
+
+    model: CLIP
+    tokenize: Tokenizer
+    sha256: str
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """() CLIP's factor on the cosine, after exp."""
+        scale: Tensor = self.model.logit_scale.detach().exp()
+        return scale
+
+
+def load_clip(
+    architecture: str, weights: str | Path | None = None, text_folder: Path | None = None
+) -> LoadedClip:
+    """Both towers of a CLIP with weights.
 
     Args:
         architecture: a name that medfocus or open_clip knows.
         weights: a file or a hub id; None takes what is shipped, which is the tiny one's alone.
+        text_folder: configuration and vocabulary of a Hugging Face text encoder, as BiomedCLIP's.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or a text encoder whose folder is missing or unusable.
         WeightsError: weights that are missing, unsafe or do not fit.
     """
     path = _file(architecture, weights, "clip", "--clip-weights")
-    clip = build_clip(architecture)
-    load_strictly(clip, read_weights(path), str(path))
-    return clip.eval(), sha256(path)
+    clip = build_clip(architecture, text_folder)
+    load_strictly(clip, read_weights(path), str(path), ignore=CLIP_BUFFERS)
+    return LoadedClip(clip.eval(), tokenizer_for(architecture, text_folder), sha256(path))
 
 
 def _file(architecture: str, weights: str | Path | None, part: str, flag: str) -> Path:

@@ -1,59 +1,75 @@
-"""Class prompts to class embeddings, with open_clip's tokenizer and its local vocabulary."""
+"""Class prompts to class embeddings, with open_clip's tokenizers and local vocabularies."""
 
-from collections.abc import Sequence
-from functools import cache
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from medfocus.errors import InputError
+from medfocus.models.architectures import clip_configuration, text_folder_of
 
 CLASS_PROMPT = "This is a photo of {}"  # the paper's
 
-
-class TextEncoder(Protocol):
-    """What a CLIP must offer: tokens (C, T) int64 -> embeddings (C, E)."""
-
-    context_length: int
-
-    def encode_text(self, text: Tensor) -> Tensor:
-        """(C, T) int64 -> (C, E)."""
+Tokenizer = Callable[[Sequence[str]], Tensor]  # T texts -> (T, context length) int64
 
 
-@cache
-def _tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()  # its vocabulary file ships inside open_clip
+def tokenizer_for(architecture: str, text_folder: Path | None = None) -> Tokenizer:
+    """The tokenizer that a CLIP was trained with.
 
-
-def tokenize(texts: Sequence[str], context_length: int) -> Tensor:
-    """Texts to (len(texts), context_length) int64 tokens of CLIP's byte-pair vocabulary.
+    CLIP's byte-pair vocabulary ships inside open_clip; a Hugging Face text encoder's lies in the
+    folder of its configuration.
 
     Raises:
-        InputError: a text longer than the context, which upstream would cut silently.
+        InputError: an unknown name, or a text encoder whose folder is missing or unusable.
     """
-    tokenizer = _tokenizer()
+    text = clip_configuration(architecture)["text_cfg"]
+    length: int = text.get("context_length", 77)
+    if "hf_model_name" not in text:
+        simple = SimpleTokenizer()
+        return partial(_tokenize, simple, lambda words: len(simple.encode(words)) + 2, length)
+    folder = text_folder_of(architecture, text_folder)
+    try:
+        tokenizer = HFTokenizer(str(folder), context_length=length)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            str(folder),
+            "holds no tokenizer that can be loaded",
+            "put the text encoder's vocabulary and tokenizer files there",
+        ) from error
+    return partial(
+        _tokenize, tokenizer, lambda words: len(tokenizer.tokenizer(words)["input_ids"]), length
+    )
+
+
+def _tokenize(
+    tokenizer: Any, count: Callable[[str], int], length: int, texts: Sequence[str]
+) -> Tensor:
+    """Tokenize, but refuse what upstream would cut silently."""
     for text in texts:
-        if len(tokenizer.encode(text)) > context_length - 2:
+        if count(text) > length:
             raise InputError(
-                f"class prompt {text!r}", f"more than {context_length - 2} tokens", "shorten it"
+                f"class prompt {text!r}", f"is longer than {length} tokens", "shorten it"
             )
-    tokens: Tensor = tokenizer(list(texts), context_length=context_length)
+    tokens: Tensor = tokenizer(list(texts), context_length=length)
     return tokens
 
 
 @torch.inference_mode()
 def class_embeddings(
-    clip: TextEncoder, classes: Sequence[str], prompt: str = CLASS_PROMPT
+    clip: Any, tokenize: Tokenizer, classes: Sequence[str], prompt: str = CLASS_PROMPT
 ) -> Tensor:
     """Zero-shot class embeddings: (C, E) float32, each of length 1.
 
     Args:
-        clip: both towers, as `build_clip` makes them.
+        clip: both towers, open_clip's `CLIP` or `CustomTextCLIP`.
+        tokenize: this CLIP's tokenizer.
         classes: C class names.
         prompt: a sentence with `{}` where the class name goes.
     """
-    tokens = tokenize([prompt.format(name) for name in classes], clip.context_length)
+    tokens = tokenize([prompt.format(name) for name in classes])
     return F.normalize(clip.encode_text(tokens).float(), dim=-1)

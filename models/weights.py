@@ -21,6 +21,9 @@ LFS_POINTER = b"version https://git-lfs.github.com"
 # hub id @ commit : file
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40}):(?P<file>[\w./-]+)")
 
+# Buffers that transformers once saved and now computes.
+CLIP_BUFFERS = ("text.transformer.embeddings.position_ids",)
+
 # What a SAM2 checkpoint holds for video: memory, object pointers. The image path has none of it.
 SAM2_VIDEO_ONLY = (
     "memory_attention.",

@@ -15,8 +15,9 @@ from medfocus.fewshot.phantoms import INTERIORS, MARGINS, ORGANS, PRETRAINING_KI
 from medfocus.fewshot.pretrain.pool import HELD_OUT_SEEDS, TRAINING_SEEDS, Sample, draw_pool
 from medfocus.fewshot.pretrain.schedule import Training
 from medfocus.models.architectures import build_clip
+from medfocus.models.loading import TINY
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD
-from medfocus.models.text import tokenize
+from medfocus.models.text import Tokenizer, tokenizer_for
 
 TEMPLATES = ("This is a photo of {}", "a photo of {}", "an image that shows {}", "{}")
 WHOLE_SHARE = 0.3  # of the views are whole slices, the others close-ups
@@ -50,7 +51,7 @@ def train_clip(
     """Train on `pool_size` phantoms; write `clip.safetensors` and its curve into `out`."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    model = build_clip("medfocus_tiny")
+    model, tokenize = build_clip(TINY), tokenizer_for(TINY)
     settings = {"steps": steps, "batch": batch, "pool": pool_size, "seed": seed, "rate": 1e-3}
     pool = draw_pool(TRAINING_SEEDS, pool_size)
     held_out = draw_pool(HELD_OUT_SEEDS, 300)
@@ -63,10 +64,11 @@ def train_clip(
         model.train()
         with torch.autocast("cpu", torch.bfloat16):
             template = TEMPLATES[random.integers(len(TEMPLATES))]
-            loss = contrastive_loss(model, images, labels, groups, template)
+            prompts = [[template.format(text) for text in group] for group in groups]
+            loss = contrastive_loss(model, images, labels, [tokenize(texts) for texts in prompts])
         training.update(loss)
         if (step + 1) % measure_every == 0 or step + 1 == steps:
-            whole, margin, interior, organ = measure(training.averaged.module, held_out)
+            whole, margin, interior, organ = measure(training.averaged.module, tokenize, held_out)
             training.record(
                 settings,
                 step=step + 1,
@@ -122,9 +124,7 @@ def _close_up(
     return float(left), float(top), float(left + width), float(top + width)
 
 
-def contrastive_loss(
-    model: CLIP, images: Tensor, labels: Tensor, groups: list[list[str]], template: str
-) -> Tensor:
+def contrastive_loss(model: CLIP, images: Tensor, labels: Tensor, groups: list[Tensor]) -> Tensor:
     """Cross-entropy of images against every caption of each group.
 
     CLIP contrasts a batch with its own captions. Here the captions are few and repeat within a
@@ -134,21 +134,19 @@ def contrastive_loss(
         model: an open_clip CLIP.
         images: (B, 3, R, R).
         labels: (B, groups), the index of the right caption in each group.
-        groups: the captions.
-        template: the sentence around a caption.
+        groups: the tokens (captions, T) of each group.
     """
     features = F.normalize(model.encode_image(images).float(), dim=-1)
     scale = model.logit_scale.exp().clamp(max=100)
     losses = []
     for group, target in zip(groups, labels.unbind(1), strict=True):
-        tokens = tokenize([template.format(text) for text in group], model.context_length)
-        texts = F.normalize(model.encode_text(tokens).float(), dim=-1)
+        texts = F.normalize(model.encode_text(group).float(), dim=-1)
         losses.append(F.cross_entropy(scale * features @ texts.T, target))
     return torch.stack(losses).mean()
 
 
 @torch.inference_mode()
-def measure(model: CLIP, samples: list[Sample]) -> list[float]:
+def measure(model: CLIP, tokenize: Tokenizer, samples: list[Sample]) -> list[float]:
     """Zero-shot accuracy over each caption group on whole slices, plain CLIP with no focus."""
     model.eval()
     size = model.visual.image_size[0]
@@ -162,7 +160,7 @@ def measure(model: CLIP, samples: list[Sample]) -> list[float]:
     labels = torch.tensor([answers(sample) for sample in samples])
     accuracies = []
     for group, target in zip(captions(), labels.unbind(1), strict=True):
-        tokens = tokenize([TEMPLATES[0].format(text) for text in group], model.context_length)
+        tokens = tokenize([TEMPLATES[0].format(text) for text in group])
         texts = F.normalize(model.encode_text(tokens), dim=-1)
         accuracies.append((((features @ texts.T).argmax(1)) == target).float().mean().item())
     return accuracies

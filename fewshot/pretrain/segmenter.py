@@ -12,6 +12,7 @@ from torch import Tensor
 from medfocus.engine.preprocess import normalise
 from medfocus.fewshot.pretrain.pool import HELD_OUT_SEEDS, TRAINING_SEEDS, Sample, draw_pool
 from medfocus.fewshot.pretrain.schedule import Training
+from medfocus.models.loading import TINY
 from medfocus.models.presets import SAM2_MEAN, SAM2_STD, ZERO_SHOT
 from medfocus.models.segmenter import Segmenter
 from medfocus.models.selection import select_focus
@@ -28,7 +29,7 @@ def train_segmenter(
     """Train on `pool_size` phantoms; write `segmenter.safetensors` and its curve into `out`."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    model = Segmenter("medfocus_tiny")
+    model = Segmenter(TINY)
     settings = {"steps": steps, "batch": batch, "pool": pool_size, "seed": seed, "rate": 1e-3}
     pool = draw_pool(TRAINING_SEEDS, pool_size)
     held_out = draw_pool(HELD_OUT_SEEDS, 300)

@@ -3,8 +3,10 @@
 import pickle
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from medfocus.errors import InputError, WeightsError
@@ -12,8 +14,10 @@ from medfocus.models.architectures import build_clip
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import load_clip, load_segmenter
 from medfocus.models.segmenter import Segmenter
-from medfocus.models.text import class_embeddings, tokenize
+from medfocus.models.text import class_embeddings, tokenizer_for
 from medfocus.models.weights import load_strictly, read_weights, resolve
+
+BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 
 
 class Bomb:
@@ -123,18 +127,63 @@ def test_full_size_clip_loads_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(5)
     clip = build_clip("ViT-B-16").eval()
     save_file(clip.state_dict(), tmp_path / "clip.safetensors")
-    loaded, _ = load_clip("ViT-B-16", tmp_path / "clip.safetensors")
+    loaded = load_clip("ViT-B-16", tmp_path / "clip.safetensors")
     classes = ["glioma", "no tumour"]
-    embeddings = class_embeddings(loaded, classes)
-    tokens = tokenize([f"This is a photo of {name}" for name in classes], 77)
+    embeddings = class_embeddings(loaded.model, loaded.tokenize, classes)
+    tokens = open_clip.tokenize([f"This is a photo of {name}" for name in classes])
     with torch.inference_mode():
         expected = clip.encode_text(tokens, normalize=True)
     torch.testing.assert_close(embeddings, expected)
 
 
+@pytest.fixture
+def bert_folder(tmp_path: Path) -> Path:
+    """A small BERT's configuration and vocabulary, as a user would copy them from the hub."""
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *["this", "is", "a", "photo", "of", "glioma"],
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertConfig(
+        vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=2
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_biomedclip_with_its_text_encoder_from_files(bert_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    state = build_clip(BIOMED, bert_folder).state_dict()
+    # As older checkpoints have it.
+    state["text.transformer.embeddings.position_ids"] = torch.arange(512)[None]
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "b.safetensors")
+    loaded = load_clip(BIOMED, tmp_path / "b.safetensors", bert_folder)
+    embeddings = class_embeddings(loaded.model, loaded.tokenize, ["glioma", "a photo"])
+    tokens = torch.zeros(2, 256, dtype=torch.int64)
+    tokens[0, :8] = torch.tensor([2, 5, 6, 7, 8, 9, 10, 3])
+    tokens[1, :9] = torch.tensor([2, 5, 6, 7, 8, 9, 7, 8, 3])
+    with torch.inference_mode():
+        expected = loaded.model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(embeddings, expected)
+
+
+def test_biomedclip_without_its_text_encoder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--text-folder"):
+        build_clip(BIOMED)
+    with pytest.raises(InputError, match=r"config\.json"):
+        build_clip(BIOMED, tmp_path)
+    with pytest.raises(InputError, match="tokenizer"):
+        tokenizer_for(BIOMED, tmp_path)
+
+
 def test_a_class_prompt_that_would_be_cut_is_refused() -> None:
-    with pytest.raises(InputError, match="more than 30 tokens"):
-        tokenize(["a very " * 40 + "long name"], 32)
+    with pytest.raises(InputError, match="longer than 32 tokens"):
+        tokenizer_for("medfocus_tiny")(["a very " * 40 + "long name"])
 
 
 def test_a_head_survives_the_disk(tmp_path: Path) -> None:
