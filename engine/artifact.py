@@ -85,7 +85,7 @@ def read_engine_directory(path: str | Path) -> EngineDirectory:
         mend = f"Rename {former} back to it, or export the engine again"
         raise _error(directory, "is missing: replacing it was interrupted", mend)
     if not directory.is_dir():
-        mend = "Give the directory that medfocus-export wrote"
+        mend = "Give a directory that the export wrote"
         raise _error(directory, "is not an engine directory", mend)
     data = _read_small(directory, FILE_NAME)
     try:

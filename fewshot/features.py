@@ -16,7 +16,7 @@ from medfocus.settings import Preprocessing, Prompts
 BATCH = 16
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(
     labelled: Sequence[tuple[Path, int]],
     segmenter: SegmenterGraph,

@@ -97,7 +97,7 @@ def fit_head(
         chosen.preprocessing(clip, segmenter),
         ZERO_SHOT,
     )
-    embeddings = fit_probe(features.clone(), labels, text.clone(), scale)
+    embeddings = fit_probe(features, labels, text, scale)
     return Head(chosen.clip, classes, embeddings, scale, strength)
 
 

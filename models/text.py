@@ -59,7 +59,7 @@ def _tokenize(
     return tokens
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def class_embeddings(
     clip: Any, tokenize: Tokenizer, classes: Sequence[str], prompt: str = CLASS_PROMPT
 ) -> Tensor:

@@ -1,0 +1,491 @@
+"""`medfocus-classify` with an engine that counts: inputs, results, resuming, exit status."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medfocus.engine import classify_command
+from medfocus.engine.classify_command import find_files, main, overlay_name
+from medfocus.engine.images import read_images
+from medfocus.engine.manifest import Manifest
+from medfocus.engine.prediction import Prediction
+from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
+from tests.conftest import CLASSES
+from tests.engine.test_manifest import MANIFEST
+
+
+class CountingEngine:
+    """Answers with an image's mean brightness, and keeps which paths it was asked for."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.batches: list[list[str]] = []
+        self.before_batch: Callable[[int], None] = lambda number: None
+
+    @property
+    def seen(self) -> list[str]:
+        return [Path(path).name for batch in self.batches for path in batch]
+
+    def classify(self, batch: Sequence[Path]) -> list[Prediction]:
+        self.before_batch(len(self.batches))
+        self.batches.append([str(path) for path in batch])
+        return [answer for path in batch for answer in self._answers(path)]
+
+    def _answers(self, path: Path) -> list[Prediction]:
+        try:
+            images = read_images(path)
+        except MedfocusError as error:
+            return [Prediction(str(path), None, {}, False, None, None, None, None, (), error)]
+        return [self._answer(image.source, image.pixels) for image in images]
+
+    def _answer(self, source: str, pixels: np.ndarray) -> Prediction:
+        bright = float(pixels.mean()) / 255
+        values = (bright, (1 - bright) * 0.75, (1 - bright) * 0.25)
+        probabilities = dict(zip(self.manifest.classes, values, strict=True))
+        best = max(probabilities, key=lambda name: probabilities[name])
+        size = (pixels.shape[0], pixels.shape[1])
+        logits, patches = np.ones((8, 8), np.float32), np.ones((2, 2), np.float32)
+        return Prediction(
+            source, best, probabilities, True, 0.5, logits, size, patches, ("first", "second")
+        )
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
+    fake = CountingEngine(MANIFEST)
+
+    class Loader:
+        @staticmethod
+        def load(path: str, backend: str, device: str) -> CountingEngine:
+            if path == "broken":
+                raise EngineDirectoryError(path, "is not an engine directory", "Export it")
+            return fake
+
+    monkeypatch.setattr(classify_command, "Engine", Loader)
+    return fake
+
+
+def picture(path: Path, value: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (20, 10), value).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Five images, which are brighter in the order of their names."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(5):
+        picture(Path("images", f"{number}.png"), 50 * number)
+    return Path("images")
+
+
+# --- inputs
+
+
+def test_finds_images_in_folders_files_and_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = ["a/1.png", "a/2.JPG", "a/b/IM0001", "a/b/c.dcm", "a/d/1.2.840.55", "a/z.tiff"]
+    others = ["a/.hidden.png", "a/.git/x.png", "a/b/notes.txt", "a/DICOMDIR", "a/y.csv", "a/q.json"]
+    for name in (*wanted, *others):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert list(map(str, find_files(["a"]))) == wanted
+    assert list(map(str, find_files(["a/*.png", "a/**/*.dcm"]))) == ["a/1.png", "a/b/c.dcm"]
+    assert list(map(str, find_files(["a/*"]))) == wanted
+    assert list(map(str, find_files([str(tmp_path / "a" / "*.png")]))) == [f"{tmp_path}/a/1.png"]
+    # What is named is taken; what is named twice is taken once.
+    assert list(map(str, find_files(["a/.hidden.png", "a/y.csv"]))) == ["a/.hidden.png", "a/y.csv"]
+    assert list(map(str, find_files(["a/z.tiff", "a", "./a"]))) == ["a/z.tiff", *wanted[:-1]]
+    Path("a[1].png").touch()
+    assert list(map(str, find_files(["a[1].png"]))) == ["a[1].png"]
+
+
+@pytest.mark.parametrize("text", ["absent.png", "empty", "*.jpg", ""])
+def test_an_input_that_gives_nothing_is_an_error(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    Path("empty").mkdir()
+    Path("empty", "notes.txt").touch()
+    with pytest.raises(InputError):
+        find_files(["images", text])
+    assert main(["engine", "images", text]) == 2
+    assert "gives no image" in capsys.readouterr().err
+    assert not engine.batches
+
+
+# --- results
+
+
+def test_json_holds_every_prediction(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("images", "2.png").write_bytes(b"broken")
+    assert main(["engine", "images", "--format", "json"]) == 1
+    output = capsys.readouterr()
+    rows = json.loads(output.out)
+    assert [row["source"] for row in rows] == [f"images/{number}.png" for number in range(5)]
+    assert rows[4] == {
+        "source": "images/4.png",
+        "label": MANIFEST.classes[0],
+        "probabilities": dict(
+            zip(MANIFEST.classes, [200 / 255, 55 / 255 * 0.75, 55 / 255 * 0.25], strict=True)
+        ),
+        "focused": True,
+        "focus_score": 0.5,
+        "warnings": ["first", "second"],
+        "error": None,
+    }
+    assert rows[2]["label"] is None
+    assert "images/2.png" in rows[2]["error"]
+    assert "4 classified, 1 failed" in output.err
+    assert rows[2]["error"] in output.err
+
+
+def test_csv_holds_every_prediction(folder: Path, engine: CountingEngine) -> None:
+    picture(Path("images", 'a, "b".png'), 255)
+    Path("images", "2.png").write_bytes(b"broken")
+    assert main(["engine", "images", "-o", "out.csv"]) == 1
+    rows = list(csv.DictReader(io.StringIO(Path("out.csv").read_text())))
+    columns = [f"probability:{name}" for name in MANIFEST.classes]
+    assert list(rows[0]) == [
+        *("source", "label", "probability", "focused", "focus_score"),
+        *columns,
+        *("warnings", "error"),
+    ]
+    assert [row["source"] for row in rows][-1] == 'images/a, "b".png'
+    assert float(rows[4][columns[1]]) == 55 / 255 * 0.75
+    assert float(rows[4]["probability"]) == 200 / 255
+    assert rows[4]["focused"] == "true"
+    assert rows[4]["warnings"] == "first; second"
+    assert rows[2]["error"]
+    assert {rows[2][name] for name in ("label", "probability", *columns)} == {""}
+
+
+def test_table_aligns_and_escapes(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    picture(Path("images", "[red]x\x1b[31m.png"), 255)
+    assert main(["engine", "images"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if ".png" in line]
+    assert len(rows) == 6
+    assert len({tuple(i for i, letter in enumerate(line) if letter == "│") for line in rows}) == 1
+    assert [cell.strip() for cell in rows[4].split("│")[1:-1]] == [
+        *("images/4.png", MANIFEST.classes[0], "78.4%", "yes", "0.50", "first; second"),
+    ]
+    assert "images/[red]x�[31m.png" in rows[5]
+
+
+def test_frames_of_a_file_are_rows_of_their_own(folder: Path, engine: CountingEngine) -> None:
+    frames = [Image.new("L", (8, 8), value) for value in (0, 255, 0)]
+    frames[0].save("images/1.tif", save_all=True, append_images=frames[1:])
+    arguments = ["engine", "images", "-o", "out.json", "--overlays", "pictures"]
+    assert main(arguments) == 0
+    sources = [row["source"] for row in json.loads(Path("out.json").read_text())]
+    assert sources[1:6] == [
+        *("images/1.png", "images/1.tif#0", "images/1.tif#1", "images/1.tif#2", "images/2.png"),
+    ]
+    assert {path.name for path in Path("pictures").iterdir()} == set(map(overlay_name, sources))
+
+
+def test_names_that_are_not_utf8_are_escaped(folder: Path, engine: CountingEngine) -> None:
+    name = os.fsdecode(b"images/\xff.png")
+    picture(Path(name))
+    assert main(["engine", "images", "-o", "out.json", "--overlays", "pictures"]) == 0
+    assert json.loads(Path("out.json").read_bytes())[-1]["source"] == name
+    assert main(["engine", "images", "-o", "out.csv"]) == 0
+    assert r"images/\udcff.png" in Path("out.csv").read_text(encoding="utf-8")
+
+
+def test_batches_have_the_size_asked_for(folder: Path, engine: CountingEngine) -> None:
+    main(["engine", "images", "--batch-size", "2"])
+    assert [len(batch) for batch in engine.batches] == [2, 2, 1]
+    engine.batches.clear()
+    main(["engine", "images"])
+    assert [len(batch) for batch in engine.batches] == [5]
+
+
+def test_overlay_names_are_unique_and_stay_inside() -> None:
+    sources = ["a/x.png", "b/x.png", "../x.png", "/x.png", "x.png#1", "a/..", "..", "", "肺" * 300]
+    sources += ["a/x.png#0", "a/x png", "a/x_png", ".hidden", "a" * 4000]
+    names = [overlay_name(source) for source in sources]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert Path(name).name == name
+        assert not name.startswith(".")
+        assert len(name.encode()) < 200
+
+
+def test_own_output_is_not_taken_for_input(folder: Path, engine: CountingEngine) -> None:
+    output = ["-o", "images/result", "--format", "json", "--overlays", "images/overlays"]
+    for _ in range(2):
+        assert main(["engine", "images", *output]) == 0
+        assert len(json.loads(Path("images/result").read_text())) == 5
+
+
+# --- resuming
+
+RESUMABLE = ["engine", "images", "-o", "out.json", "--batch-size", "2"]
+
+
+def interrupt(engine: CountingEngine, batch: int, error: type[BaseException]) -> None:
+    def before(number: int) -> None:
+        if number == batch:
+            raise error
+
+    engine.before_batch = before
+
+
+def go_on(engine: CountingEngine) -> None:
+    engine.before_batch = lambda number: None
+    engine.batches.clear()
+
+
+def test_an_interrupted_run_goes_on(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(RESUMABLE) == 0
+    expected = Path("out.json").read_bytes()
+    Path("out.json").unlink()
+    go_on(engine)
+    interrupt(engine, 2, KeyboardInterrupt)
+    assert main(RESUMABLE) == 130
+    assert "give the same command again" in capsys.readouterr().err
+    assert not Path("out.json").exists()
+    go_on(engine)
+    assert main(RESUMABLE) == 0
+    assert engine.seen == ["4.png"]
+    assert "4 of 5 were finished before" in capsys.readouterr().err
+    assert Path("out.json").read_bytes() == expected
+    assert {path.name for path in Path().iterdir()} == {"images", "out.json"}
+    go_on(engine)
+    assert main(RESUMABLE) == 0
+    assert len(engine.seen) == 5  # a finished run leaves nothing to go on from
+
+
+def test_an_interrupt_without_output_says_that_nothing_is_kept(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(engine, 0, KeyboardInterrupt)
+    assert main(["engine", "images"]) == 130
+    assert "with -o FILE" in capsys.readouterr().err
+
+
+def stopped(engine: CountingEngine) -> Path:
+    interrupt(engine, 2, KeyboardInterrupt)
+    assert main(RESUMABLE) == 130
+    go_on(engine)
+    return Path("out.json.partial")
+
+
+def test_a_journal_torn_at_any_byte_is_used_up_to_there(
+    folder: Path, engine: CountingEngine
+) -> None:
+    journal = stopped(engine)
+    whole = journal.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    assert len(ends) == 5  # the run's own line and four files
+    for length in range(0, len(whole) + 1, 13):
+        journal.write_bytes(whole[:length])
+        go_on(engine)
+        interrupt(engine, 0, KeyboardInterrupt)
+        assert main(RESUMABLE) == 130
+        complete = [end for end in ends if end <= length]
+        # Cut back to its last whole line; to the run's own where that was torn.
+        assert journal.read_bytes() == whole[: complete[-1] if complete else ends[0]]
+        go_on(engine)
+        assert main(RESUMABLE) == 0
+        assert len(engine.seen) == 5 - max(0, len(complete) - 1)
+        assert len(json.loads(Path("out.json").read_text())) == 5
+
+
+def test_a_damaged_line_and_what_follows_is_dropped(folder: Path, engine: CountingEngine) -> None:
+    journal = stopped(engine)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], b"\xff\0damaged\n", *lines[3:]]))
+    assert main(RESUMABLE) == 0
+    assert engine.seen == ["1.png", "2.png", "3.png", "4.png"]
+
+
+def test_a_changed_file_is_run_again(folder: Path, engine: CountingEngine) -> None:
+    stopped(engine)
+    status = Path("images/1.png").stat()
+    os.utime("images/1.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with Path("images/2.png").open("ab") as stream:
+        stream.write(b"\0")
+    os.utime("images/2.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert main(RESUMABLE) == 0
+    assert engine.seen == ["1.png", "2.png", "4.png"]
+
+
+def test_a_failed_file_is_tried_again(folder: Path, engine: CountingEngine) -> None:
+    Path("images/0.png").write_bytes(b"broken")
+    stopped(engine)
+    assert main(RESUMABLE) == 1
+    assert engine.seen == ["0.png", "4.png"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--restart"], ["--device", "cpu"], ["--backend", "torch"], ["--overlays", "new"]]
+)
+def test_other_options_start_anew(folder: Path, engine: CountingEngine, options: list[str]) -> None:
+    stopped(engine)
+    assert main([*RESUMABLE, *options]) == 0
+    assert len(engine.seen) == 5
+
+
+def test_another_engine_starts_anew(folder: Path, engine: CountingEngine) -> None:
+    stopped(engine)
+    engine.manifest = replace(MANIFEST, precision="fp16")
+    assert main(RESUMABLE) == 0
+    assert len(engine.seen) == 5
+
+
+def test_another_batch_size_goes_on(folder: Path, engine: CountingEngine) -> None:
+    stopped(engine)
+    assert main([*RESUMABLE[:-1], "3"]) == 0
+    assert engine.seen == ["4.png"]
+
+
+def test_a_kill_loses_at_most_the_batch_at_work(folder: Path, engine: CountingEngine) -> None:
+    """The process ends at once in its third batch; no handler runs and nothing more is flushed."""
+    child = os.fork()
+    if child == 0:
+        engine.before_batch = lambda number: os._exit(9) if number == 2 else None
+        main(RESUMABLE)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert main(RESUMABLE) == 0
+    assert engine.seen == ["4.png"]
+    assert len(json.loads(Path("out.json").read_text())) == 5
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_result_is_replaced_whole(
+    folder: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    Path("out.json").write_text("the result before")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        assert main(RESUMABLE) == 1
+    assert Path("out.json").read_text() == "the result before"
+    go_on(engine)
+    assert main(RESUMABLE) == 0
+    assert engine.seen == []  # all was in the journal
+    assert len(json.loads(Path("out.json").read_text())) == 5
+
+
+# --- exit status
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["engine"],
+        ["engine", "images", "--batch-size", "0"],
+        ["engine", "images", "--batch-size", "-1"],
+        ["engine", "images", "--format", "xml"],
+        ["engine", "images", "--backend", "other"],
+        ["engine", "images", "-o", "out.txt"],
+        ["engine", "images", "-o", "out.csv", "--format", "table"],
+        ["engine", "images", "-o", "images", "--format", "csv"],
+        ["engine", "images", "--unknown"],
+    ],
+)
+def test_wrong_usage_is_2(folder: Path, engine: CountingEngine, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert not engine.batches
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["broken", "images"], "broken: is not an engine directory. Export it."),
+        (["engine", "images", "-o", "absent/out.csv"], "absent/out.csv.partial: cannot be written"),
+        (["engine", "images", "--overlays", "images/0.png"], "images/0.png: cannot be written"),
+    ],
+)
+def test_what_cannot_start_is_2_with_one_line(
+    folder: Path,
+    engine: CountingEngine,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not engine.batches
+    assert {path.name for path in Path().iterdir()} == {"images"}
+
+
+def test_an_engine_that_fails_midway_is_1_and_can_go_on(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def before(number: int) -> None:
+        if number == 1:
+            raise InputError("device", "was lost", "Start again")
+
+    engine.before_batch = before
+    assert main(RESUMABLE) == 1
+    error = capsys.readouterr().err
+    assert "device: was lost. Start again." in error
+    assert "give the same command again" in error
+    go_on(engine)
+    assert main(RESUMABLE) == 0
+    assert engine.seen == ["2.png", "3.png", "4.png"]
+
+
+def test_a_long_list_of_failures_is_cut(
+    tmp_path: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(13):
+        (tmp_path / f"{number}.png").touch()
+    assert main(["engine", str(tmp_path), "--format", "csv"]) == 1
+    error = capsys.readouterr().err
+    assert "0 classified, 13 failed" in error
+    assert "and 3 more" in error
+
+
+# --- the real engine
+
+
+def test_a_real_engine_answers(folder: Path, engine_directory: Path) -> None:
+    picture(Path("images", "wide.png").absolute())
+    command = "import sys; from medfocus.engine.classify_command import main; sys.exit(main())"
+    arguments = [str(engine_directory), "images", "-o", "out.json", "--overlays", "pictures"]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    rows = json.loads(Path("out.json").read_text())
+    assert len(rows) == 6
+    for row in rows:
+        assert tuple(row["probabilities"]) == CLASSES
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        with Image.open(Path("pictures", overlay_name(row["source"]))) as image:
+            assert image.format == "PNG"
