@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from medfocus.engine import classify_command
-from medfocus.engine.classify_command import find_files, main, overlay_name
+from medfocus.engine.classify_command import main, overlay_name
 from medfocus.engine.images import read_images
+from medfocus.engine.inputs import find_files
 from medfocus.engine.manifest import Manifest
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
