@@ -35,8 +35,10 @@ format: $(VENV)/package
 
 # Trains the shipped `tiny` weights anew: about 100 minutes on two cores.
 weights: $(VENV)/package
-	$(BIN)/python -m medfocus.fewshot.pretrain segmenter -o models/tiny & \
-	$(BIN)/python -m medfocus.fewshot.pretrain clip -o models/tiny & wait
+	$(BIN)/python -m medfocus.fewshot.pretrain segmenter -o out/weights & segmenter=$$!; \
+	$(BIN)/python -m medfocus.fewshot.pretrain clip -o out/weights; \
+	wait $$segmenter
+	cp out/weights/* models/tiny/
 
 # sam2 builds against the torch that is there (no build isolation), without its CUDA extension,
 # which the image path does not use.

@@ -62,7 +62,9 @@ def measure(folder: Path) -> dict[str, Any]:
         for number, kind in enumerate(track(DEMO_KINDS * PER_CLASS, "drawing demo phantoms"))
     ]
     known = [
-        make_phantom(MEASURED_SEEDS + 10_000 + number, ORGANS[number % 3], kind)
+        make_phantom(
+            MEASURED_SEEDS + 10_000 + number, ORGANS[number // len(PRETRAINING_KINDS) % 3], kind
+        )
         for number, kind in enumerate(_in_turn(PRETRAINING_KINDS, SEGMENTED))
     ]
     healthy = [
@@ -70,7 +72,8 @@ def measure(folder: Path) -> dict[str, Any]:
         for number in range(SEGMENTED)
     ]
     figures: dict[str, Any] = {"classes": [kind.name for kind in DEMO_KINDS]}
-    for mode in ("soft", "none"):
+    modes: tuple[FocusMode, ...] = ("soft", "none")
+    for mode in modes:
         head = fit_head(folder, "tiny", Focus(mode=mode))
         predictions = _classify(head, mode, shown)
         figures[f"few_shot_{mode}"] = _accuracy(predictions, shown)
@@ -79,7 +82,7 @@ def measure(folder: Path) -> dict[str, Any]:
             figures["segmentation_known_kinds"] = _overlap(_classify(head, mode, known), known)
             alarms = [prediction.focused for prediction in _classify(head, mode, healthy)]
             figures["segmentation_healthy"] = {"images": len(alarms), "focused": sum(alarms)}
-        figures[f"zero_shot_{mode}"] = _accuracy(_classify(_zero_shot(), mode, shown), shown)
+        figures[f"zero_shot_{mode}"] = _accuracy(_classify(_zero_shot(mode), mode, shown), shown)
     return figures
 
 
@@ -87,14 +90,14 @@ def _in_turn(kinds: tuple[LesionKind, ...], count: int) -> list[LesionKind]:
     return [kinds[number % len(kinds)] for number in range(count)]
 
 
-def _zero_shot() -> Head:
+def _zero_shot(mode: FocusMode) -> Head:
     """The head of the class prompts alone; the classes in the order of their folders."""
     chosen = preset("tiny")
     loaded = load_clip(chosen.clip)
     classes = tuple(sorted(kind.name for kind in DEMO_KINDS))
     strength = uniform_strength(FocusCLIP(loaded.model.visual).layers)
     text = class_embeddings(loaded.model, loaded.tokenize, classes)
-    return Head(chosen.clip, classes, text, loaded.logit_scale, strength)
+    return Head(chosen.clip, loaded.sha256, mode, classes, text, loaded.logit_scale, strength)
 
 
 def _classify(head: Head, mode: FocusMode, phantoms: list[Phantom]) -> list[Prediction]:

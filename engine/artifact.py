@@ -26,6 +26,10 @@ from medfocus.errors import EngineDirectoryError
 
 WRITABLE = "Free space or allow writing, then export the engine again"
 COPY_OR_EXPORT = "Copy the engine directory again, or export it again"
+# The torch backend's weights.
+SEGMENTER_WEIGHTS = "segmenter.safetensors"
+CLASSIFIER_WEIGHTS = "classifier.safetensors"
+HEAD_WEIGHTS = "head.safetensors"
 MANIFEST_LIMIT = 8 * 2**20  # bytes; a manifest is a few KiB, and it is read before it is trusted
 
 # How formats that are mistaken for safetensors begin: those of torch.save, and a stand-in.

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -129,7 +129,7 @@ def _classify_all(
         failed = 0
         for start in range(0, len(waiting), size):
             batch = waiting[start : start + size]
-            for file, predictions in _by_file(batch, engine.classify(batch)):
+            for file, predictions in zip(batch, engine.classify_each(batch), strict=True):
                 rows[file] = [prediction.to_json() for prediction in predictions]
                 if any(prediction.error for prediction in predictions):
                     failed += 1  # and tried again when resumed: what was wrong may be mended
@@ -140,20 +140,6 @@ def _classify_all(
             journal.flush()
             progress.update(task, advance=len(batch), failed=failed)
     return [row for file in files for row in rows[file]]
-
-
-def _by_file(
-    files: list[Path], predictions: list[Prediction]
-) -> Iterator[tuple[Path, list[Prediction]]]:
-    """Pair files with their predictions, of which a file of several frames has several."""
-    start = 0
-    for file in files:
-        stop = start + 1
-        if predictions[start].source == f"{file}#0":
-            while stop < len(predictions) and predictions[stop].source == f"{file}#{stop - start}":
-                stop += 1
-        yield file, predictions[start:stop]
-        start = stop
 
 
 def _draw_overlays(

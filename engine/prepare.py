@@ -89,7 +89,9 @@ def prepare(
         relative, labels = _own_prompt(box, points, height, width, image.source)
     return Prepared(
         segmenter_pixels(image.pixels, first.size),
-        classifier_pixels(image.pixels, second.size, second.resize_mode, second.interpolation),
+        classifier_pixels(
+            image.pixels, second.size, second.resize_mode, second.interpolation, image.source
+        ),
         rows,
         cols,
         (relative * first.size).astype(np.float32),
@@ -125,14 +127,14 @@ def _own_prompt(
                 f"box of {source}", "has no area", "give left < right and top < bottom, in pixels"
             )
         corners = [(left, top, BOX_TOP_LEFT), (right, bottom, BOX_BOTTOM_RIGHT)]
-    for point in points or ():
+    for point in () if points is None else points:
         x, y, *label = _numbers(point, (2, 3), f"point of {source}", "x, y or x, y, label")
-        kind = int(label[0]) if label else FOREGROUND
+        kind = label[0] if label else FOREGROUND
         if kind not in (BACKGROUND, FOREGROUND):
             raise InputError(
-                f"point of {source}", f"has label {kind}", "use 1 for inside and 0 for outside"
+                f"point of {source}", f"has label {kind:g}", "use 1 for inside and 0 for outside"
             )
-        corners.append((x, y, kind))
+        corners.append((x, y, int(kind)))
     if not corners:
         raise InputError(f"points of {source}", "are empty", "give at least one, or None")
     places = np.array([corner[:2] for corner in corners])[None] / (width, height)

@@ -13,7 +13,11 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 
 
 def classifier_pixels(
-    image: NDArray[np.uint8], size: int, mode: ResizeMode, interpolation: Interpolation = "bicubic"
+    image: NDArray[np.uint8],
+    size: int,
+    mode: ResizeMode,
+    interpolation: Interpolation = "bicubic",
+    name: str = "image",
 ) -> NDArray[np.uint8]:
     """Resize, then crop or pad with black: open_clip's evaluation transform up to its ToTensor.
 
@@ -22,6 +26,7 @@ def classifier_pixels(
         size: side R of the classifier's input, pixels.
         mode: open_clip's resize mode; `Geometry.fit` describes the result.
         interpolation: open_clip's, antialiased.
+        name: what an error calls the image.
 
     Returns:
         uint8 RGB (R, R, 3).
@@ -33,8 +38,9 @@ def classifier_pixels(
     height, width = resized_size(source_height, source_width, size, mode)
     if height * width > MAX_PIXELS:
         raise ImageError(
-            f"image of {source_height} x {source_width} pixels",
-            f"would become {height} x {width} when its shortest side is resized to {size}",
+            name,
+            f"its {source_height} x {source_width} pixels would become {height} x {width}"
+            f" when the shortest side is resized to {size}",
             'Crop it, or use the resize mode "longest"',
         )
     resized = Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation])

@@ -7,6 +7,7 @@ python -m medfocus.export --classes classes.txt -o engines/mine
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.export.engine_directory import Parts, build
@@ -15,7 +16,7 @@ from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import load_clip, load_segmenter
 from medfocus.models.presets import PRESETS, preset
 from medfocus.models.text import class_embeddings
-from medfocus.settings import Focus, Selection
+from medfocus.settings import Focus, FocusMode, Selection
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     classes = parser.add_mutually_exclusive_group(required=True)
     classes.add_argument("--head", type=Path, help="a head that few-shot adaptation wrote")
     classes.add_argument("--classes", type=Path, help="class names, a line each: zero-shot")
-    parser.add_argument("--focus", choices=("none", "overlay", "soft", "hard"), default="soft")
+    parser.add_argument(
+        "--focus",
+        choices=get_args(FocusMode),
+        help="default: what the head was made with, or soft",
+    )
     parser.add_argument("--selection", choices=("best", "union"), default="best")
     parser.add_argument("--force", action="store_true", help="replace an engine that is there")
     return parser
@@ -60,7 +65,8 @@ def _parts(options: argparse.Namespace) -> Parts:
     if head is None:
         text = class_embeddings(loaded.model, loaded.tokenize, classes)
         strength = uniform_strength(clip.layers)
-        head = Head(chosen.clip, classes, text, loaded.logit_scale, strength)
+        focus: FocusMode = options.focus or "soft"
+        head = Head(chosen.clip, loaded.sha256, focus, classes, text, loaded.logit_scale, strength)
     return Parts(
         preset=chosen,
         clip=clip,
@@ -68,7 +74,7 @@ def _parts(options: argparse.Namespace) -> Parts:
         segmenter=segmenter,
         segmenter_sha256=segmenter_sha256,
         head=head,
-        focus=Focus(mode=options.focus),
+        focus=Focus(mode=options.focus or head.focus),
         selection=Selection(policy=options.selection),
     )
 

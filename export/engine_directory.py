@@ -4,10 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import medfocus
-from medfocus.engine.artifact import write_engine_directory, write_manifest
+from medfocus.engine.artifact import (
+    CLASSIFIER_WEIGHTS,
+    HEAD_WEIGHTS,
+    SEGMENTER_WEIGHTS,
+    write_engine_directory,
+    write_manifest,
+)
 from medfocus.engine.manifest import (
     ClipModel,
     Manifest,
@@ -15,7 +21,7 @@ from medfocus.engine.manifest import (
     Producer,
     Sam2Model,
 )
-from medfocus.errors import InputError
+from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.head import Head
 from medfocus.models.presets import ZERO_SHOT, Preset
@@ -48,20 +54,41 @@ def build(target: Path, parts: Parts, *, force: bool = False) -> Manifest:
     """Write an engine directory for the torch backend, whole or not at all.
 
     Raises:
-        InputError: a head that was made for another CLIP.
+        InputError: a head that was made for another CLIP or focus mode.
         EngineDirectoryError: `target` exists (without `force`) or cannot be written.
     """
-    if parts.head.clip != parts.preset.clip:
-        raise InputError(
-            "head",
-            f"was made for {parts.head.clip}, and this engine has {parts.preset.clip}",
-            "make the head with this engine's CLIP",
-        )
+    _check_head(parts)
     with write_engine_directory(target, force=force) as staging:
-        save_file(_contiguous(parts.segmenter), staging / "segmenter.safetensors")
-        save_file(_contiguous(parts.clip), staging / "classifier.safetensors")
-        save_file(parts.head.tensors(), staging / "head.safetensors")
+        for name, tensors in (
+            (SEGMENTER_WEIGHTS, _contiguous(parts.segmenter)),
+            (CLASSIFIER_WEIGHTS, _contiguous(parts.clip)),
+            (HEAD_WEIGHTS, parts.head.tensors()),
+        ):
+            _write(staging / name, save(tensors))
         return write_manifest(staging, _manifest(parts))
+
+
+def _check_head(parts: Parts) -> None:
+    head, mend = parts.head, "make the head with this engine's CLIP and focus mode"
+    if head.clip != parts.preset.clip:
+        problem = f"was made for {head.clip}, and this engine has {parts.preset.clip}"
+        raise InputError("head", problem, mend)
+    if head.clip_sha256 != parts.clip_sha256:
+        raise InputError("head", f"was made for other weights of {head.clip}", mend)
+    if head.focus != parts.focus.mode:
+        problem = f"was made with focus {head.focus}, and this engine has {parts.focus.mode}"
+        raise InputError("head", problem, mend)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise EngineDirectoryError(
+            str(path.parent),
+            f"cannot be written ({error.strerror})",
+            "make room, or choose another place",
+        ) from error
 
 
 def _contiguous(module: FocusCLIP | Segmenter) -> dict[str, torch.Tensor]:

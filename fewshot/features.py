@@ -44,9 +44,9 @@ def embed(
         for image in read_images(path):
             items.append(prepare(image, preprocessing, classifier.focus, prompts))
             labels.append(label)
-        if len(items) >= BATCH:
-            features.append(_run(items, segmenter, classifier, preprocessing))
-            items = []
+            if len(items) == BATCH:
+                features.append(_run(items, segmenter, classifier, preprocessing))
+                items = []
     if items:
         features.append(_run(items, segmenter, classifier, preprocessing))
     return torch.cat(features), torch.tensor(labels)

@@ -7,6 +7,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import load_clip, load_segmenter
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD, PRESETS, ZERO_SHOT, preset
 from medfocus.models.text import class_embeddings
-from medfocus.settings import Focus, Selection
+from medfocus.settings import Focus, FocusMode, Selection
 
 TEXT_PULL = 1.0  # weight of the distance to the text embeddings; no validation set chooses it
 ITERATIONS = 100  # L-BFGS steps; the objective is convex up to the normalisation, and small
@@ -98,7 +99,7 @@ def fit_head(
         ZERO_SHOT,
     )
     embeddings = fit_probe(features, labels, text, scale)
-    return Head(chosen.clip, classes, embeddings, scale, strength)
+    return Head(chosen.clip, loaded.sha256, focus.mode, classes, embeddings, scale, strength)
 
 
 def main() -> int:
@@ -107,7 +108,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="FOLDER/<class>/<image>")
     parser.add_argument("-o", "--out", type=Path, required=True, help="head file to write")
     parser.add_argument("--preset", default="tiny", help=", ".join(PRESETS))
-    parser.add_argument("--focus", choices=("none", "overlay", "soft", "hard"), default="soft")
+    parser.add_argument("--focus", choices=get_args(FocusMode), default="soft")
     parser.add_argument("--clip-weights", help="file or owner/name@<commit>:<file>")
     parser.add_argument("--text-folder", type=Path, help="of a Hugging Face text encoder")
     parser.add_argument("--sam2-weights", help="file or owner/name@<commit>:<file>")

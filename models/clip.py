@@ -78,10 +78,12 @@ class FocusCLIP(nn.Module):
         if isinstance(visual, VisionTransformer):
             self.blocks = _replace_open_clip_attention(visual)
             self.width: int = visual.conv1.out_channels
+            self.embedding_size: int = visual.output_dim
             patches = visual.grid_size
         elif isinstance(visual, TimmModel):
             self.blocks = _replace_timm_attention(visual)
             self.width = visual.trunk.embed_dim
+            self.embedding_size = visual.head.proj.out_features
             patches = visual.trunk.patch_embed.grid_size
         else:
             raise _unsupported(f"{type(visual).__name__} is no vision transformer")

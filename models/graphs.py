@@ -96,6 +96,12 @@ class ClassifierGraph(nn.Module):
                 f"shape {tuple(strength.shape)}",
                 f"pass one λ a layer: ({clip.layers},)",
             )
+        if class_embeddings.ndim != 2 or class_embeddings.shape[1] != clip.embedding_size:
+            raise InputError(
+                "class_embeddings",
+                f"shape {tuple(class_embeddings.shape)}",
+                f"pass (C, {clip.embedding_size}), as long as this CLIP's embeddings",
+            )
         self.clip, self.focus = clip, focus
         self.class_embeddings = nn.Parameter(F.normalize(class_embeddings, dim=-1))
         self.logit_scale = nn.Parameter(logit_scale)

@@ -63,7 +63,7 @@ PRESETS = {
     for preset in (
         Preset("tiny", "medfocus_tiny", "medfocus_tiny"),
         Preset("base", "ViT-B-16", "sam2.1_hiera_tiny"),
-        Preset("large", "ViT-L-14-336", "sam2.1_hiera_base_plus"),
+        Preset("large", "ViT-L-14-336-quickgelu", "sam2.1_hiera_base_plus"),
         Preset("biomed", "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "sam2.1_hiera_small"),
     )
 }

@@ -33,10 +33,12 @@ class Segmenter(nn.Module):
     def __init__(self, architecture: str, image_size: int | None = None) -> None:
         super().__init__()
         numbers = sam2_architecture(architecture)
-        self.image_size = image_size or numbers.image_size
-        if self.image_size % (2 * IMAGE_EMBEDDING_STRIDE):
+        self.image_size = numbers.image_size if image_size is None else image_size
+        if self.image_size <= 0 or self.image_size % (2 * IMAGE_EMBEDDING_STRIDE):
             raise InputError(
-                "image_size", f"{self.image_size} is no multiple of 32", "use 256, 512 or 1024"
+                "image_size",
+                f"{self.image_size} is no positive multiple of 32",
+                "use 256, 512 or 1024",
             )
         self.image_encoder = build_image_encoder(numbers)
         self.sam_prompt_encoder = build_prompt_encoder(numbers, self.image_size)

@@ -34,7 +34,7 @@ def select_focus(
     """One focus mask an image out of P prompts × K candidates.
 
     `union` is the pixelwise maximum of the candidates' probabilities, each weighted with its
-    score relative to the best one's, so that a lone candidate stays as it is.
+    score relative to the best one's, so that a lone candidate stays as it is (up to logits of ±16).
 
     Args:
         mask_logits: (B, P, K, h, w).
@@ -42,7 +42,8 @@ def select_focus(
         selection: the thresholds and the policy.
 
     Returns:
-        focus logits (B, h, w) and score (B,). Where no candidate passes, the score is 0 and
+        focus logits (B, h, w) and score (B,). Where no candidate passes, or the union covers more
+        than `max_area`, the score is 0 and
         every logit is -32: an empty mask, which the classifier takes as "no region found".
     """
     scores = candidate_scores(mask_logits, predicted_iou, selection)  # (B, P·K)
@@ -55,5 +56,7 @@ def select_focus(
         weights = scores / best_score.clamp(min=torch.finfo(scores.dtype).tiny)[:, None]
         probability = (candidates.sigmoid() * weights[:, :, None, None]).amax(1)
         focus = probability.logit(eps=1e-7).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-    found = (best_score > 0)[:, None, None]
-    return torch.where(found, focus, -LOGIT_LIMIT), best_score
+    # Candidates that each pass may together cover nearly all, which selects nothing.
+    area = (focus > 0).to(scores.dtype).mean((-2, -1))
+    score = torch.where(area <= selection.max_area, best_score, 0.0)
+    return torch.where((score > 0)[:, None, None], focus, -LOGIT_LIMIT), score

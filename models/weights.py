@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,20 @@ from torch import Tensor, nn
 from medfocus.errors import WeightsError
 
 LFS_POINTER = b"version https://git-lfs.github.com"
+
+# What torch.load and zipfile raise on damaged files.
+_DAMAGE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 # hub id @ commit : file
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40}):(?P<file>[\w./-]+)")
@@ -100,21 +115,26 @@ def _opened(path: Path):  # type: ignore[no-untyped-def]
 
 
 def _read_checkpoint(path: Path) -> object:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise WeightsError(
-                    str(path), "a TorchScript archive, which holds code", "use a state dict"
-                )
     try:
+        if _is_torchscript(path):
+            raise WeightsError(
+                str(path), "a TorchScript archive, which holds code", "use a state dict"
+            )
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         raise WeightsError(
             str(path),
             "no checkpoint of tensors alone: it is damaged, or it holds Python objects,"
             " which are never loaded",
             "save it again as .safetensors",
         ) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:

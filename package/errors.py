@@ -29,6 +29,10 @@ class ImageError(MedfocusError):
     """An image that cannot be read or does not hold what an image must hold."""
 
 
+class OutputError(MedfocusError):
+    """An answer of the model that is no answer: numbers that are not finite."""
+
+
 class WeightsError(MedfocusError):
     """A weight file that is missing, unsafe, or does not fit the architecture."""
 

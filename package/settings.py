@@ -1,7 +1,7 @@
 """How the models are used, as data: shared by the models, the export and the engine's manifest."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from medfocus.errors import InputError
 
@@ -29,9 +29,9 @@ class Focus:
 
     Attributes:
         mode: `none` plain CLIP, `overlay` the mask painted over the image, `soft` a bias on the
-            attention logits, `hard` patches below the threshold cannot be attended to.
+            attention logits, `hard` patches up to the threshold cannot be attended to.
         floor: ε in the bias λ·log(max(m, ε)), in (0, 1).
-        hard_threshold: the patch focus below which `hard` hides a patch, in (0, 1).
+        hard_threshold: `hard` hides patches whose focus is not above it, in (0, 1).
     """
 
     mode: FocusMode = "soft"
@@ -39,6 +39,7 @@ class Focus:
     hard_threshold: float = 0.1
 
     def __post_init__(self) -> None:
+        require(self.mode in get_args(FocusMode), "mode", f"is {self.mode!r}, not a focus mode")
         require(0 < self.floor < 1, "floor", "is not between 0 and 1")
         require(0 < self.hard_threshold < 1, "hard_threshold", "is not between 0 and 1")
 
@@ -66,6 +67,7 @@ class Selection:
     stability_offset: float = 1.0
 
     def __post_init__(self) -> None:
+        require(self.policy in ("best", "union"), "policy", f"is {self.policy!r}, no policy")
         require(0 <= self.min_area < 1, "min_area", "is not in [0, 1)")
         require(self.min_area < self.max_area <= 1, "max_area", "is not in (min_area, 1]")
         require(0 <= self.min_score <= 1, "min_score", "is not in [0, 1]")

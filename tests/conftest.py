@@ -26,7 +26,13 @@ def random_parts(mode: FocusMode = "soft") -> Parts:
     for network in segmenter.sam_mask_decoder.output_hypernetworks_mlps:
         torch.nn.init.normal_(network.layers[-1].weight, std=3.0)
     head = Head(
-        TINY, CLASSES, torch.randn(3, 128), torch.tensor(30.0), uniform_strength(clip.layers)
+        clip=TINY,
+        clip_sha256="0" * 64,
+        focus=mode,
+        classes=CLASSES,
+        class_embeddings=torch.randn(3, 128),
+        logit_scale=torch.tensor(30.0),
+        strength=uniform_strength(clip.layers),
     )
     return Parts(
         preset=preset("tiny"),

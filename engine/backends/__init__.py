@@ -41,8 +41,15 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        InputError: a backend or device that is unknown or not there.
+        InputError: a backend or device that is unknown or not there, or a precision that no
+            backend here has.
     """
+    if directory.manifest.precision != "fp32":
+        raise InputError(
+            f"precision {directory.manifest.precision}",
+            "is one that the torch backend does not have yet",
+            "export the engine in fp32",
+        )
     if backend not in ("auto", "torch"):
         raise InputError(f"backend {backend!r}", "not known", "use auto or torch")
     if device not in ("auto", "cpu", "cuda"):
@@ -52,6 +59,6 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
         from medfocus.engine.backends.torch import TorchBackend
     except ModuleNotFoundError as error:
         raise InputError(
-            "backend torch", f"{error.name} is not installed", "pip install medfocus"
+            "backend torch", f"{error.name} is not installed", f"pip install {error.name}"
         ) from error
     return TorchBackend(directory, device)

@@ -6,7 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medfocus.engine.artifact import EngineDirectory, load_tensors
+from medfocus.engine.artifact import (
+    CLASSIFIER_WEIGHTS,
+    HEAD_WEIGHTS,
+    SEGMENTER_WEIGHTS,
+    EngineDirectory,
+    load_tensors,
+)
 from medfocus.engine.backends import Array
 from medfocus.errors import InputError
 from medfocus.models.architectures import build_vision_tower
@@ -14,12 +20,6 @@ from medfocus.models.clip import FocusCLIP
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.segmenter import Segmenter
 from medfocus.models.weights import load_strictly
-
-SEGMENTER, CLASSIFIER, HEAD = (
-    "segmenter.safetensors",
-    "classifier.safetensors",
-    "head.safetensors",
-)
 
 
 class TorchBackend:
@@ -73,15 +73,16 @@ class TorchBackend:
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:
     manifest = directory.manifest
     segmenter = Segmenter(manifest.models.sam2.architecture, manifest.models.sam2.image_size)
-    _load(segmenter, directory, SEGMENTER)
+    _load(segmenter, directory, SEGMENTER_WEIGHTS)
     return SegmenterGraph(segmenter, manifest.selection).eval()
 
 
 def _load_classifier(directory: EngineDirectory) -> ClassifierGraph:
     manifest = directory.manifest
     clip = FocusCLIP(build_vision_tower(manifest.models.clip.architecture))
-    _load(clip, directory, CLASSIFIER)
-    head = {name: torch.from_numpy(array) for name, array in load_tensors(directory, HEAD).items()}
+    _load(clip, directory, CLASSIFIER_WEIGHTS)
+    stored = load_tensors(directory, HEAD_WEIGHTS)
+    head = {name: torch.from_numpy(array) for name, array in stored.items()}
     normalisation = manifest.preprocessing.classifier
     graph = ClassifierGraph(
         clip,

@@ -38,10 +38,10 @@ class CountingEngine:
     def seen(self) -> list[str]:
         return [Path(path).name for batch in self.batches for path in batch]
 
-    def classify(self, batch: Sequence[Path]) -> list[Prediction]:
+    def classify_each(self, batch: Sequence[Path]) -> list[list[Prediction]]:
         self.before_batch(len(self.batches))
         self.batches.append([str(path) for path in batch])
-        return [answer for path in batch for answer in self._answers(path)]
+        return [self._answers(path) for path in batch]
 
     def _answers(self, path: Path) -> list[Prediction]:
         try:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from PIL import Image
 
 from medfocus.engine import Engine, Prediction
 from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
-from medfocus.errors import EngineDirectoryError, ImageError, InputError
+from medfocus.errors import EngineDirectoryError, ImageError, InputError, OutputError
 from medfocus.export.engine_directory import build
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD, SAM2_MEAN, SAM2_STD, ZERO_SHOT
+from medfocus.settings import Selection
 from tests.conftest import CLASSES, random_parts
 
 
@@ -129,7 +131,7 @@ def test_every_form_of_the_same_image(engine: Engine, tmp_path: Path) -> None:
 def test_prompts_of_the_caller(engine: Engine) -> None:
     batch = pictures(3)
     boxes = [(20, 30, 100, 120), None, None]
-    points = [None, [(50, 60)], [(20, 30), (200, 80, 0)]]
+    points = [None, np.array([(50, 60)]), [(20, 30), (200, 80, 0)]]
     mixed = engine.classify(batch, boxes=boxes, points=points)
     for picture, box, point, prediction in zip(batch, boxes, points, mixed, strict=True):
         assert_same(prediction, engine.classify([picture], boxes=[box], points=[point])[0])
@@ -149,6 +151,8 @@ def test_prompts_of_the_caller(engine: Engine) -> None:
         ({"points": [[(float("nan"), 1)]]}, "malformed"),
         ({"points": [[(1, 1, 5)]]}, "label 5"),
         ({"points": [[]]}, "empty"),
+        ({"points": [[5]]}, "malformed"),
+        ({"points": [[(1, 1, 0.9)]]}, "label 0.9"),
     ],
 )
 def test_prompts_that_cannot_be_used(engine: Engine, prompts: dict, problem: str) -> None:
@@ -176,6 +180,71 @@ def test_bad_items_leave_the_others_alone(engine: Engine, tmp_path: Path) -> Non
         engine.classify(batch, strict=True)
 
 
+def test_a_bad_page_of_a_file_leaves_its_other_pages_and_files_alone(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """The second page is so thin that CLIP's resize would make it huge."""
+    first, second = pictures(2)
+    pages = [Image.fromarray(first), Image.new("RGB", (200_000, 1)), Image.fromarray(second)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    pages[2].save(tmp_path / "b.png")
+    predictions = engine.classify([tmp_path / "a.tif", tmp_path / "b.png"])
+    assert [prediction.source for prediction in predictions] == [
+        f"{tmp_path}/a.tif#0",
+        f"{tmp_path}/a.tif#1",
+        f"{tmp_path}/a.tif#2",
+        f"{tmp_path}/b.png",
+    ]
+    assert [prediction.error is None for prediction in predictions] == [True, False, True, True]
+    assert "a.tif#1" in str(predictions[1].error)
+    assert_same(predictions[2], predictions[3])
+
+
+def test_probabilities_that_are_no_numbers(
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.load(engine_directory)
+    classify = engine._backend.classify
+
+    def broken(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        embedding, probabilities, patch_focus, focused = classify(*arrays)
+        probabilities[1] = np.nan
+        return embedding, probabilities, patch_focus, focused
+
+    monkeypatch.setattr(engine._backend, "classify", broken)
+    predictions = engine.classify(pictures(3))
+    assert [prediction.label is None for prediction in predictions] == [False, True, False]
+    assert isinstance(predictions[1].error, OutputError)
+
+
+def test_no_region_found_is_plain_clip(tmp_path: Path) -> None:
+    parts = random_parts()
+    build(tmp_path / "strict", replace(parts, selection=Selection(min_score=1.0)))
+    build(tmp_path / "none", random_parts("none"))
+    plain = Engine.load(tmp_path / "none").classify(pictures(3))
+    for prediction, expected in zip(
+        Engine.load(tmp_path / "strict").classify(pictures(3)), plain, strict=True
+    ):
+        assert (prediction.focused, prediction.focus_score) == (False, 0.0)
+        assert not prediction.focus_mask.any()
+        assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+def test_a_closed_engine_says_so(engine_directory: Path) -> None:
+    engine = Engine.load(engine_directory)
+    engine.close()
+    engine.close()
+    with pytest.raises(InputError, match="is closed"):
+        engine.classify(pictures(1))
+
+
+def test_batches_that_are_none(engine: Engine) -> None:
+    with pytest.raises(InputError, match="NoneType"):
+        engine.classify(None)  # type: ignore[arg-type]
+    names = np.array(["no.png", "nowhere.png"])
+    assert [prediction.source for prediction in engine.classify(names)] == list(names)
+
+
 def test_an_empty_batch(engine: Engine) -> None:
     with pytest.raises(InputError, match="batch: is empty"):
         engine.classify([])
@@ -199,9 +268,15 @@ def test_mode_none_does_not_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("mode", ["overlay", "hard"])
 def test_other_modes_answer_too(tmp_path: Path, mode: str) -> None:
     build(tmp_path / mode, random_parts(mode))  # type: ignore[arg-type]
-    for prediction in Engine.load(tmp_path / mode).classify(pictures(3)):
+    build(tmp_path / "soft", random_parts())
+    soft = Engine.load(tmp_path / "soft").classify(pictures(3))
+    for prediction, other in zip(
+        Engine.load(tmp_path / mode).classify(pictures(3)), soft, strict=True
+    ):
+        assert prediction.focused
+        np.testing.assert_allclose(prediction.patch_focus, other.patch_focus, atol=1e-5)
         assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
-        assert prediction.patch_focus.shape == (14, 14)
+        assert prediction.probabilities != pytest.approx(other.probabilities, abs=1e-4)
 
 
 def test_threads_get_their_own_answers(engine: Engine) -> None:
@@ -217,6 +292,7 @@ def test_threads_get_their_own_answers(engine: Engine) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert sorted(got) == list(range(7))
     for number in range(7):
         for prediction in got[number]:
             assert_same(prediction, expected[number])

@@ -40,10 +40,22 @@ def test_the_weights_are_the_models(engine_directory: Path) -> None:
 
 def test_a_head_of_another_clip_is_refused(tmp_path: Path) -> None:
     parts = random_parts()
-    other = replace(parts.head, clip="ViT-B-16")
-    with pytest.raises(InputError, match=r"head: was made for ViT-B-16"):
-        build(tmp_path / "engine", replace(parts, head=other))
+    for other, problem in (
+        (replace(parts.head, clip="ViT-B-16"), "was made for ViT-B-16"),
+        (replace(parts.head, clip_sha256="2" * 64), "other weights"),
+        (replace(parts.head, focus="hard"), "focus hard"),
+    ):
+        with pytest.raises(InputError, match=f"head: .*{problem}"):
+            build(tmp_path / "engine", replace(parts, head=other))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_can_be_read_by_others(engine_directory: Path) -> None:
+    """As any file that this user creates, whatever the library's own habit."""
+    plain = engine_directory.parent / "plain"
+    plain.touch()
+    for path in engine_directory.iterdir():
+        assert path.stat().st_mode == plain.stat().st_mode
 
 
 def test_a_target_that_exists_is_kept_without_force(tmp_path: Path) -> None:

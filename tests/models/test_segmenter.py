@@ -113,7 +113,8 @@ def test_prompts_do_not_mix() -> None:
 
 
 def test_sizes_the_encoder_cannot_take_are_refused() -> None:
-    with pytest.raises(InputError, match="multiple of 32"):
-        Segmenter("medfocus_tiny", 250)
+    for size in (250, 0, -32):
+        with pytest.raises(InputError, match="multiple of 32"):
+            Segmenter("medfocus_tiny", size)
     with pytest.raises(InputError, match=r"sam2.1_hiera_tiny"):
         Segmenter("sam3")

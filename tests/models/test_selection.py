@@ -29,6 +29,8 @@ def one_by_one(
     if selection.policy == "best":
         return mask, best
     probability = np.max([s / best / (1 + np.exp(-m)) for s, m in passing], axis=0)
+    if (probability > 0.5).mean() > selection.max_area:
+        return np.full(logits.shape[-2:], -32.0), 0.0
     return np.log(probability / (1 - probability)), best
 
 

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -189,6 +190,8 @@ def test_a_class_prompt_that_would_be_cut_is_refused() -> None:
 def test_a_head_survives_the_disk(tmp_path: Path) -> None:
     head = Head(
         "medfocus_tiny",
+        "0" * 64,
+        "hard",
         ("a", "ü, with comma"),
         torch.randn(2, 128),
         torch.tensor(9.0),
@@ -196,9 +199,43 @@ def test_a_head_survives_the_disk(tmp_path: Path) -> None:
     )
     head.save(tmp_path / "head.safetensors")
     again = Head.read(tmp_path / "head.safetensors")
-    assert (again.clip, again.classes) == (head.clip, head.classes)
+    assert (again.clip, again.clip_sha256) == (head.clip, head.clip_sha256)
+    assert (again.focus, again.classes) == (head.focus, head.classes)
     for name, tensor in head.tensors().items():
         assert torch.equal(again.tensors()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("classes", "embeddings", "scale"),
+    [
+        (("a", "b", "c"), torch.zeros(2, 128), torch.tensor(9.0)),
+        (("a", "b"), torch.zeros(2, 128), torch.zeros(2)),
+        (("a", "b"), torch.zeros(2, 128), torch.tensor(9)),
+        (("a", "b"), torch.full((2, 128), torch.nan), torch.tensor(9.0)),
+    ],
+)
+def test_heads_that_cannot_work(
+    classes: tuple[str, ...], embeddings: torch.Tensor, scale: torch.Tensor
+) -> None:
+    with pytest.raises(WeightsError, match="head"):
+        Head("medfocus_tiny", "0" * 64, "soft", classes, embeddings, scale, uniform_strength(6))
+
+
+def test_damaged_checkpoints_are_typed_errors(layer: torch.nn.Linear, tmp_path: Path) -> None:
+    torch.save(layer.state_dict(), tmp_path / "w.pt")
+    data = (tmp_path / "w.pt").read_bytes()
+    random = np.random.default_rng(43)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(data[: random.integers(1, len(data) + 1)])
+        for place in random.integers(0, len(damaged), 4):
+            damaged[place] = random.integers(256)
+        (tmp_path / "w.pt").write_bytes(damaged)
+        try:
+            read_weights(tmp_path / "w.pt")
+        except WeightsError:
+            refused += 1
+    assert refused > 100
 
 
 def test_files_that_are_no_head(tmp_path: Path) -> None:
