@@ -11,10 +11,13 @@ from medfocus.benchmarks.tiny import measure, wilson
 from medfocus.benchmarks.tiny_page import render
 from medfocus.fewshot.phantoms import DEMO_KINDS, PRETRAINING_KINDS
 from medfocus.fewshot.phantoms.image_folder import write_image_folder
+from medfocus.models.head import DEFAULT_STRENGTH
 from medfocus.models.loading import SHIPPED
 
 ROOT = Path(__file__).parents[2]
-RECORDED: dict[str, Any] = json.loads((ROOT / "benchmarks/results/cpu/tiny.json").read_text())
+RESULTS = ROOT / "benchmarks/results/cpu"
+RECORDED: dict[str, Any] = json.loads((RESULTS / "tiny.json").read_text())
+STRENGTH: list[dict[str, Any]] = json.loads((RESULTS / "strength.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["few_shot_soft", "few_shot_none", "zero_shot_soft"])
+@pytest.mark.parametrize(
+    "what", ["few_shot_soft", "few_shot_none", "zero_shot_soft", "zero_shot_none"]
+)
 def test_accuracy_is_as_recorded(measured: dict[str, Any], what: str) -> None:
     # Other processors round otherwise: a borderline image or two of 400 may change sides.
     assert measured[what]["images"] == RECORDED[what]["images"] == 400
@@ -38,6 +43,12 @@ def test_accuracy_is_as_recorded(measured: dict[str, Any], what: str) -> None:
 def test_lesions_are_found_as_recorded(measured: dict[str, Any], what: str) -> None:
     assert measured[what]["mean_iou"] == pytest.approx(RECORDED[what]["mean_iou"], abs=0.01)
     assert measured[what]["mean_iou"] >= 0.75
+
+
+@pytest.mark.slow
+def test_healthy_images_are_mostly_left_alone(measured: dict[str, Any]) -> None:
+    recorded = RECORDED["segmentation_healthy"]
+    assert measured["segmentation_healthy"]["focused"] == pytest.approx(recorded["focused"], abs=3)
 
 
 def test_the_demo_is_well_above_chance() -> None:
@@ -53,7 +64,17 @@ def test_the_weights_are_small() -> None:
 
 
 def test_the_page_holds_the_recorded_numbers() -> None:
-    assert (ROOT / "docs/tiny.md").read_text(encoding="utf-8") == render(RECORDED)
+    assert (ROOT / "docs/tiny.md").read_text(encoding="utf-8") == render(RECORDED, STRENGTH)
+
+
+def test_the_default_strength_is_the_best_uniform_one_measured() -> None:
+    uniform = [
+        row
+        for row in STRENGTH
+        if (row["mode"], row["masks"]) == ("soft", "found") and len(set(row["strength"])) == 1
+    ]
+    best = max(uniform, key=lambda row: row["right"])
+    assert best["strength"][0] == DEFAULT_STRENGTH
 
 
 def test_the_readme_holds_the_recorded_numbers() -> None:
