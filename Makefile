@@ -33,7 +33,7 @@ format: $(VENV)/package
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Trains the shipped `tiny` weights anew: about 100 minutes on two cores.
+# Trains the shipped `tiny` weights anew: about 70 minutes on two cores.
 weights: $(VENV)/package
 	$(BIN)/python -m medfocus.fewshot.pretrain segmenter -o out/weights & segmenter=$$!; \
 	$(BIN)/python -m medfocus.fewshot.pretrain clip -o out/weights; \
