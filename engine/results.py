@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -41,31 +42,43 @@ def csv_text(rows: list[Row], classes: Sequence[str]) -> str:
 
 
 def table(rows: list[Row]) -> Table:
-    """The rows for a terminal: long paths lose their beginning, long messages their end."""
+    """The rows for a terminal: no folder that all share, messages only where there are any.
+
+    The column `focus` holds the focus score, or "no" where plain CLIP answered.
+    """
+    notes = [_note(row) for row in rows]
     result = Table()
     for name in ("source", "label"):
         result.add_column(name, overflow="fold")
-    for name in ("probability", "focused", "focus score"):
+    for name in ("probability", "focus"):
         result.add_column(name, justify="right", no_wrap=True)
-    result.add_column("warnings, error", overflow="fold")
-    for row in rows:
-        probability, score, error = (
-            row["probabilities"].get(row["label"]),
-            row["focus_score"],
-            row["error"],
-        )
-        source = printable(row["source"])
-        message = error.removeprefix(f"{row['source']}: ") if error else "; ".join(row["warnings"])
-        cells = (
-            source if len(source) <= 48 else f"…{source[-47:]}",
+    if any(notes):
+        result.add_column("warnings, error", overflow="fold")
+    shared = len(_shared_folder([row["source"] for row in rows]))
+    for row, note in zip(rows, notes, strict=True):
+        probability, score = row["probabilities"].get(row["label"]), row["focus_score"]
+        source = row["source"][shared:]
+        cells = [
+            printable(source if len(source) <= 48 else f"…{source[-47:]}"),
             printable(row["label"] or ""),
             "" if probability is None else f"{probability:.1%}",
-            "" if error else ("yes" if row["focused"] else "no"),
-            "" if score is None else f"{score:.2f}",
-            printable(message if len(message) <= 60 else f"{message[:59]}…"),
-        )
-        result.add_row(*map(Text, cells), style="red" if error else None)
+            "" if row["error"] else f"{score:.2f}" if row["focused"] else "no",
+        ]
+        if any(notes):
+            cells.append(printable(note if len(note) <= 60 else f"{note[:59]}…"))
+        result.add_row(*map(Text, cells), style="red" if row["error"] else None)
     return result
+
+
+def _note(row: Row) -> str:
+    error: str | None = row["error"]
+    return error.removeprefix(f"{row['source']}: ") if error else "; ".join(row["warnings"])
+
+
+def _shared_folder(sources: list[str]) -> str:
+    """The folder that all sources begin with, with its last separator."""
+    prefix = os.path.commonprefix(sources)  # noqa: RUF071  (of the text, which is what is cut)
+    return prefix[: prefix.rfind(os.sep) + 1]
 
 
 def printable(text: str) -> str:
