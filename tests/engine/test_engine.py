@@ -3,6 +3,7 @@
 import re
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -296,6 +297,27 @@ def test_threads_get_their_own_answers(engine: Engine) -> None:
     for number in range(7):
         for prediction in got[number]:
             assert_same(prediction, expected[number])
+
+
+def test_only_one_caller_is_inside_the_backend(
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.load(engine_directory)
+    classify, inside, overlaps = engine._backend.classify, threading.Semaphore(), []
+
+    def slow(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        overlaps.append(not inside.acquire(blocking=False))
+        time.sleep(0.05)
+        inside.release()
+        return classify(*arrays)
+
+    monkeypatch.setattr(engine._backend, "classify", slow)
+    threads = [threading.Thread(target=engine.classify, args=(pictures(1),)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == [False] * 6
 
 
 def test_backends_and_devices_that_are_not_there(engine_directory: Path) -> None:
