@@ -6,6 +6,8 @@ from torch import Tensor
 from medfocus.models.segmenter import LOGIT_LIMIT
 from medfocus.settings import Selection
 
+UNION_FLOOR = 1e-7  # a union's probabilities stay this far from 0 and 1: logits within ±16.1
+
 
 def stability_score(mask_logits: Tensor, offset: float) -> Tensor:
     """IoU of the mask cut at +offset and at -offset: (..., h, w) -> (...).
@@ -34,7 +36,7 @@ def select_focus(
     """One focus mask an image out of P prompts × K candidates.
 
     `union` is the pixelwise maximum of the candidates' probabilities, each weighted with its
-    score relative to the best one's, so that a lone candidate stays as it is (up to logits of ±16).
+    score relative to the best one's, so that a lone candidate stays as it is, up to ±16.1.
 
     Args:
         mask_logits: (B, P, K, h, w).
@@ -55,7 +57,7 @@ def select_focus(
     else:
         weights = scores / best_score.clamp(min=torch.finfo(scores.dtype).tiny)[:, None]
         probability = (candidates.sigmoid() * weights[:, :, None, None]).amax(1)
-        focus = probability.logit(eps=1e-7).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        focus = probability.logit(eps=UNION_FLOOR).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
     # Candidates that each pass may together cover nearly all, which selects nothing.
     area = (focus > 0).to(scores.dtype).mean((-2, -1))
     score = torch.where(area <= selection.max_area, best_score, 0.0)

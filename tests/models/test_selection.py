@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medfocus.models.selection import select_focus, stability_score
+from medfocus.models.selection import UNION_FLOOR, select_focus, stability_score
 from medfocus.settings import Selection
 
 
@@ -19,7 +19,8 @@ def one_by_one(
         for mask, predicted in zip(masks, predictions, strict=True):
             inner = (mask > selection.stability_offset).sum()
             outer = (mask > -selection.stability_offset).sum()
-            score = predicted * inner / max(outer, 1)
+            # A ratio of counts is a float32 in torch, whatever it is multiplied with.
+            score = predicted * np.float32(inner / max(outer, 1))
             area = (mask > 0).mean()
             if selection.min_area <= area <= selection.max_area and score >= selection.min_score:
                 passing.append((score, mask))
@@ -31,7 +32,8 @@ def one_by_one(
     probability = np.max([s / best / (1 + np.exp(-m)) for s, m in passing], axis=0)
     if (probability > 0.5).mean() > selection.max_area:
         return np.full(logits.shape[-2:], -32.0), 0.0
-    return np.log(probability / (1 - probability)), best
+    bounded = np.clip(probability, UNION_FLOOR, 1 - UNION_FLOOR)
+    return np.log(bounded / (1 - bounded)), best
 
 
 @settings(max_examples=60, deadline=None)
