@@ -90,15 +90,18 @@ class Engine:
             InputError: an empty batch, boxes or points that are not one an item, a closed engine.
             MedfocusError: with `strict`, what is wrong with an item.
         """
-        each = self.classify_each(_as_list(batch), boxes, points, strict)
-        return [answer for frames in each for answer in frames]
+        each = self.classify_each(_as_list(batch), boxes, points)
+        answers = [answer for frames in each for answer in frames]
+        for answer in answers:
+            if strict and answer.error is not None:
+                raise answer.error
+        return answers
 
     def classify_each(
         self,
         sources: Sequence[ImageSource],
         boxes: Sequence[Box | None] | None = None,
         points: Sequence[Points | None] | None = None,
-        strict: bool = False,
     ) -> list[list[Prediction]]:
         """As `classify`, with a list an item: the predictions of its frames."""
         boxes = _matching(boxes, sources, "boxes")
@@ -114,16 +117,12 @@ class Engine:
             try:
                 images = read_images(source, name)
             except MedfocusError as error:
-                if strict:
-                    raise
                 frames.append(_failed(name, error))
                 continue
             for image in images:
                 try:
                     prepared = self._prepare(image, box, own)
                 except MedfocusError as error:
-                    if strict:
-                        raise
                     frames.append(_failed(image.source, error))
                     continue
                 chunk = waiting[prepared.points.shape]

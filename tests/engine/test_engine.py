@@ -216,6 +216,8 @@ def test_probabilities_that_are_no_numbers(
     predictions = engine.classify(pictures(3))
     assert [prediction.label is None for prediction in predictions] == [False, True, False]
     assert isinstance(predictions[1].error, OutputError)
+    with pytest.raises(OutputError, match="item 1"):
+        engine.classify(pictures(3), strict=True)
 
 
 def test_no_region_found_is_plain_clip(tmp_path: Path) -> None:
