@@ -1,9 +1,13 @@
-"""Engines that several test modules use."""
+"""Engines that several test modules use; without a GPU, kernels run in Triton's interpreter."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before our imports
 
 from medfocus.export.engine_directory import Parts, build
 from medfocus.models.architectures import build_vision_tower

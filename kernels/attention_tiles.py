@@ -1,0 +1,121 @@
+"""The parts that all attention kernels share: tiles of packed rows, and the running softmax.
+
+The running softmax over key tiles is Milakov and Gimelshein's (arXiv 1805.02867), as used by
+FlashAttention (arXiv 2205.14135); in base 2, since the hardware has exp2 and no exp.
+
+Triton's tiles have sides that are powers of two. A head width between two powers is cut in two:
+D = 72 is computed as 64 + 16 columns, D = 96 as 64 + 32, instead of 128 each.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from medfocus.kernels import dispatch
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+def cut(width: int) -> tuple[int, int]:
+    """Columns of a head's two parts: powers of two of 16 or more; the second may be 0."""
+    whole = max(16, triton.next_power_of_2(width))
+    first = whole // 2
+    rest = max(16, triton.next_power_of_2(width - first))
+    return (first, rest) if first >= 16 and first + rest < whole else (whole, 0)
+
+
+def tail(size: int, block: int) -> int:
+    """Side of the tile for what is left after the full tiles; 0 if nothing is.
+
+    16 is the least that the tensor cores' instructions take: 197 keys in tiles of 64 leave 5,
+    which a tile of 16 covers, so 208 are computed and not 256.
+    """
+    left = size % block
+    return max(16, triton.next_power_of_2(left)) if left else 0
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """How float32 goes through the tensor cores: as three bfloat16 parts, six products.
+
+    That keeps 24 bits at the arithmetic cost of three tf32 products, which keep 21. The
+    narrower types take no notice.
+    """
+    return "bf16x6" if dtype == torch.float32 and not dispatch.INTERPRETED else "tf32"
+
+
+@triton.jit
+def load_columns(
+    pointer, rows, mask, D: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Columns FIRST to FIRST + WIDTH of packed rows; zeros outside D and where masked.
+
+    `rows` holds element offsets; `mask` is a vector, or None where every row exists.
+    """
+    columns = FIRST + tl.arange(0, WIDTH)
+    pointers = pointer + rows[:, None] + columns[None, :]
+    if FIRST + WIDTH > D:
+        inside = (columns < D)[None, :]
+        if mask is not None:
+            inside = inside & mask[:, None]
+        return tl.load(pointers, mask=inside, other=0.0)
+    elif mask is not None:
+        return tl.load(pointers, mask=mask[:, None], other=0.0)
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
+def store_columns(
+    pointer, rows, mask, values, D: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """The counterpart of `load_columns`."""
+    columns = FIRST + tl.arange(0, WIDTH)
+    inside = mask[:, None] & (columns < D)[None, :]
+    pointers = pointer + rows[:, None] + columns[None, :]
+    tl.store(pointers, values.to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def softmax_step(
+    q, q_rest, k, k_rest, v, v_rest, bias, output, output_rest, highest, total, scale,
+    REST: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Take one tile of keys into the running softmax.
+
+    With logits s = scale · q kᵀ + bias, already in base 2, and m the highest logit so far:
+    p = 2^(s - m), total = Σ p, output = p v; what was summed under a lower m is scaled down.
+
+    Args:
+        q: (M, D₁), k and v: (n, D₁); the `_rest` parts (·, D₂), used where REST > 0.
+        bias: (n,) or (M, n) float32 in base 2, -inf where there is no key; None adds nothing.
+        output: (M, D₁) float32, not yet divided by `total`.
+        highest, total: (M,) float32.
+    """
+    logits = tl.dot(q, k.T, input_precision=PRECISION)
+    if REST > 0:
+        logits = tl.dot(q_rest, k_rest.T, logits, input_precision=PRECISION)
+    logits = logits * scale
+    if bias is not None:
+        if len(bias.shape) == 1:
+            logits = logits + bias[None, :]
+        else:
+            logits = logits + bias
+    new_highest = tl.maximum(highest, tl.max(logits, 1))
+    # A row with no key yet is at -inf, and -inf - -inf is NaN.
+    shift = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+    weights = tl.exp2(logits - shift[:, None])
+    fade = tl.exp2(highest - shift)
+    total = total * fade + tl.sum(weights, 1)
+    weights = weights.to(v.dtype)
+    output = tl.dot(weights, v, output * fade[:, None], input_precision=PRECISION)
+    if REST > 0:
+        output_rest = tl.dot(
+            weights, v_rest, output_rest * fade[:, None], input_precision=PRECISION
+        )
+    return output, output_rest, new_highest, total
+
+
+@triton.jit
+def one_over(total):
+    """1 / total, and 1 for rows that had no key, whose sum is 0: they give zeros."""
+    return 1.0 / tl.where(total == 0.0, 1.0, total)

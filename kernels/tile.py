@@ -1,0 +1,105 @@
+"""Tile sizes: a table a kernel, filled by `medfocus.kernels.tune`."""
+
+import functools
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import torch
+
+from medfocus.kernels.attention_tiles import cut
+
+# The largest number of keys of each band; one more band has no end.
+BANDS = (64, 224, 320, 640)
+# Widths that share a tile: a narrower head runs as the next of these does.
+COLUMNS = (32, 64, 96, 128)
+INTERPRETED_ARCHITECTURE = 90
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one program of an attention kernel is cut.
+
+    Attributes:
+        block_m: queries a program.
+        block_n: keys a step.
+        warps: of 32 threads.
+        stages: key tiles in flight.
+    """
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Key:
+    """What decides on a tile.
+
+    Attributes:
+        kernel: the function's name.
+        architecture: compute capability as one number, 90 for 9.0.
+        bits: of the dtype, 16 or 32.
+        columns: one of `COLUMNS`.
+        band: index into `BANDS`, len(BANDS) for longer sequences.
+    """
+
+    kernel: str
+    architecture: int
+    bits: int
+    columns: int
+    band: int
+
+
+def band(tokens: int) -> int:
+    """The band of a sequence length."""
+    return sum(tokens > last for last in BANDS)
+
+
+@functools.lru_cache(maxsize=1024)
+def choose(kernel: str, tokens: int, width: int, dtype: torch.dtype, architecture: int) -> Tile:
+    """The table's tile for a call.
+
+    Args:
+        kernel: the function's name.
+        tokens: N, keys a sequence.
+        width: D.
+        dtype: of the tokens.
+        architecture: as in `Key`; one that no table has takes the nearest older one's.
+    """
+    tiles = table()
+    known = max(
+        (key.architecture for key in tiles if key.architecture <= architecture),
+        default=min(key.architecture for key in tiles),
+    )
+    columns = next(columns for columns in COLUMNS if sum(cut(width)) <= columns)
+    return tiles[Key(kernel, known, dtype.itemsize * 8, columns, band(tokens))]
+
+
+def architecture_of(tensor: torch.Tensor) -> int:
+    """The compute capability of a tensor's GPU as one number; Hopper's under the interpreter."""
+    if tensor.device.type != "cuda":
+        return INTERPRETED_ARCHITECTURE
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    return 10 * major + minor
+
+
+@functools.cache
+def table() -> dict[Key, Tile]:
+    """All entries: the modelled ones, and over them those measured on a GPU."""
+    folder = resources.files(__package__) / "tiles"
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".json")),
+        key=lambda file: (file.name != "modelled.json", file.name),
+    )
+    tiles: dict[Key, Tile] = {}
+    for file in files:
+        for row in json.loads(file.read_text())["rows"]:
+            tiles[_key(row)] = Tile(**row["tile"])
+    return tiles
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return Key(**{name: row[name] for name in Key.__dataclass_fields__})
