@@ -65,7 +65,7 @@ def reference(qkv: Tensor, key_bias: Tensor | None, num_heads: int, scale: float
     """The same by PyTorch's own operators, in the dtype of `qkv`."""
     batch, tokens, _ = qkv.shape
     # (B, N, 3·H·D) -> 3 × (B, H, N, D)
-    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     mask = None
     if key_bias is not None:
         # (B, N) -> (B, 1, 1, N); (B, H, N) -> (B, H, 1, N)
@@ -180,7 +180,7 @@ def kernel(
             qkv, key_bias, out, start, tokens, packed, scale, stride_n, out_stride_n,
             D, MAIN, REST, BLOCK_M, BLOCK_N, TAIL_N, STAGES, PRECISION,
         )  # fmt: skip
-    elif row_tile < row_tiles - 1:  # noqa: SIM114 (the first test is made at compile time)
+    elif row_tile < row_tiles - 1:
         _attend(
             qkv, key_bias, out, start, tokens, packed, scale, stride_n, out_stride_n,
             D, MAIN, REST, BLOCK_M, BLOCK_N, TAIL_N, STAGES, PRECISION,
