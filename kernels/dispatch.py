@@ -93,7 +93,7 @@ def takes_kernel(kernel: str, tensor: Tensor, refusal: str | None) -> bool:
     """
     if _mode == "off":
         return False
-    refusal = _device_refusal(tensor) or refusal
+    refusal = refusal or _device_refusal(tensor)
     if refusal is None:
         return True
     if _mode == "require":

@@ -1,0 +1,157 @@
+"""Fill the table of tiles.
+
+    python -m medfocus.kernels.tune --modelled     by compiling and modelling; no GPU is needed
+    python -m medfocus.kernels.tune                by timing, for the GPU that is there
+
+Every candidate is compiled first; what spills registers, or asks for more shared memory than the
+architecture has, is out. The others are ranked by `roofline.modelled_seconds`; on a GPU the
+first few of them are timed.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from rich.progress import track
+
+from medfocus.errors import InputError
+from medfocus.kernels.cases import CASES, IMAGES, Case
+from medfocus.kernels.compiler import Compiled, compile_for
+from medfocus.kernels.roofline import CARDS, modelled_seconds, programs_a_multiprocessor
+from medfocus.kernels.tile import BANDS, COLUMNS, Key, Tile, architecture_of
+
+# (block_m, block_n, warps). The matrix instructions of Hopper and Blackwell take 64 rows at
+# least; with 32-bit tokens the registers decide, and fewer rows may be all that fits.
+BLOCKS = {
+    16: [(64, 32, 4), (64, 64, 4), (64, 128, 4), (128, 32, 8), (128, 64, 8), (128, 128, 8)],
+    32: [(64, 32, 4), (64, 16, 4), (32, 32, 4), (32, 16, 4), (16, 32, 4), (16, 16, 4)],
+}
+STAGES = (2, 3)
+WIDEST = {16: 128, 32: 64}  # columns that the kernels take
+RANKING_BAND = 1  # N = 197 ranks the candidates; the choice is compiled again for its own band
+TIMED = 6  # of the ranked candidates
+MILLISECONDS = 40  # a timing
+
+
+def modelled(architecture: int) -> list[dict[str, Any]]:
+    """One row a table entry of an architecture: the best tile by the model."""
+    rows = []
+    for group in track(list(_groups(architecture)), f"compute capability {architecture}"):
+        ranked = _compile_candidates(group)
+        for band in range(len(BANDS) + 1):
+            key = replace(group, band=band)
+            tile, seconds = next(
+                (tile, seconds) for seconds, tile in _rank(key, ranked) if _fits(key, tile)
+            )
+            rows.append(_row(key, tile, seconds, "modelled"))
+    return rows
+
+
+def measured(architecture: int) -> list[dict[str, Any]]:
+    """One row a table entry: the fastest of the candidates that the model puts first."""
+    rows = []
+    for group in track(list(_groups(architecture)), f"compute capability {architecture}"):
+        ranked = _compile_candidates(group)
+        for band in range(len(BANDS) + 1):
+            key = replace(group, band=band)
+            tiles = [tile for _, tile in _rank(key, ranked) if _fits(key, tile)][:TIMED]
+            times = {tile: _time(_cases(key, tile)[0]) for tile in tiles}
+            best = min(times, key=times.__getitem__)
+            rows.append(_row(key, best, times[best], "measured"))
+    return rows
+
+
+def _groups(architecture: int) -> Iterator[Key]:
+    for kernel, bits, columns in itertools.product(CASES, BLOCKS, COLUMNS):
+        if columns <= WIDEST[bits]:
+            yield Key(kernel, architecture, bits, columns, RANKING_BAND)
+
+
+def _cases(key: Key, tile: Tile) -> list[Case]:
+    return CASES[key.kernel](key, tile)
+
+
+def _compile(case: Case, architecture: int) -> Compiled:
+    tile = case.tile
+    return compile_for(
+        architecture, case.function, case.types, case.constants, tile.warps, tile.stages
+    )
+
+
+def _compile_candidates(group: Key) -> dict[Tile, Compiled]:
+    tiles = [
+        Tile(*block, stages) for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
+    ]
+    return {tile: _compile(_cases(group, tile)[0], group.architecture) for tile in tiles}
+
+
+def _rank(key: Key, compiled: dict[Tile, Compiled]) -> list[tuple[float, Tile]]:
+    """Modelled seconds and tile, the shortest first; of equals the one with more room to spare."""
+    card = CARDS[key.architecture]
+    timed = [
+        (modelled_seconds(_cases(key, tile)[0].work, c, tile.warps, card), c.registers, tile)
+        for tile, c in compiled.items()
+        if not c.spills
+    ]
+    timed.sort(key=lambda entry: entry[:2])
+    return [(seconds, tile) for seconds, _, tile in timed]
+
+
+def _fits(key: Key, tile: Tile) -> bool:
+    """No case of the entry spills, or asks for more shared memory than there is."""
+    card = CARDS[key.architecture]
+    compiled = [_compile(case, key.architecture) for case in _cases(key, tile)]
+    return all(not c.spills and programs_a_multiprocessor(c, tile.warps, card) for c in compiled)
+
+
+def _time(case: Case) -> float:
+    launch = case.prepare("cuda", IMAGES)
+    milliseconds = triton.testing.do_bench(launch, rep=MILLISECONDS, return_mode="median")
+    return float(milliseconds) / 1e3
+
+
+def _row(key: Key, tile: Tile, seconds: float, how: str) -> dict[str, Any]:
+    return {**asdict(key), "tile": asdict(tile), "microseconds": round(seconds * 1e6, 1), "by": how}
+
+
+def write(path: Path, head: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    """Write a table, one row a line."""
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    path.write_text(f'{{"made": {json.dumps(head)},\n"rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write one table."""
+    parser = argparse.ArgumentParser(prog="python -m medfocus.kernels.tune", description=__doc__)
+    parser.add_argument("--modelled", action="store_true", help="compile and model; no GPU")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the table, JSON")
+    options = parser.parse_args(arguments)
+    versions = {"triton": triton.__version__, "torch": str(torch.__version__)}
+    if options.modelled:
+        rows = [row for architecture in CARDS for row in modelled(architecture)]
+        write(options.out, {"by": "model", **versions}, rows)
+        return
+    if not torch.cuda.is_available():
+        raise InputError("tune", "torch sees no CUDA device", "pass --modelled")
+    device = torch.cuda.get_device_properties(0)
+    architecture = architecture_of(torch.empty(0, device="cuda"))
+    if architecture not in CARDS:
+        raise InputError(
+            device.name, f"compute capability {architecture}", f"use one of {[*CARDS]}"
+        )
+    head = {"by": "timing", "device": device.name, "host": platform.machine(), **versions}
+    head["driver"] = (
+        str(torch.cuda.driver_version()) if hasattr(torch.cuda, "driver_version") else ""
+    )
+    write(options.out, head, measured(architecture))
+
+
+if __name__ == "__main__":
+    main()
