@@ -21,7 +21,8 @@ from rich.progress import track
 from rich.table import Table
 
 from medfocus.kernels import dispatch
-from medfocus.kernels.cases import CASES, FIXED_CASES, Case
+from medfocus.kernels.case import Case
+from medfocus.kernels.cases import CASES, FIXED_CASES
 from medfocus.kernels.compiler import Compiled, compile_for
 from medfocus.kernels.roofline import (
     CARDS,

@@ -22,7 +22,8 @@ import triton
 from rich.progress import track
 
 from medfocus.errors import InputError
-from medfocus.kernels.cases import CASES, IMAGES, Case
+from medfocus.kernels.case import Case
+from medfocus.kernels.cases import CASES
 from medfocus.kernels.compiler import Compiled, compile_for
 from medfocus.kernels.roofline import CARDS, modelled_seconds, programs_a_multiprocessor
 from medfocus.kernels.tile import BANDS, COLUMNS, Key, Tile, architecture_of
@@ -30,7 +31,10 @@ from medfocus.kernels.tile import BANDS, COLUMNS, Key, Tile, architecture_of
 # (block_m, block_n, warps). The matrix instructions of Hopper and Blackwell take 64 rows at
 # least; with 32-bit tokens the registers decide, and fewer rows may be all that fits.
 BLOCKS = {
-    16: [(64, 32, 4), (64, 64, 4), (64, 128, 4), (128, 32, 8), (128, 64, 8), (128, 128, 8)],
+    16: [
+        *((64, 32, 4), (64, 64, 4), (64, 128, 4)),
+        *((128, 32, 8), (128, 64, 8), (128, 128, 8), (256, 64, 8)),
+    ],
     32: [(64, 32, 4), (64, 16, 4), (32, 32, 4), (32, 16, 4), (16, 32, 4), (16, 16, 4)],
 }
 STAGES = (2, 3)
@@ -112,7 +116,7 @@ def _fits(key: Key, tile: Tile) -> bool:
 
 
 def _time(case: Case) -> float:
-    launch = case.prepare("cuda", IMAGES)
+    launch = case.prepare("cuda", case.shape["B"])
     milliseconds = triton.testing.do_bench(launch, rep=MILLISECONDS, return_mode="median")
     return float(milliseconds) / 1e3
 

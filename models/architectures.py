@@ -21,6 +21,7 @@ from sam2.modeling.sam.transformer import TwoWayTransformer
 from torch import nn
 
 from medfocus.errors import InputError
+from medfocus.models.hiera import replace_blocks
 
 IMAGE_EMBEDDING_STRIDE = 16  # SAM2's image embedding has one cell for 16×16 pixels
 
@@ -201,13 +202,15 @@ def build_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
     channels = [architecture.embed_dim * 2**stage for stage in range(4)]
     d_model = architecture.d_model
     return ImageEncoder(
-        trunk=Hiera(
-            embed_dim=architecture.embed_dim,
-            num_heads=architecture.num_heads,
-            stages=architecture.stages,
-            global_att_blocks=architecture.global_att_blocks,
-            window_pos_embed_bkg_spatial_size=architecture.window_pos_embed_bkg_spatial_size,
-            window_spec=architecture.window_spec,
+        trunk=replace_blocks(
+            Hiera(
+                embed_dim=architecture.embed_dim,
+                num_heads=architecture.num_heads,
+                stages=architecture.stages,
+                global_att_blocks=architecture.global_att_blocks,
+                window_pos_embed_bkg_spatial_size=architecture.window_pos_embed_bkg_spatial_size,
+                window_spec=architecture.window_spec,
+            )
         ),
         neck=FpnNeck(
             position_encoding=PositionEmbeddingSine(num_pos_feats=d_model, warmup_cache=False),

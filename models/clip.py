@@ -1,17 +1,57 @@
 """CLIP's image encoder with a bias a key inside every attention."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from medfocus.errors import InputError
 from medfocus.kernels import masked_attention
+from medfocus.kernels.cls_attention import cls_attention
+from medfocus.kernels.masked_attention_varlen import masked_attention_varlen
 
 
-class OpenClipAttention(nn.Module):
+class PackedAttention(nn.Module):
+    """Attention with q, k and v from one projection, in the three forms that the encoder needs."""
+
+    num_heads: int
+
+    def projection(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (3·W, W) and bias (3·W,) of q, k and v."""
+        raise NotImplementedError
+
+    def output(self, attended: Tensor) -> Tensor:
+        """The output projection: (..., W) -> (..., W)."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+        """(B, N, W) tokens, (B, N) bias or None -> (B, N, W)."""
+        qkv = F.linear(tokens, *self.projection())
+        return self.output(masked_attention(qkv, key_bias, self.num_heads))
+
+    def cls_row(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+        """The first row of `forward`, and nothing else computed: -> (B, W)."""
+        weight, bias = self.projection()
+        width = weight.shape[0] // 3
+        q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+        q = F.linear(tokens[:, 0], weight[:width], q_bias)
+        kv = F.linear(tokens, weight[width:], kv_bias)
+        return self.output(cls_attention(q, kv, key_bias, self.num_heads))
+
+    def ragged(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """(T, W) tokens of all images, each image's own attended to -> (T, W)."""
+        qkv = F.linear(tokens, *self.projection())
+        return self.output(
+            masked_attention_varlen(qkv, None, cu_seqlens, max_seqlen, self.num_heads)
+        )
+
+
+class OpenClipAttention(PackedAttention):
     """Stands in for `nn.MultiheadAttention`, under its parameter names."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -21,14 +61,17 @@ class OpenClipAttention(nn.Module):
         self.in_proj_bias = attention.in_proj_bias
         self.out_proj = attention.out_proj
 
-    def forward(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        """(B, N, W) tokens, (B, N) bias or None -> (B, N, W)."""
-        qkv = nn.functional.linear(tokens, self.in_proj_weight, self.in_proj_bias)
-        attended: Tensor = self.out_proj(masked_attention(qkv, key_bias, self.num_heads))
-        return attended
+    def projection(self) -> tuple[Tensor, Tensor | None]:
+        """See `PackedAttention`."""
+        return self.in_proj_weight, self.in_proj_bias
+
+    def output(self, attended: Tensor) -> Tensor:
+        """See `PackedAttention`."""
+        projected: Tensor = self.out_proj(attended)
+        return projected
 
 
-class TimmAttention(nn.Module):
+class TimmAttention(PackedAttention):
     """Stands in for timm's `Attention`, under its parameter names."""
 
     def __init__(self, attention: Any) -> None:
@@ -37,10 +80,14 @@ class TimmAttention(nn.Module):
         self.qkv = attention.qkv
         self.proj = attention.proj
 
-    def forward(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        """(B, N, W) tokens, (B, N) bias or None -> (B, N, W)."""
-        attended: Tensor = self.proj(masked_attention(self.qkv(tokens), key_bias, self.num_heads))
-        return attended
+    def projection(self) -> tuple[Tensor, Tensor | None]:
+        """See `PackedAttention`."""
+        return self.qkv.weight, self.qkv.bias
+
+    def output(self, attended: Tensor) -> Tensor:
+        """See `PackedAttention`."""
+        projected: Tensor = self.proj(attended)
+        return projected
 
 
 @dataclass(frozen=True)
@@ -48,7 +95,7 @@ class _Block:
     """One pre-norm transformer layer, by whatever names the library calls its parts."""
 
     norm1: nn.Module
-    attention: nn.Module
+    attention: PackedAttention
     scale1: nn.Module
     norm2: nn.Module
     mlp: nn.Module
@@ -56,7 +103,19 @@ class _Block:
 
     def run(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
         """(B, N, W) -> (B, N, W)."""
-        tokens = tokens + self.scale1(self.attention(self.norm1(tokens), key_bias))
+        return self._add(tokens, self.attention(self.norm1(tokens), key_bias))
+
+    def run_cls(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+        """(B, N, W) -> (B, W), the CLS row of `run`."""
+        return self._add(tokens[:, 0], self.attention.cls_row(self.norm1(tokens), key_bias))
+
+    def run_ragged(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """(T, W) -> (T, W)."""
+        attended = self.attention.ragged(self.norm1(tokens), cu_seqlens, max_seqlen)
+        return self._add(tokens, attended)
+
+    def _add(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        tokens = tokens + self.scale1(attended)
         tokens = tokens + self.scale2(self.mlp(self.norm2(tokens)))
         return tokens
 
@@ -102,26 +161,68 @@ class FocusCLIP(nn.Module):
         """R, the side of the square image that the encoder takes."""
         return int(self.visual.image_size[0])
 
-    def forward(
-        self, image: Tensor, key_bias: Tensor | None = None, strength: Tensor | None = None
-    ) -> Tensor:
-        """Embed images, attention steered by `strength[l] · key_bias` in layer l.
+    def forward(self, image: Tensor, key_bias: Tensor | None = None) -> Tensor:
+        """Embed images, each layer's attention steered by its own bias.
+
+        CLIP reads only CLS, so the last layer computes only what that row needs. That is exact.
 
         Args:
             image: (B, 3, R, R) float, normalised as this CLIP expects.
-            key_bias: (B, 1 + g²) or (B, H, 1 + g²); None is plain CLIP.
-            strength: (L,) λ of each layer; 1 everywhere when None.
+            key_bias: (L, B, 1 + g²) float32, what layer l adds to its attention logits, the
+                strength multiplied in; None is plain CLIP.
 
         Returns:
             (B, E) embedding, not normalised: what open_clip's `encode_image` returns.
+
+        Raises:
+            InputError: a bias of another shape or dtype.
         """
         tokens = self._embed(image)  # (B, 1 + g², W)
-        for layer, block in enumerate(self.blocks):
-            bias = key_bias
-            if bias is not None and strength is not None:
-                bias = bias * strength[layer]
+        biases: Sequence[Tensor | None] = [None] * self.layers
+        if key_bias is not None:
+            if key_bias.ndim != 3 or key_bias.shape[0] != self.layers:
+                raise InputError(
+                    "key_bias",
+                    f"shape {tuple(key_bias.shape)}",
+                    f"pass one bias a layer: ({self.layers}, B, 1 + g²)",
+                )
+            biases = key_bias.unbind(0)
+        for block, bias in zip(self.blocks[:-1], biases[:-1], strict=True):
             tokens = block.run(tokens, bias)
-        return self._pool(tokens)
+        return self._project(self.blocks[-1].run_cls(tokens, biases[-1]))
+
+    def forward_kept(self, image: Tensor, keep: Tensor) -> Tensor:
+        """Embed images from some of their patches, and pay for those alone.
+
+        What `forward` returns for a bias that hides the other patches at every layer: kept
+        tokens never read hidden ones, and positions were added before. So the others are
+        dropped before the first layer. How many are left decides on shapes, so this waits once
+        for the device, and cannot be exported.
+
+        Args:
+            image: (B, 3, R, R) float, normalised as this CLIP expects.
+            keep: (B, 1 + g²) bool, True for a patch that is kept; CLS, the first, always is.
+
+        Returns:
+            (B, E) embedding, as from `forward`.
+
+        Raises:
+            InputError: `keep` is of another shape or dtype.
+        """
+        expected = (image.shape[0], 1 + self.grid**2)
+        if keep.dtype != torch.bool or keep.shape != expected:
+            raise InputError(
+                "keep", f"{keep.dtype} of shape {tuple(keep.shape)}", f"pass bool {expected}"
+            )
+        keep = F.pad(keep[:, 1:], (1, 0), value=True)
+        lengths = keep.sum(1)
+        on_host = lengths.tolist()
+        cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
+        rows = torch.nonzero_static(keep.flatten(), size=sum(on_host))[:, 0]
+        tokens = self._embed(image).flatten(0, 1)[rows]  # (T, W)
+        for block in self.blocks:
+            tokens = block.run_ragged(tokens, cu_seqlens, max(on_host))
+        return self._project(tokens[cu_seqlens[:-1]])
 
     def _embed(self, image: Tensor) -> Tensor:
         if isinstance(self.visual, VisionTransformer):
@@ -131,7 +232,9 @@ class FocusCLIP(nn.Module):
         tokens = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(image)))
         return tokens
 
-    def _pool(self, tokens: Tensor) -> Tensor:
+    def _project(self, cls: Tensor) -> Tensor:
+        """(B, W) -> (B, E)."""
+        tokens = cls[:, None]  # upstream's pooling takes the first row of (B, N, W)
         if isinstance(self.visual, VisionTransformer):
             pooled, _ = self.visual._pool(tokens)
             embedding: Tensor = pooled @ self.visual.proj

@@ -1,6 +1,7 @@
 """The focus maths: from a focus mask to what is added to CLIP's attention logits."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medfocus.settings import Focus
@@ -34,26 +35,43 @@ def is_focused(patch_focus: Tensor, focus: Focus) -> Tensor:
     return patch_focus.amax((-2, -1)) > focus.visible
 
 
-def focus_bias(patch_focus: Tensor, focused: Tensor, focus: Focus) -> Tensor:
-    """The bias of each key before the strength of a layer is applied.
+def kept_tokens(patch_focus: Tensor, focused: Tensor, focus: Focus) -> Tensor:
+    """The tokens that `hard` leaves: CLS, patches above the threshold, all where not focused.
 
-    `soft`: log(max(m, ε)); with strength 1 attention becomes proportional to m · exp(s).
-    `hard`: 0 or hidden. The CLS key, and every key of an image that is not focused, gets 0.
+    Args:
+        patch_focus: (B, g, g) in [0, 1].
+        focused: (B,) bool.
+        focus: the threshold.
+
+    Returns:
+        (B, 1 + g²) bool.
+    """
+    keep = (patch_focus > focus.hard_threshold).flatten(1) | ~focused[:, None]
+    return F.pad(keep, (1, 0), value=True)  # the CLS key stands first
+
+
+def focus_bias(patch_focus: Tensor, focused: Tensor, focus: Focus, strength: Tensor) -> Tensor:
+    """The bias of each key in each layer.
+
+    `soft`: λ · log(max(m, ε)); with λ = 1 attention becomes proportional to m · exp(s).
+    `hard`: 0 or hidden, in every layer the same. The CLS key, and every key of an image that is
+    not focused, gets 0.
 
     Args:
         patch_focus: (B, g, g) in [0, 1].
         focused: (B,) bool.
         focus: mode and thresholds; `soft` or `hard`.
+        strength: (L,) λ of each layer; `hard` takes only their number.
 
     Returns:
-        (B, 1 + g²) float.
+        (L, B, 1 + g²) float.
     """
     if focus.mode == "hard":
-        bias = torch.where(patch_focus > focus.hard_threshold, 0.0, HIDDEN)
-    else:
-        bias = patch_focus.clamp(min=focus.floor).log()
-    bias = torch.where(focused[:, None], bias.flatten(1), 0.0)
-    return torch.nn.functional.pad(bias, (1, 0))  # the CLS key stands first
+        bias = torch.where(kept_tokens(patch_focus, focused, focus), 0.0, HIDDEN)
+        return bias.expand(len(strength), -1, -1)
+    bias = patch_focus.clamp(min=focus.floor).log().flatten(1)
+    bias = torch.where(focused[:, None], bias, 0.0)
+    return strength[:, None, None] * F.pad(bias, (1, 0))
 
 
 def paint(image: Tensor, pixel_focus: Tensor, mean: Tensor, std: Tensor) -> Tensor:

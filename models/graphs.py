@@ -11,6 +11,7 @@ from medfocus.models.clip import FocusCLIP
 from medfocus.models.focus import (
     focus_bias,
     is_focused,
+    kept_tokens,
     paint,
     patches_from_pixels,
     pool_focus,
@@ -130,7 +131,6 @@ class ClassifierGraph(nn.Module):
         pooled = pool_focus(focus_logits, rows, cols)  # (B, cells, cells)
         found = focus_logits.amax((-2, -1)) > 0
         patch_focus = pooled
-        key_bias, strength = None, None
         if self.focus.mode == "overlay":
             patch_focus = patches_from_pixels(pooled, self.clip.grid)
         focused = is_focused(patch_focus, self.focus) & found
@@ -138,10 +138,19 @@ class ClassifierGraph(nn.Module):
             focused = torch.zeros_like(focused)
         elif self.focus.mode == "overlay":
             image = paint(image, pooled * focused[:, None, None], self.mean, self.std)
-        else:
-            key_bias = focus_bias(patch_focus, focused, self.focus)
-            strength = self.strength if self.focus.mode == "soft" else None
-        embedding = self.clip(image, key_bias, strength)
+        embedding = self._embed(image, patch_focus, focused)
         cosine = F.normalize(embedding, dim=-1) @ self.class_embeddings.T
         probabilities = (self.logit_scale * cosine).softmax(-1)
         return ClassifierOutput(embedding, probabilities, patch_focus, focused)
+
+    def _embed(self, image: Tensor, patch_focus: Tensor, focused: Tensor) -> Tensor:
+        if self.focus.mode in ("none", "overlay"):
+            embedding: Tensor = self.clip(image)
+        # Dropping the hidden tokens needs shapes that depend on data, which no exported graph has.
+        elif self.focus.mode == "hard" and not torch.compiler.is_exporting():
+            embedding = self.clip.forward_kept(image, kept_tokens(patch_focus, focused, self.focus))
+        else:
+            embedding = self.clip(
+                image, focus_bias(patch_focus, focused, self.focus, self.strength)
+            )
+        return embedding

@@ -1,12 +1,17 @@
 """FocusCLIP against open_clip's own image encoder, full size, seeded random weights."""
 
 import copy
+import importlib
 
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from medfocus.errors import InputError
+from medfocus.kernels import dispatch
+from medfocus.kernels.tile import Tile
 from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.focus import HIDDEN
@@ -58,15 +63,53 @@ def test_weight_names_stay_upstreams(architecture: str) -> None:
     ours.visual.load_state_dict(upstream.state_dict())
 
 
+def hiding(clip: FocusCLIP, keep: torch.Tensor) -> torch.Tensor:
+    """(B, 1 + g²) bool -> the bias that hides the other tokens in every layer."""
+    return torch.where(keep, 0.0, HIDDEN).expand(clip.layers, -1, -1)
+
+
+def kept_patches(clip: FocusCLIP, count: int, share: float = 0.3) -> torch.Tensor:
+    """(B, 1 + g²) bool: CLS and a random share of the patches, another one an image."""
+    generator = torch.Generator().manual_seed(5)
+    keep = torch.rand(count, 1 + clip.grid**2, generator=generator) < share
+    keep[:, 0] = True
+    return keep
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["ViT-B-16", BIOMED])
-def test_strength_zero_equals_plain(architecture: str) -> None:
+def test_a_bias_of_zero_equals_plain(architecture: str) -> None:
     _, clip = towers(architecture)
     batch = images(clip, 2)
+    bias = -5 * torch.rand(clip.layers, 2, 1 + clip.grid**2)
+    assert relative_error(clip(batch, 0 * bias), clip(batch)) <= 1e-5
+    assert relative_error(clip(batch, bias), clip(batch)) > 1e-3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["ViT-B-16", BIOMED, "medfocus_tiny"])
+def test_the_last_layer_is_the_cls_row_of_a_whole_layer(architecture: str) -> None:
+    """Each layer with a bias of its own; the reference runs every layer on every token."""
+    _, clip = towers(architecture)
+    batch = images(clip, 2)
+    bias = -5 * torch.rand(clip.layers, 2, 1 + clip.grid**2)
+    tokens = clip._embed(batch)
+    for block, layer_bias in zip(clip.blocks, bias, strict=True):
+        tokens = block.run(tokens, layer_bias)
+    assert relative_error(clip(batch, bias), clip._project(tokens[:, 0])) <= 1e-5
+    assert dispatch.last_path("cls_attention") == "torch"
+
+
+def test_the_last_layer_has_the_gradients_of_a_whole_layer() -> None:
+    _, clip = towers("medfocus_tiny")
+    block = clip.blocks[-1]
+    tokens = torch.randn(2, 1 + clip.grid**2, clip.width)
     bias = -5 * torch.rand(2, 1 + clip.grid**2)
-    steered = clip(batch, bias, torch.zeros(clip.layers))
-    assert relative_error(steered, clip(batch)) <= 1e-5
-    assert relative_error(clip(batch, bias, torch.ones(clip.layers)), clip(batch)) > 1e-3
+    parameters = list(block.attention.parameters())
+    cls = torch.autograd.grad(block.run_cls(tokens, bias).square().sum(), parameters)
+    whole = torch.autograd.grad(block.run(tokens, bias)[:, 0].square().sum(), parameters)
+    for ours, expected in zip(cls, whole, strict=True):
+        assert relative_error(ours, expected) <= 1e-4
 
 
 @torch.inference_mode()
@@ -75,15 +118,80 @@ def test_hidden_patches_equal_dropped_tokens(architecture: str) -> None:
     """The reference drops the tokens before the first layer and runs upstream's own layers."""
     upstream, clip = towers(architecture)
     batch = images(clip, 2)
-    generator = torch.Generator().manual_seed(5)
-    kept = torch.rand(2, clip.grid**2, generator=generator) < 0.3
-    bias = torch.where(kept, 0.0, HIDDEN)
-    bias = torch.nn.functional.pad(bias, (1, 0))
-    hidden = clip(batch, bias)
+    keep = kept_patches(clip, 2)
+    hidden = clip(batch, hiding(clip, keep))
+    kept = clip.forward_kept(batch, keep)
     for row in range(2):
-        tokens = torch.cat([torch.tensor([True]), kept[row]])
-        dropped = run_on_tokens(upstream, batch[row : row + 1], tokens)
+        dropped = run_on_tokens(upstream, batch[row : row + 1], keep[row])
         assert relative_error(hidden[row : row + 1], dropped) <= 1e-5
+        assert relative_error(kept[row : row + 1], dropped) <= 1e-5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["ViT-B-16", BIOMED])
+def test_kept_tokens_alone_equal_masked_dense(architecture: str) -> None:
+    """Also where all patches are kept, or CLS alone, beside images where some are."""
+    _, clip = towers(architecture)
+    batch = images(clip, 4)
+    keep = kept_patches(clip, 4)
+    keep[1], keep[2, 1:] = True, False
+    dense = clip(batch, hiding(clip, keep))
+    kept = clip.forward_kept(batch, keep)
+    assert dispatch.last_path("masked_attention_varlen") == "torch"
+    assert relative_error(kept, dense) <= 1e-5
+    assert relative_error(kept[1:2], clip(batch[1:2])) <= 1e-5
+    keep[:, 0] = False
+    assert torch.equal(clip.forward_kept(batch, keep), kept)
+    clip, batch = clip.bfloat16(), batch.bfloat16()
+    keep[:, 0] = True
+    dense = clip(batch, hiding(clip, keep))
+    cosine = F.cosine_similarity(clip.forward_kept(batch, keep).double(), dense.double())
+    assert cosine.min() >= 0.9999
+
+
+@torch.inference_mode()
+def test_kept_tokens_through_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The kernel has no row in the tile table yet.
+    module = importlib.import_module("medfocus.kernels.masked_attention_varlen")
+    monkeypatch.setattr(module, "choose", lambda *_: Tile(64, 32, 4, 2))
+    _, clip = towers("medfocus_tiny")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clip, batch = clip.to(device), images(clip, 2).to(device)
+    keep = kept_patches(clip, 2).to(device)
+    dense = clip(batch, hiding(clip, keep))
+    with dispatch.using("require"):
+        kept = clip.forward_kept(batch, keep)
+    assert dispatch.last_path("masked_attention_varlen") == "triton"
+    assert relative_error(kept, dense) <= 1e-5
+
+
+@torch.inference_mode()
+def test_kept_tokens_alone_are_what_is_paid_for() -> None:
+    """30% of the patches cost at most 0.35 of the dense arithmetic."""
+    _, clip = towers("ViT-B-16")
+    batch = images(clip, 1)
+    keep = (torch.arange(1 + clip.grid**2) <= 0.3 * clip.grid**2)[None]
+    with FlopCounterMode(display=False) as dense:
+        clip(batch, hiding(clip, keep))
+    with FlopCounterMode(display=False) as kept:
+        clip.forward_kept(batch, keep)
+    assert kept.get_total_flops() <= 0.35 * dense.get_total_flops()
+
+
+@pytest.mark.parametrize("shape", [(2, 50), (11, 2, 50), (13, 2, 50), (12, 1, 2, 50)])
+def test_a_bias_that_is_not_one_a_layer(shape: tuple[int, ...]) -> None:
+    clip = FocusCLIP(build_vision_tower("ViT-B-32"))
+    with pytest.raises(InputError, match=r"key_bias: .*one bias a layer"):
+        clip(images(clip, 2), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "keep", [torch.ones(2, 197), torch.ones(2, 196, dtype=torch.bool), torch.ones(197) > 0]
+)
+def test_tokens_to_keep_that_do_not_fit(keep: torch.Tensor) -> None:
+    clip = FocusCLIP(build_vision_tower("medfocus_tiny"))
+    with pytest.raises(InputError, match=r"^keep: "):
+        clip.forward_kept(images(clip, 2), keep)
 
 
 def run_on_tokens(

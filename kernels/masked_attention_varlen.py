@@ -1,0 +1,308 @@
+"""Self-attention on sequences of different lengths, packed one after another without padding."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from medfocus.kernels import dispatch
+from medfocus.kernels.arguments import (
+    check_device,
+    check_key_bias,
+    check_packed,
+    refusal,
+    require,
+)
+from medfocus.kernels.attention_tiles import (
+    LOG2_E,
+    cut,
+    dot_precision,
+    load_columns,
+    one_over,
+    softmax_step,
+    store_columns,
+)
+from medfocus.kernels.recompute import gradients
+from medfocus.kernels.tile import Tile, architecture_of, choose
+
+NAME = "masked_attention_varlen"
+
+
+def masked_attention_varlen(
+    qkv: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    num_heads: int,
+    scale: float | None = None,
+) -> Tensor:
+    """`masked_attention` on a ragged batch: each token attends to the tokens of its own sequence.
+
+    Sequence b is rows `cu_seqlens[b]` to `cu_seqlens[b + 1]`, and may be empty. On CUDA that is
+    one Triton kernel, which waits for nothing; elsewhere PyTorch's scaled_dot_product_attention
+    runs sequence by sequence, for which the offsets are read on the host. So do gradients.
+
+    Args:
+        qkv: (T, 3·H·D) floating point; q, k and v side by side, each with its heads in order.
+            The last dimension is dense, the first has any stride.
+        key_bias: (T,) or (H, T) float32 (float64 with float64 tokens), added to the logits of
+            every query of the key's sequence; None adds nothing. A query all of whose keys are
+            at -inf gives zeros.
+        cu_seqlens: (B + 1,) int32, 0 first, T last, never descending.
+        max_seqlen: length of the longest sequence, or more, known to the host.
+        num_heads: H.
+        scale: factor on q kᵀ; D^-0.5 when None.
+
+    Returns:
+        (T, H·D) in the dtype of `qkv`, ready for the output projection. Rows that no sequence
+        holds, which only offsets against the rules leave, are undefined.
+
+    Raises:
+        InputError: arguments that do not fit together; where values are checked, and on
+            PyTorch's path, offsets against the rules; where values are checked, NaN in the bias.
+    """
+    width = check_packed("qkv", qkv, "(T, 3·H·D)", 3, num_heads)
+    tokens = qkv.shape[0]
+    if key_bias is not None:
+        check_key_bias(key_bias, {"(T,)": (tokens,), "(H, T)": (num_heads, tokens)}, qkv)
+    require(
+        cu_seqlens.dtype == torch.int32 and cu_seqlens.ndim == 1 and cu_seqlens.numel() > 0,
+        "cu_seqlens",
+        f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}",
+        "pass int32 of shape (B + 1,)",
+    )
+    check_device("cu_seqlens", cu_seqlens, qkv)
+    require(
+        isinstance(max_seqlen, int) and max_seqlen >= 1,
+        "max_seqlen",
+        f"{max_seqlen!r}",
+        "pass the longest sequence's length as an int, 1 or more",
+    )
+    if scale is None:
+        scale = width**-0.5
+    # One sequence's offsets are 32-bit in the kernel.
+    if dispatch.takes_kernel(NAME, qkv, refusal(qkv[:max_seqlen], width)):
+        if dispatch.checks_values():
+            read_offsets(cu_seqlens, max_seqlen, tokens)
+        attended: Tensor = torch.ops.medfocus.masked_attention_varlen(
+            qkv, key_bias, cu_seqlens, max_seqlen, num_heads, scale
+        )
+        return attended
+    dispatch.record(NAME, "torch")
+    return reference(qkv, key_bias, cu_seqlens, max_seqlen, num_heads, scale)
+
+
+def read_offsets(cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> list[int]:
+    """The offsets on the host, checked: this waits for the device.
+
+    Raises:
+        InputError: they do not start at 0, descend, do not end at `tokens`, or hold a sequence
+            longer than `max_seqlen`.
+    """
+    offsets: list[int] = cu_seqlens.tolist()
+    lengths = [end - begin for begin, end in pairwise(offsets)]
+    longest = max(lengths, default=0)
+    mend = "pass 0, then the end of each sequence"
+    require(offsets[0] == 0, "cu_seqlens", f"it starts at {offsets[0]}, not at 0", mend)
+    require(min(lengths, default=0) >= 0, "cu_seqlens", "it descends", mend)
+    require(
+        offsets[-1] == tokens, "cu_seqlens", f"it ends at {offsets[-1]}, not at T = {tokens}", mend
+    )
+    require(
+        longest <= max_seqlen,
+        "max_seqlen",
+        f"{max_seqlen}, and a sequence has {longest} tokens",
+        "pass the longest sequence's length",
+    )
+    return offsets
+
+
+def reference(
+    qkv: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    """The same by PyTorch's own operators, in the dtype of `qkv`, sequence by sequence."""
+    tokens = qkv.shape[0]
+    offsets = read_offsets(cu_seqlens, max_seqlen, tokens)
+    # (T, 3·H·D) -> 3 × (1, H, T, D); a batch of one, for SDPA's fused paths
+    parts = qkv.view(tokens, 3, num_heads, qkv.shape[1] // (3 * num_heads))
+    q, k, v = parts.permute(1, 2, 0, 3)[:, None].unbind(0)
+    mask = None
+    if key_bias is not None:
+        # (T,) -> (1, 1, 1, T); (H, T) -> (1, H, 1, T)
+        mask = key_bias.reshape(1, -1, 1, tokens).to(q.dtype)
+    heads = [
+        F.scaled_dot_product_attention(
+            q[:, :, begin:end],
+            k[:, :, begin:end],
+            v[:, :, begin:end],
+            attn_mask=None if mask is None else mask[..., begin:end],
+            scale=scale,
+        )
+        for begin, end in pairwise(offsets)
+        if begin < end
+    ]
+    # B × (1, H, n, D) -> (T, H·D); the slice without rows stands for a batch without tokens
+    return torch.cat([q[:, :, :0], *heads], 2)[0].transpose(0, 1).flatten(1)
+
+
+@torch.library.custom_op("medfocus::masked_attention_varlen", mutates_args=())
+def _operator(
+    qkv: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    tokens, packed = qkv.shape
+    out = qkv.new_empty(tokens, packed // 3)
+    width = packed // 3 // num_heads
+    tile = choose(NAME, max_seqlen, width, qkv.dtype, architecture_of(qkv))
+    launch(qkv, key_bias, cu_seqlens, max_seqlen, out, num_heads, scale, tile)
+    dispatch.record(NAME, "triton")
+    return out
+
+
+@_operator.register_fake
+def _(
+    qkv: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+
+
+def _save(ctx, inputs, output):
+    qkv, key_bias, cu_seqlens, ctx.max_seqlen, ctx.num_heads, ctx.scale = inputs
+    ctx.save_for_backward(qkv, key_bias, cu_seqlens)
+
+
+def _backward(ctx, grad):
+    def again(qkv: Tensor, key_bias: Tensor | None, cu_seqlens: Tensor) -> Tensor:
+        return reference(qkv, key_bias, cu_seqlens, ctx.max_seqlen, ctx.num_heads, ctx.scale)
+
+    found = gradients(again, ctx.saved_tensors, ctx.needs_input_grad, grad)
+    return *found, None, None, None
+
+
+_operator.register_autograd(_backward, setup_context=_save)
+
+
+def launch(
+    qkv: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    out: Tensor,
+    num_heads: int,
+    scale: float,
+    tile: Tile,
+) -> None:
+    """Run the kernel with a given tile, into `out` (T, H·D) with a dense last dimension."""
+    tokens, packed = qkv.shape
+    longest = min(max_seqlen, tokens)
+    sequences = cu_seqlens.numel() - 1
+    programs = sequences * num_heads * triton.cdiv(longest, tile.block_m)
+    if not programs:
+        return
+    bias_stride_h = 0
+    if key_bias is not None:
+        if key_bias.stride(-1) != 1:
+            key_bias = key_bias.contiguous()
+        bias_stride_h = key_bias.stride(0) if key_bias.ndim == 2 else 0
+    kernel[(programs,)](
+        qkv, key_bias, cu_seqlens.contiguous(), out, tokens, longest, num_heads, scale,
+        qkv.stride(0), bias_stride_h, out.stride(0),
+        **specialise(packed // 3 // num_heads, qkv.dtype, tile),
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def specialise(width: int, dtype: torch.dtype, tile: Tile) -> dict[str, object]:
+    """The kernel's compile-time constants for a width and a tile; no length is among them."""
+    main, rest = cut(width)
+    return {
+        "D": width,
+        "MAIN": main,
+        "REST": rest,
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "STAGES": tile.stages,
+        "PRECISION": dot_precision(dtype),
+    }
+
+
+@triton.jit(do_not_specialize=["tokens", "longest", "num_heads", "bias_stride_h"])
+def kernel(
+    qkv, key_bias, cu_seqlens, out, tokens, longest, num_heads, scale,
+    stride_n, bias_stride_h, out_stride_n,
+    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program: one tile of queries of one head of one sequence.
+
+    The grid has room for sequences of `longest` tokens; programs past a sequence's end leave.
+    Whatever the offsets hold, only rows 0 to `tokens` are read and written.
+    """
+    row_tiles = tl.cdiv(longest, BLOCK_M)
+    program = tl.program_id(0)
+    start = program % row_tiles * BLOCK_M
+    head = program // row_tiles % num_heads
+    sequence = program // row_tiles // num_heads
+    begin = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence), 0), tokens)
+    end = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence + 1), begin), tokens)
+    length = tl.minimum(end - begin, longest)
+    if start >= length:
+        return
+    first = begin.to(tl.int64)
+    qkv += first * stride_n + head * D
+    out += first * out_stride_n + head * D
+    keys = qkv + num_heads * D
+    values = keys + num_heads * D
+    if key_bias is not None:
+        key_bias += head.to(tl.int64) * bias_stride_h + begin
+    rows = start + tl.arange(0, BLOCK_M)
+    exists = rows < length
+    q = load_columns(qkv, rows * stride_n, exists, D, 0, MAIN)
+    q_rest = q
+    output = tl.zeros((BLOCK_M, MAIN), tl.float32)
+    output_rest = output
+    if REST > 0:
+        q_rest = load_columns(qkv, rows * stride_n, exists, D, MAIN, REST)
+        output_rest = tl.zeros((BLOCK_M, REST), tl.float32)
+    highest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    scale *= LOG2_E
+    for position in tl.range(0, length, BLOCK_N, num_stages=STAGES):
+        key = position + tl.arange(0, BLOCK_N)
+        inside = key < length
+        k = load_columns(keys, key * stride_n, inside, D, 0, MAIN)
+        v = load_columns(values, key * stride_n, inside, D, 0, MAIN)
+        k_rest, v_rest = k, v
+        if REST > 0:
+            k_rest = load_columns(keys, key * stride_n, inside, D, MAIN, REST)
+            v_rest = load_columns(values, key * stride_n, inside, D, MAIN, REST)
+        if key_bias is not None:
+            bias = tl.load(key_bias + key, mask=inside, other=float("-inf")) * LOG2_E
+        else:
+            bias = tl.where(inside, 0.0, float("-inf"))
+        output, output_rest, highest, total = softmax_step(
+            q, q_rest, k, k_rest, v, v_rest, bias, output, output_rest, highest, total, scale,
+            REST, PRECISION,
+        )  # fmt: skip
+    share = one_over(total)[:, None]
+    store_columns(out, rows * out_stride_n, exists, output * share, D, 0, MAIN)
+    if REST > 0:
+        store_columns(out, rows * out_stride_n, exists, output_rest * share, D, MAIN, REST)

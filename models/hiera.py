@@ -1,0 +1,52 @@
+"""SAM2's Hiera blocks on attention that reads windows where the projection wrote them."""
+
+import torch.nn.functional as F
+from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
+from torch import Tensor, nn
+
+from medfocus.kernels.window_attention import window_attention
+
+
+class HieraBlock(nn.Module):
+    """Stands in for `MultiScaleBlock`, under its parameter names.
+
+    Upstream projects the windows' padding too; here q, k and v are of the grid alone, and
+    `window_attention` is given what the projection makes of zeros, its bias.
+
+    Args:
+        block: upstream's, with stochastic depth off and pooling, if any, 2×2.
+    """
+
+    def __init__(self, block: MultiScaleBlock) -> None:
+        super().__init__()
+        self.window: int = block.window_size
+        self.pool: bool = block.pool is not None
+        self.norm1 = block.norm1
+        self.attn = block.attn  # holds its projections and the number of heads; it never runs
+        self.norm2 = block.norm2
+        self.mlp = block.mlp
+        self.proj: nn.Module | None = block.proj if block.dim != block.dim_out else None
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C'), H and W halved where the block pools."""
+        normed = self.norm1(grid)
+        shortcut = grid if self.proj is None else self._pool(self.proj(normed))
+        attn = self.attn
+        attended = window_attention(
+            attn.qkv(normed), attn.qkv.bias, attn.num_heads, self.window, self.pool
+        )
+        grid = shortcut + attn.proj(attended)
+        grid = grid + self.mlp(self.norm2(grid))
+        return grid
+
+    def _pool(self, grid: Tensor) -> Tensor:
+        if not self.pool:
+            return grid
+        # (B, H, W, C) -> (B, C, H, W), halved, and back
+        return F.max_pool2d(grid.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def replace_blocks(trunk: Hiera) -> Hiera:
+    """The trunk with a `HieraBlock` for each of its blocks; parameters and names stay."""
+    trunk.blocks = nn.ModuleList(HieraBlock(block) for block in trunk.blocks)
+    return trunk

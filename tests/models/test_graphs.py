@@ -1,0 +1,59 @@
+"""Which form of the encoder the classifier's graph runs, eager and exported."""
+
+import pytest
+import torch
+
+from medfocus.kernels import dispatch
+from medfocus.models.clip import FocusCLIP
+from medfocus.models.focus import focus_bias
+from medfocus.settings import FocusMode
+from tests.models.test_focus import graph, inputs
+
+
+def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    return float(((ours - reference).norm(dim=-1) / reference.norm(dim=-1)).max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("found", [True, False])
+def test_hard_runs_on_the_kept_tokens_alone(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And answers as if the others were hidden; an image without a region keeps them all."""
+    hard = graph("hard")
+    image, logits, rows, cols = inputs(14, found)
+    seen: list[torch.Tensor] = []
+    kept = FocusCLIP.forward_kept
+
+    def watched(clip: FocusCLIP, image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        seen.append(keep)
+        return kept(clip, image, keep)
+
+    monkeypatch.setattr(FocusCLIP, "forward_kept", watched)
+    output = hard(image, logits, rows, cols)
+    expected_keep = (output.patch_focus > hard.focus.hard_threshold).flatten(1)
+    if not found:
+        expected_keep[1] = True
+    (keep,) = seen
+    assert torch.equal(keep[:, 1:], expected_keep)
+    assert 0 < keep[0].sum() < keep[0].numel() / 2
+    assert dispatch.last_path("masked_attention_varlen") == "torch"
+    bias = focus_bias(output.patch_focus, output.focused, hard.focus, hard.strength)
+    assert relative_error(output.embedding, hard.clip(image, bias)) <= 1e-5
+
+
+@pytest.mark.parametrize("mode", ["none", "overlay", "soft", "hard"])
+def test_an_exported_graph_answers_as_the_eager_one(mode: FocusMode) -> None:
+    """At other batch sizes than it was exported with: no shape in it depends on data."""
+    steered = graph(mode)
+    two = inputs(steered.cells, found=False)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(steered, two, dynamic_shapes=4 * ({0: batch},))
+    names = {str(node.target) for node in program.graph.nodes}
+    assert not any("nonzero" in name or "varlen" in name for name in names)
+    exported = program.module()
+    with torch.inference_mode():
+        for count in (1, 2, 5):
+            batched = [torch.cat([tensor, tensor, tensor])[:count] for tensor in two]
+            ours, expected = exported(*batched), steered(*batched)
+            assert relative_error(ours[0], expected.embedding) <= 1e-5
+            torch.testing.assert_close(ours[1], expected.probabilities, atol=1e-6, rtol=1e-5)
+            assert torch.equal(ours[3], expected.focused)
