@@ -211,6 +211,16 @@ def test_wild_offsets_stay_inside(offsets: list[int], max_seqlen: int, device: s
     assert (around == POISON).all()
 
 
+def test_a_longer_sequence_is_cut_at_max_seqlen(device: str) -> None:
+    """Unchecked, `max_seqlen` bounds what a launch does: its first 40 tokens are the sequence."""
+    qkv, bias, out, _ = poisoned([70], 2, 16, device)
+    launch(qkv, bias, offsets_of([70], device), 40, out, 2, 0.25, Tile(32, 16, 4, 2))
+    expected = by_the_formula(qkv[:40], bias[:, :40], [40], 2)
+    peer = reference(qkv[:40], bias[:, :40], offsets_of([40], device), 40, 2, 0.25)
+    assert_as_accurate(out[:40], peer, expected)
+    assert (out[40:] == POISON).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_whole_numbers_come_out_exactly(tile: Tile, dtype: torch.dtype, device: str) -> None:
     """Four keys of each sequence tie far above the others: the mean of their whole values."""
