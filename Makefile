@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find package kernels models fewshot export engine benchmarks -not -name '*.pyc' -type f)
 
-.PHONY: demo test lint format weights clean
+.PHONY: demo test lint format weights gpu-check clean
 
 test: $(VENV)/package
 	$(BIN)/python -m pytest
@@ -39,6 +39,18 @@ weights: $(VENV)/package
 	$(BIN)/python -m medfocus.fewshot.pretrain clip -o out/weights; \
 	wait $$segmenter
 	cp out/weights/* models/tiny/
+
+# Tests and times the kernels where there is a GPU. Installs nothing: PYTHON= names an interpreter
+# that has medfocus (on PYTHONPATH, say), torch, triton and pytest; without it that of $(VENV) is
+# taken as it is.
+OUT ?= out/gpu-check
+GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
+gpu-check:
+	@$(GPU_PYTHON) -c 'import medfocus.benchmarks.gpu_check' || { \
+	  echo "$(GPU_PYTHON) cannot import medfocus (above: why). To install it anywhere: $(GPU_PYTHON)" \
+	    "-m pip install --no-index --no-deps --no-build-isolation --target DIR . && export PYTHONPATH=DIR"; \
+	  exit 2; }
+	$(GPU_PYTHON) -m medfocus.benchmarks.gpu_check "$(OUT)"
 
 # sam2 builds against the torch that is there (no build isolation), without its CUDA extension,
 # which the image path does not use.
