@@ -1,7 +1,7 @@
 """How long a launch must take at least, and about how long it should, on a named card."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medfocus.kernels.compiler import Compiled
 
@@ -10,6 +10,8 @@ RESERVED_SHARED_BYTES = 1024  # the system's own, a program
 # Single-number operations on a logit besides the exponential: scale and bias in one, maximum,
 # shift, sum, and half of a conversion of two.
 OPERATIONS_A_LOGIT = 4.5
+# A program's first loads and last stores, when the memory is busy: a guess.
+LATENCY = 1.5e-6
 PRODUCTS_OF_FLOAT32 = 6  # bf16x6
 
 
@@ -29,6 +31,7 @@ class Card:
         warps: a multiprocessor holds at most.
         exponentials: a clock and multiprocessor.
         operations: in float32, a clock and multiprocessor.
+        registers: of 32 bits, of a multiprocessor.
     """
 
     name: str
@@ -77,6 +80,10 @@ class Work:
     programs: int
     matrix_slowdown: int = 1
 
+    def computing(self, logits: float, columns: int) -> "Work":
+        """The same work in tiles that compute so many logits, each over `columns` of a head."""
+        return replace(self, logits=float(logits), computed_flop=4.0 * logits * columns)
+
     @property
     def tile_use(self) -> float:
         """The share of the computed products that is useful."""
@@ -107,23 +114,28 @@ def occupancy(compiled: Compiled, warps: int, card: Card) -> float:
 
 
 def modelled_seconds(work: Work, compiled: Compiled, warps: int, card: Card) -> float:
-    """A rough time: the busiest unit, or the units one after another where little overlaps.
+    """A rough time: the busiest unit, or the programs one after another where too few overlap.
 
     Inside a group of four warps the products, the exponentials and the other operations of a
-    tile wait for one another; groups overlap. So with n groups on a multiprocessor the sum of
-    the three is divided by n, and no unit is faster than alone. Memory is read ahead. The last
+    tile wait for one another; a program's groups overlap, and so do the programs that share a
+    multiprocessor. Each program also waits once for its first loads and its stores. The last
     wave of programs leaves multiprocessors idle. This ranks tiles; it predicts no measurement.
     """
     resident = programs_a_multiprocessor(compiled, warps, card)
     if not resident:
         return math.inf
-    matrix = work.computed_flop * work.matrix_slowdown / card.matrix_rate
-    exponentials = work.logits / (card.exponentials * card.multiprocessors * card.clock)
-    others = (
-        OPERATIONS_A_LOGIT * work.logits / (card.operations * card.multiprocessors * card.clock)
+    cycles = card.multiprocessors * card.clock
+    units = (
+        work.computed_flop * work.matrix_slowdown / card.matrix_rate,
+        work.logits / (card.exponentials * cycles),
+        OPERATIONS_A_LOGIT * work.logits / (card.operations * cycles),
     )
-    groups = max(1.0, resident * warps / 4)
-    arithmetic = max(matrix, exponentials, others, (matrix + exponentials + others) / groups)
     slots = card.multiprocessors * resident
-    waves = math.ceil(work.programs / slots) * slots / work.programs
-    return max(work.bytes / card.bandwidth, work.l2_bytes / card.l2_bandwidth, arithmetic * waves)
+    waves = math.ceil(work.programs / slots)
+    alone = max(*units, sum(units) / max(1.0, warps / 4))
+    return max(
+        work.bytes / card.bandwidth,
+        work.l2_bytes / card.l2_bandwidth,
+        max(units) * waves * slots / work.programs,
+        waves * LATENCY + alone / resident,
+    )

@@ -15,6 +15,7 @@ BANDS = (64, 224, 320, 640)
 # Widths that share a tile: a narrower head runs as the next of these does.
 COLUMNS = (32, 64, 96, 128)
 INTERPRETED_ARCHITECTURE = 90
+TABLES = "tiles"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def architecture_of(tensor: torch.Tensor) -> int:
 @functools.cache
 def table() -> dict[Key, Tile]:
     """All entries: the modelled ones, and over them those measured on a GPU."""
-    folder = resources.files(__package__) / "tiles"
+    folder = resources.files(__package__) / TABLES
     files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".json")),
         key=lambda file: (file.name != "modelled.json", file.name),

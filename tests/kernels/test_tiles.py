@@ -1,0 +1,154 @@
+"""Cutting, choosing and modelling of tiles, against counting by hand."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfocus.errors import InputError
+from medfocus.kernels import tile as tiles
+from medfocus.kernels import tune
+from medfocus.kernels.attention_tiles import cut, tail
+from medfocus.kernels.case import Case, attention_work
+from medfocus.kernels.cases import CASES, FIXED_CASES
+from medfocus.kernels.compiler import Compiled
+from medfocus.kernels.roofline import (
+    CARDS,
+    modelled_seconds,
+    programs_a_multiprocessor,
+    roofline_seconds,
+)
+from medfocus.kernels.tile import Key, Tile, band, choose, table
+
+
+@given(st.integers(1, 128))
+def test_a_heads_parts_cover_it_and_cost_least(width: int) -> None:
+    powers = [16, 32, 64, 128]
+    ways = [(a, b) for a, b in itertools.product(powers, [0, *powers]) if width <= a + b]
+    main, rest = cut(width)
+    assert (main, rest) in ways
+    assert main >= rest
+    assert main + rest == min(map(sum, ways))
+
+
+@given(st.integers(1, 5000), st.sampled_from([16, 32, 64, 128]))
+def test_the_tail_covers_what_the_full_tiles_leave(size: int, block: int) -> None:
+    left = size % block
+    side = tail(size, block)
+    assert side == next(t for t in (0, 16, 32, 64, 128) if t >= left)
+    assert side <= block
+
+
+def test_work_by_counting() -> None:
+    """197 = 128 + 69 queries, 3·64 + 5 keys, as the kernel's comment has it."""
+    work = attention_work(3072, 197, 197, 72, torch.bfloat16, Tile(128, 64, 8, 2))
+    assert work.flop == 3072 * 2 * 2 * 197 * 197 * 72
+    assert work.logits == 3072 * 256 * 208
+    assert work.computed_flop == 3072 * 2 * 2 * 256 * 208 * 80
+    assert work.programs == 3072 * 2
+    assert work.bytes == 3072 * 4 * 197 * 72 * 2
+    assert work.l2_bytes == 3072 * (2 + 2 * 2) * 197 * 72 * 2
+    assert work.matrix_slowdown == 1
+
+
+def compiled(registers: int, shared_bytes: int, spills: int = 0) -> Compiled:
+    return Compiled(registers, spills, 0, shared_bytes, {}, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared_bytes", "warps", "expected"),
+    [
+        (128, 0, 8, 2),  # 65536 registers / (128 · 256)
+        (129, 0, 8, 1),  # allotted as 136
+        (32, 60_000, 4, 3),  # 233472 bytes / 61024
+        (16, 0, 16, 4),  # 64 warps
+        (16, 232_449, 4, 0),  # over what one program may have
+    ],
+)
+def test_programs_a_multiprocessor(
+    registers: int, shared_bytes: int, warps: int, expected: int
+) -> None:
+    found = programs_a_multiprocessor(compiled(registers, shared_bytes), warps, CARDS[90])
+    assert found == expected
+
+
+def test_the_roofline_of_the_first_goal() -> None:
+    """(256, 12, 197, 64) in bfloat16 moves 310 MB: 72 µs at 4.3 TB/s, above its arithmetic."""
+    work = attention_work(3072, 197, 197, 64, torch.bfloat16, Tile(128, 64, 8, 2))
+    assert roofline_seconds(work, CARDS[90]) == pytest.approx(309.9e6 / 4.3e12, rel=1e-3)
+    assert modelled_seconds(work, compiled(122, 49408), 8, CARDS[90]) > 72e-6
+
+
+def test_bands() -> None:
+    assert [band(n) for n in (1, 64, 65, 224, 225, 320, 640, 641, 9999)] == [
+        *(0, 0, 1, 1, 2, 2, 3, 4, 4)
+    ]
+
+
+def test_an_unknown_architecture_takes_the_nearest_older_ones() -> None:
+    for unknown, known in ((86, 80), (87, 80), (103, 100), (120, 100), (75, 80)):
+        for tokens in (50, 197, 257, 577, 4096):
+            assert choose("masked_attention", tokens, 64, torch.float16, unknown) == choose(
+                "masked_attention", tokens, 64, torch.float16, known
+            )
+
+
+def test_a_measured_table_goes_over_the_modelled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, other = Key("masked_attention", 90, 16, 64, 1), Key("masked_attention", 80, 16, 64, 1)
+    rows = [tune._row(k, Tile(64, 64, 4, 2), 1e-6, "modelled") for k in (key, other)]
+    tune.write(tmp_path / "modelled.json", {"by": "model"}, rows)
+    tune.write(
+        tmp_path / "a-card.json", {"by": "timing"}, [tune._row(key, Tile(8, 8, 1, 1), 1e-6, "m")]
+    )
+    (tmp_path / "notes.txt").write_text("no table")
+    monkeypatch.setattr(tiles.resources, "files", lambda package: tmp_path.parent)
+    monkeypatch.setattr(tiles, "TABLES", tmp_path.name)
+    found = table.__wrapped__()
+    assert found == {key: Tile(8, 8, 1, 1), other: Tile(64, 64, 4, 2)}
+
+
+def test_the_shipped_table_says_how_it_was_made() -> None:
+    shipped = Path(tiles.__file__).parent / "tiles"
+    for file in shipped.glob("*.json"):
+        made = json.loads(file.read_text())["made"]
+        assert made["by"] in ("model", "timing")
+        assert made["triton"]
+
+
+def test_tuning_never_takes_what_spills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All candidates spill but those of 32 keys."""
+    monkeypatch.setattr(tune, "CASES", {"masked_attention": CASES["masked_attention"]})
+    monkeypatch.setattr(
+        Case,
+        "compile",
+        lambda case, architecture: compiled(64, 0, spills=int(case.tile.block_n != 32)),
+    )
+    rows = list(tune.modelled(90))
+    assert len(rows) == (4 + 2) * 5
+    assert all(row["tile"]["block_n"] == 32 for row in rows)
+
+
+def test_an_entry_that_no_candidate_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Case, "compile", lambda case, architecture: compiled(64, 0, spills=1))
+    with pytest.raises(InputError, match=r"masked_attention.*smaller tiles"):
+        list(tune.modelled(90))
+
+
+@pytest.mark.parametrize("kernel", [*CASES, *FIXED_CASES])
+def test_what_tuning_launches_runs(kernel: str) -> None:
+    """The launches that are timed on a GPU, on one image."""
+    if kernel in CASES:
+        cases = CASES[kernel](Key(kernel, 90, 32, 32, 0), Tile(32, 32, 4, 2))
+    else:
+        cases = FIXED_CASES[kernel]()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for case in cases:
+        if case.dtype == torch.bfloat16 and device == "cpu":
+            continue  # the interpreter has no bfloat16 arithmetic
+        case.prepare(device, 1)()
