@@ -29,6 +29,9 @@ def check_packed(name: str, packed: Tensor, form: str, parts: int, num_heads: in
         form: its shape in letters, for the error: one letter group a dimension.
         parts: 3 for q, k and v; 2 for k and v.
         num_heads: H.
+
+    Raises:
+        InputError: another shape or dtype, or a last dimension that is not dense.
     """
     shape = tuple(packed.shape)
     require(packed.ndim == form.count(",") + 1, name, f"shape {shape}", f"pass {form}")
@@ -62,6 +65,9 @@ def check_key_bias(key_bias: Tensor, shapes: dict[str, tuple[int, ...]], like: T
         key_bias: one number a key.
         shapes: the shapes that fit, by their letters.
         like: the packed projection.
+
+    Raises:
+        InputError: one of them does not fit.
     """
     expected = torch.float64 if like.dtype == torch.float64 else torch.float32
     require(

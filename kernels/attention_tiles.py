@@ -65,6 +65,18 @@ def load_columns(
 
 
 @triton.jit
+def load_keys(keys, values, rows, mask, D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
+    """Both parts of a tile of keys, then of its values; a part that is not there is the first."""
+    k = load_columns(keys, rows, mask, D, 0, MAIN)
+    v = load_columns(values, rows, mask, D, 0, MAIN)
+    k_rest, v_rest = k, v
+    if REST > 0:
+        k_rest = load_columns(keys, rows, mask, D, MAIN, REST)
+        v_rest = load_columns(values, rows, mask, D, MAIN, REST)
+    return k, k_rest, v, v_rest
+
+
+@triton.jit
 def store_columns(
     pointer, rows, mask, values, D: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from medfocus.kernels.attention_tiles import cut, tail
+from medfocus.kernels.compiler import Compiled, compile_for
 from medfocus.kernels.roofline import PRODUCTS_OF_FLOAT32, Work
 from medfocus.kernels.tile import Tile
 
@@ -43,6 +44,13 @@ class Case:
     def types(self) -> dict[str, str]:
         """Triton's types of the kernel's arguments."""
         return argument_types(self.function, self.dtype)
+
+    def compile(self, architecture: int) -> Compiled:
+        """Compile it for a compute capability, 90 for 9.0."""
+        tile = self.tile
+        return compile_for(
+            architecture, self.function, self.types, self.constants, tile.warps, tile.stages
+        )
 
 
 def argument_types(function: Any, dtype: torch.dtype) -> dict[str, str]:

@@ -13,6 +13,7 @@ from medfocus.kernels.attention_tiles import (
     cut,
     dot_precision,
     load_columns,
+    load_keys,
     one_over,
     softmax_step,
     store_columns,
@@ -215,12 +216,7 @@ def _attend(
     in_full_tiles = tokens // BLOCK_N * BLOCK_N
     for first in tl.range(0, in_full_tiles, BLOCK_N, num_stages=STAGES):
         key = first + tl.arange(0, BLOCK_N)
-        k = load_columns(keys, key * stride_n, None, D, 0, MAIN)
-        v = load_columns(values, key * stride_n, None, D, 0, MAIN)
-        k_rest, v_rest = k, v
-        if REST > 0:
-            k_rest = load_columns(keys, key * stride_n, None, D, MAIN, REST)
-            v_rest = load_columns(values, key * stride_n, None, D, MAIN, REST)
+        k, k_rest, v, v_rest = load_keys(keys, values, key * stride_n, None, D, MAIN, REST)
         bias = None
         if key_bias is not None:
             bias = tl.load(key_bias + key) * LOG2_E
@@ -231,12 +227,7 @@ def _attend(
     if TAIL_N > 0:
         key = in_full_tiles + tl.arange(0, TAIL_N)
         inside = key < tokens
-        k = load_columns(keys, key * stride_n, inside, D, 0, MAIN)
-        v = load_columns(values, key * stride_n, inside, D, 0, MAIN)
-        k_rest, v_rest = k, v
-        if REST > 0:
-            k_rest = load_columns(keys, key * stride_n, inside, D, MAIN, REST)
-            v_rest = load_columns(values, key * stride_n, inside, D, MAIN, REST)
+        k, k_rest, v, v_rest = load_keys(keys, values, key * stride_n, inside, D, MAIN, REST)
         if key_bias is not None:
             bias = tl.load(key_bias + key, mask=inside, other=float("-inf")) * LOG2_E
         else:

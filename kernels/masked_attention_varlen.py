@@ -21,6 +21,7 @@ from medfocus.kernels.attention_tiles import (
     cut,
     dot_precision,
     load_columns,
+    load_keys,
     one_over,
     softmax_step,
     store_columns,
@@ -288,12 +289,7 @@ def kernel(
     for position in tl.range(0, length, BLOCK_N, num_stages=STAGES):
         key = position + tl.arange(0, BLOCK_N)
         inside = key < length
-        k = load_columns(keys, key * stride_n, inside, D, 0, MAIN)
-        v = load_columns(values, key * stride_n, inside, D, 0, MAIN)
-        k_rest, v_rest = k, v
-        if REST > 0:
-            k_rest = load_columns(keys, key * stride_n, inside, D, MAIN, REST)
-            v_rest = load_columns(values, key * stride_n, inside, D, MAIN, REST)
+        k, k_rest, v, v_rest = load_keys(keys, values, key * stride_n, inside, D, MAIN, REST)
         if key_bias is not None:
             bias = tl.load(key_bias + key, mask=inside, other=float("-inf")) * LOG2_E
         else:

@@ -23,7 +23,7 @@ from rich.table import Table
 from medfocus.kernels import dispatch
 from medfocus.kernels.case import Case
 from medfocus.kernels.cases import CASES, FIXED_CASES
-from medfocus.kernels.compiler import Compiled, compile_for
+from medfocus.kernels.compiler import Compiled
 from medfocus.kernels.roofline import (
     CARDS,
     modelled_seconds,
@@ -101,9 +101,7 @@ def _job(job: tuple[int, Key | str]) -> list[Row]:
 def row_of(case: Case, architecture: int) -> Row:
     """Compile one launch and look at it."""
     tile, card = case.tile, CARDS[architecture]
-    compiled = compile_for(
-        architecture, case.function, case.types, case.constants, tile.warps, tile.stages
-    )
+    compiled = case.compile(architecture)
     return Row(
         kernel=case.kernel,
         shape=" ".join(f"{letter}{size}" for letter, size in case.shape.items()),

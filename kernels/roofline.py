@@ -31,6 +31,7 @@ class Card:
         warps: a multiprocessor holds at most.
         exponentials: a clock and multiprocessor.
         operations: in float32, a clock and multiprocessor.
+        registers: of 32 bits, of a multiprocessor.
     """
 
     name: str

@@ -11,7 +11,7 @@ first few of them are timed.
 import argparse
 import itertools
 import json
-import platform
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from rich.progress import track
 from medfocus.errors import InputError
 from medfocus.kernels.case import Case
 from medfocus.kernels.cases import CASES
-from medfocus.kernels.compiler import Compiled, compile_for
+from medfocus.kernels.compiler import Compiled
 from medfocus.kernels.roofline import CARDS, modelled_seconds, programs_a_multiprocessor
 from medfocus.kernels.tile import BANDS, COLUMNS, Key, Tile, architecture_of
 
@@ -32,7 +32,7 @@ from medfocus.kernels.tile import BANDS, COLUMNS, Key, Tile, architecture_of
 # least; with 32-bit tokens the registers decide, and fewer rows may be all that fits.
 BLOCKS = {
     16: [
-        *((64, 32, 4), (64, 64, 4), (64, 128, 4)),
+        *((32, 32, 4), (32, 64, 4), (64, 32, 4), (64, 64, 4), (64, 128, 4)),
         *((128, 32, 8), (128, 64, 8), (128, 128, 8), (256, 64, 8)),
     ],
     32: [(64, 32, 4), (64, 16, 4), (32, 32, 4), (32, 16, 4), (16, 32, 4), (16, 16, 4)],
@@ -44,32 +44,40 @@ TIMED = 6  # of the ranked candidates
 MILLISECONDS = 40  # a timing
 
 
-def modelled(architecture: int) -> list[dict[str, Any]]:
+def modelled(architecture: int) -> Iterator[dict[str, Any]]:
     """One row a table entry of an architecture: the best tile by the model."""
-    rows = []
-    for group in track(list(_groups(architecture)), f"compute capability {architecture}"):
-        ranked = _compile_candidates(group)
-        for band in range(len(BANDS) + 1):
-            key = replace(group, band=band)
-            tile, seconds = next(
-                (tile, seconds) for seconds, tile in _rank(key, ranked) if _fits(key, tile)
-            )
-            rows.append(_row(key, tile, seconds, "modelled"))
-    return rows
+    for key, tiles in _ranked(architecture):
+        tile, seconds = next(tiles)
+        yield _row(key, tile, seconds, "modelled")
 
 
-def measured(architecture: int) -> list[dict[str, Any]]:
+def measured(architecture: int) -> Iterator[dict[str, Any]]:
     """One row a table entry: the fastest of the candidates that the model puts first."""
-    rows = []
+    for key, tiles in _ranked(architecture):
+        times = {tile: _time(_cases(key, tile)[0]) for tile, _ in itertools.islice(tiles, TIMED)}
+        best = min(times, key=times.__getitem__)
+        yield _row(key, best, times[best], "measured")
+
+
+def _ranked(architecture: int) -> Iterator[tuple[Key, Iterator[tuple[Tile, float]]]]:
+    """Every entry of an architecture, with the tiles that fit it and their modelled seconds."""
     for group in track(list(_groups(architecture)), f"compute capability {architecture}"):
-        ranked = _compile_candidates(group)
+        compiled = _compile_candidates(group)
         for band in range(len(BANDS) + 1):
             key = replace(group, band=band)
-            tiles = [tile for _, tile in _rank(key, ranked) if _fits(key, tile)][:TIMED]
-            times = {tile: _time(_cases(key, tile)[0]) for tile in tiles}
-            best = min(times, key=times.__getitem__)
-            rows.append(_row(key, best, times[best], "measured"))
-    return rows
+            yield key, _fitting(key, _rank(key, compiled))
+
+
+def _fitting(key: Key, ranked: list[tuple[float, Tile]]) -> Iterator[tuple[Tile, float]]:
+    fitted = False
+    for seconds, tile in ranked:
+        if _fits(key, tile):
+            fitted = True
+            yield tile, seconds
+    if not fitted:
+        raise InputError(
+            str(key), "every candidate spills or is too large", "add smaller tiles to BLOCKS"
+        )
 
 
 def _groups(architecture: int) -> Iterator[Key]:
@@ -82,18 +90,11 @@ def _cases(key: Key, tile: Tile) -> list[Case]:
     return CASES[key.kernel](key, tile)
 
 
-def _compile(case: Case, architecture: int) -> Compiled:
-    tile = case.tile
-    return compile_for(
-        architecture, case.function, case.types, case.constants, tile.warps, tile.stages
-    )
-
-
 def _compile_candidates(group: Key) -> dict[Tile, Compiled]:
     tiles = [
         Tile(*block, stages) for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
     ]
-    return {tile: _compile(_cases(group, tile)[0], group.architecture) for tile in tiles}
+    return {tile: _cases(group, tile)[0].compile(group.architecture) for tile in tiles}
 
 
 def _rank(key: Key, compiled: dict[Tile, Compiled]) -> list[tuple[float, Tile]]:
@@ -111,7 +112,7 @@ def _rank(key: Key, compiled: dict[Tile, Compiled]) -> list[tuple[float, Tile]]:
 def _fits(key: Key, tile: Tile) -> bool:
     """No case of the entry spills, or asks for more shared memory than there is."""
     card = CARDS[key.architecture]
-    compiled = [_compile(case, key.architecture) for case in _cases(key, tile)]
+    compiled = [case.compile(key.architecture) for case in _cases(key, tile)]
     return all(not c.spills and programs_a_multiprocessor(c, tile.warps, card) for c in compiled)
 
 
@@ -150,11 +151,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(
             device.name, f"compute capability {architecture}", f"use one of {[*CARDS]}"
         )
-    head = {"by": "timing", "device": device.name, "host": platform.machine(), **versions}
-    head["driver"] = (
-        str(torch.cuda.driver_version()) if hasattr(torch.cuda, "driver_version") else ""
-    )
-    write(options.out, head, measured(architecture))
+    driver = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    head = {"by": "timing", "device": device.name, "driver": driver, **versions}
+    write(options.out, head, list(measured(architecture)))
 
 
 if __name__ == "__main__":

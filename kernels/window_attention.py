@@ -21,6 +21,7 @@ from medfocus.kernels.attention_tiles import (
     cut,
     dot_precision,
     load_columns,
+    load_keys,
     one_over,
     softmax_step,
     store_columns,
@@ -369,7 +370,7 @@ def _attend(
         key = first + tl.arange(0, BLOCK_N)
         y_key, x_key = _place(key, group, windows_x, key_columns, WINDOW_Y, WINDOW_X, GROUP)
         place = y_key * stride_y + x_key * stride_x
-        k, k_rest, v, v_rest = _load_keys(qkv, packed, place, None, D, MAIN, REST)
+        k, k_rest, v, v_rest = load_keys(qkv + packed, qkv + 2 * packed, place, None, D, MAIN, REST)
         output, output_rest, highest, total = softmax_step(
             q, q_rest, k, k_rest, v, v_rest, None, output, output_rest, highest, total, scale,
             REST, PRECISION,
@@ -380,7 +381,9 @@ def _attend(
             inside = key < keys
             y_key, x_key = _place(key, group, windows_x, key_columns, WINDOW_Y, WINDOW_X, GROUP)
             place = y_key * stride_y + x_key * stride_x
-            k, k_rest, v, v_rest = _load_keys(qkv, packed, place, inside, D, MAIN, REST)
+            k, k_rest, v, v_rest = load_keys(
+                qkv + packed, qkv + 2 * packed, place, inside, D, MAIN, REST
+            )
             if GROUP > 1:
                 together = (row // QUERIES)[:, None] == (key // KEYS)[None, :]
                 bias = tl.where(together & inside[None, :], 0.0, float("-inf"))
@@ -427,21 +430,6 @@ def _load_queries(
             # NaN stays, as in PyTorch; Triton's maximum of bfloat16 is float32.
             q = tl.maximum(q, other, tl.PropagateNan.ALL).to(other.dtype)
     return q
-
-
-@triton.jit
-def _load_keys(
-    qkv, packed, place, inside, D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr
-):  # fmt: skip
-    """Both parts of the keys and of the values at offsets `place`."""
-    keys, values = qkv + packed, qkv + 2 * packed
-    k = load_columns(keys, place, inside, D, 0, MAIN)
-    v = load_columns(values, place, inside, D, 0, MAIN)
-    k_rest, v_rest = k, v
-    if REST > 0:
-        k_rest = load_columns(keys, place, inside, D, MAIN, REST)
-        v_rest = load_columns(values, place, inside, D, MAIN, REST)
-    return k, k_rest, v, v_rest
 
 
 @triton.jit

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medfocus.errors import InputError
 from medfocus.kernels import tile as tiles
 from medfocus.kernels import tune
 from medfocus.kernels.attention_tiles import cut, tail
-from medfocus.kernels.case import attention_work
+from medfocus.kernels.case import Case, attention_work
 from medfocus.kernels.cases import CASES, FIXED_CASES
 from medfocus.kernels.compiler import Compiled
 from medfocus.kernels.roofline import (
@@ -121,17 +122,22 @@ def test_the_shipped_table_says_how_it_was_made() -> None:
 
 
 def test_tuning_never_takes_what_spills(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but one candidate spill; at one band that one does as well, in another case of it."""
-    only = Tile(64, 32, 4, 3)
+    """All candidates spill but those of 32 keys."""
     monkeypatch.setattr(tune, "CASES", {"masked_attention": CASES["masked_attention"]})
     monkeypatch.setattr(
-        tune,
-        "_compile",
+        Case,
+        "compile",
         lambda case, architecture: compiled(64, 0, spills=int(case.tile.block_n != 32)),
     )
-    rows = tune.modelled(90)
+    rows = list(tune.modelled(90))
     assert len(rows) == (4 + 2) * 5
-    assert all(row["tile"]["block_n"] == only.block_n for row in rows)
+    assert all(row["tile"]["block_n"] == 32 for row in rows)
+
+
+def test_an_entry_that_no_candidate_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Case, "compile", lambda case, architecture: compiled(64, 0, spills=1))
+    with pytest.raises(InputError, match=r"masked_attention.*smaller tiles"):
+        list(tune.modelled(90))
 
 
 @pytest.mark.parametrize("kernel", [*CASES, *FIXED_CASES])
