@@ -19,6 +19,8 @@ from typing import Any
 SHARE = "MEDFOCUS_TEST_SHARE"  # "2/8": the third of eight processes
 OUTCOMES = "MEDFOCUS_TEST_OUTCOMES"  # the file for the lines
 RUN_LENGTH = 16  # neighbours often need the same kernels, and stay together
+# These models run the kernels, on the GPU where there is one.
+MODELS_ON_KERNELS = ("tests/models/test_clip.py", "tests/models/test_hiera.py")
 LAST_WORDS = 15  # seconds to write the report once interrupted
 
 
@@ -71,8 +73,8 @@ class Outcome:
 def run_tests(root: Path, folder: Path, limit: float, processes: int | None = None) -> Outcome:
     """Run them, and write junit-*.xml and tests-*.log into `folder`.
 
-    The kernels' tests all run, since what the CPU tests in the interpreter the GPU tests here; of
-    the others those marked `gpu`.
+    The kernels' tests, and those of the models on them: what the CPU tests in the interpreter,
+    the GPU tests here.
 
     Args:
         root: of the repository.
@@ -113,7 +115,9 @@ def _start(root: Path, folder: Path, share: str, index: int) -> "subprocess.Pope
 def _paths() -> Iterator[str]:
     yield "tests/kernels"
     # The other tests' set-up builds models, which takes upstream's packages.
-    if any(find_spec(name) is None for name in ("sam2", "open_clip", "pydicom")):
+    if all(find_spec(name) is not None for name in ("sam2", "open_clip", "pydicom")):
+        yield from MODELS_ON_KERNELS
+    else:
         yield "--confcutdir=tests/kernels"
 
 

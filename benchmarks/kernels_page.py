@@ -42,8 +42,8 @@ a backward pass that recomputes through PyTorch), and a PyTorch path with the sa
 | `off` | always PyTorch's operators |
 | `require` | always the kernel; what it cannot take is an error that says why |
 
-Supported: compute capability 8.0 and later; float16 and bfloat16 with D from 16 to 128 in steps of
-8, float32 with D up to 64; any N. `medfocus.kernels.dispatch.last_path("masked_attention")` tells
+Supported: compute capability 8.0 and later; float16, bfloat16 and float32; D from 16 to 128 in
+steps of 8; any N. `medfocus.kernels.dispatch.last_path("masked_attention")` tells
 which ran. `MEDFOCUS_CHECKS=on` also looks at values (NaN in a bias, sequence offsets that do not
 ascend), which waits for the device; without it such values give undefined numbers, but nothing
 outside the tensors is read or written. `MEDFOCUS_KERNELS=require TRITON_INTERPRET=1` runs the
@@ -54,8 +54,8 @@ kernels on CPU tensors, slowly.
 - The softmax is float32, in base 2; the bias is read once a tile of keys, multiplied by log₂ e,
   and the end of the sequence is folded into it as -inf. A row without keys gives zeros; NaN in the
   tokens is not hidden.
-- float32 products go through the tensor cores as three bfloat16 parts and six products. Wider than
-  D = 64 the parts do not fit the registers (every tile that was tried spills), so PyTorch takes it.
+- float32 products go through the tensor cores as three bfloat16 parts and six products, which keeps
+  24 bits. The parts fill the registers, so float32 has small tiles and no tails (see below).
 - Tests allow twice the error of PyTorch's own path in the same dtype on the same inputs.
 
 ## Tiles, and what they waste
@@ -66,8 +66,9 @@ multiprocessor together, *L2* what all programs read through the L2 cache:
 
 {waste}
 
-- **A key tail of 16** costs nothing and is taken everywhere: the last tile is the smallest that the
-  tensor cores' instructions allow. It is compiled into the kernel by N.
+- **A key tail of 16** costs nothing and is taken everywhere but in float32, where a second loop's
+  parts spill. The last tile is the smallest that the tensor cores' instructions allow, compiled into
+  the kernel by N.
 - **A query tail** is taken where at most half of a tile's rows are left: the last program of a
   head then computes 16, 32 or 64 rows. Hopper's matrix instruction takes 64 rows, so a smaller tail
   runs on the older one.

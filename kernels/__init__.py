@@ -1,5 +1,16 @@
-"""Attention on the key-biased, packed-QKV form that the models use."""
+"""CLIP's and SAM2's attention as Triton kernels, each with its like in PyTorch operators."""
 
+from medfocus.kernels.cls_attention import cls_attention
+from medfocus.kernels.focus_bias import FocusBias, focus_bias
 from medfocus.kernels.masked_attention import masked_attention
+from medfocus.kernels.masked_attention_varlen import masked_attention_varlen
+from medfocus.kernels.window_attention import window_attention
 
-__all__ = ["masked_attention"]
+__all__ = [
+    "FocusBias",
+    "cls_attention",
+    "focus_bias",
+    "masked_attention",
+    "masked_attention_varlen",
+    "window_attention",
+]

@@ -5,11 +5,8 @@ from torch import Tensor
 
 from medfocus.errors import InputError
 from medfocus.kernels import dispatch
-from medfocus.kernels.attention_tiles import cut
 
 WIDTHS = range(16, 129, 8)  # D that the attention kernels take
-# A float32 tile is held as three bfloat16 parts: above this, no tile fits the registers.
-WIDEST_FLOAT32 = 64
 # Offsets inside one image are 32-bit in the kernels; offsets of images are 64-bit.
 LARGEST_OFFSET = 2**31
 
@@ -106,8 +103,6 @@ def refusal(packed: Tensor, width: int) -> str | None:
         return "Triton's interpreter has no bfloat16 arithmetic"
     if width not in WIDTHS:
         return f"D = {width} is no multiple of 8 from 16 to 128"
-    if packed.dtype == torch.float32 and sum(cut(width)) > WIDEST_FLOAT32:
-        return f"D = {width} in float32 is more than {WIDEST_FLOAT32}"
     if packed.shape[-2] * packed.stride(-2) >= LARGEST_OFFSET:
         return "one image spans 2^31 elements or more"
     return None

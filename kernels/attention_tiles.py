@@ -24,14 +24,17 @@ def cut(width: int) -> tuple[int, int]:
     return (first, rest) if first >= 16 and first + rest < whole else (whole, 0)
 
 
-def tail(size: int, block: int) -> int:
+def tail(size: int, block: int, dtype: torch.dtype) -> int:
     """Side of the tile for what is left after the full tiles; 0 if nothing is.
 
     16 is the least that the tensor cores' instructions take: 197 keys in tiles of 64 leave 5,
-    which a tile of 16 covers, so 208 are computed and not 256.
+    which a tile of 16 covers, so 208 are computed and not 256. float32 takes a whole tile: next
+    to its three parts (see `dot_precision`) no second loop fits the registers.
     """
     left = size % block
-    return max(16, triton.next_power_of_2(left)) if left else 0
+    if not left:
+        return 0
+    return block if dtype == torch.float32 else max(16, triton.next_power_of_2(left))
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -125,6 +128,36 @@ def softmax_step(
             weights, v_rest, output_rest * fade[:, None], input_precision=PRECISION
         )
     return output, output_rest, new_highest, total
+
+
+@triton.jit
+def take_keys(
+    first, length, keys, values, key_bias, stride_n,
+    q, q_rest, output, output_rest, highest, total, scale,
+    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, BLOCK: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Take keys `first` to `first + BLOCK` of a sequence; with MASKED, those below `length`.
+
+    Rows of keys and values are `stride_n` elements apart; `key_bias` (length,) or None. The
+    others are `softmax_step`'s.
+    """
+    key = first + tl.arange(0, BLOCK)
+    bias = None
+    inside = None
+    if MASKED:
+        inside = key < length
+        if key_bias is not None:
+            bias = tl.load(key_bias + key, mask=inside, other=float("-inf")) * LOG2_E
+        else:
+            bias = tl.where(inside, 0.0, float("-inf"))
+    elif key_bias is not None:
+        bias = tl.load(key_bias + key) * LOG2_E
+    k, k_rest, v, v_rest = load_keys(keys, values, key * stride_n, inside, D, MAIN, REST)
+    return softmax_step(
+        q, q_rest, k, k_rest, v, v_rest, bias, output, output_rest, highest, total, scale,
+        REST, PRECISION,
+    )  # fmt: skip
 
 
 @triton.jit

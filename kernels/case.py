@@ -73,8 +73,8 @@ def attention_work(
     Two matrix products a head, 2·queries·keys·D FLOP each; a tile's row is read once, a head's
     keys and values once a tile of queries.
     """
-    rows = queries // tile.block_m * tile.block_m + tail(queries, tile.block_m)
-    computed_keys = keys // tile.block_n * tile.block_n + tail(keys, tile.block_n)
+    rows = queries // tile.block_m * tile.block_m + tail(queries, tile.block_m, dtype)
+    computed_keys = keys // tile.block_n * tile.block_n + tail(keys, tile.block_n, dtype)
     tiles = math.ceil(queries / tile.block_m)
     row_bytes = heads * width * dtype.itemsize
     once = 2 * queries * row_bytes  # queries in, answers out

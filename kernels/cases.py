@@ -133,7 +133,7 @@ def _window(
         dtype=dtype,
         function=windowed.kernel,
         constants=constants if constants["PADDED"] else {"padding": None, **constants},
-        tile=tile,
+        tile=replace(tile, block_m=constants["BLOCK_M"], block_n=constants["BLOCK_N"]),
         work=work.computing(count // group * computed, sum(cut(width))),
         prepare=prepare,
     )

@@ -29,8 +29,7 @@ class Compiled:
         stack_bytes: a thread.
         shared_bytes: a program.
         instructions: how often each stands in the machine code, by name without modifiers.
-        products: matrix products in Triton's last own form.
-        products_off_tensor_cores: those of them that became multiply-adds of single numbers.
+        products_off_tensor_cores: matrix products that became multiply-adds of single numbers.
     """
 
     registers: int
@@ -38,7 +37,6 @@ class Compiled:
     stack_bytes: int
     shared_bytes: int
     instructions: Mapping[str, int]
-    products: int
     products_off_tensor_cores: int
 
     @property
@@ -83,20 +81,14 @@ def compile_for(
         options={"num_warps": warps, "num_stages": stages},
     )
     usage, instructions = _disassemble(binary.asm["cubin"])
-    products = [
-        line
-        for line in binary.asm["ttgir"].splitlines()
-        if re.search(r"(tt\.dot|warp_group_dot|tc_gen5_mma) ", line)
-    ]
     return Compiled(
         registers=usage["REG"],
         spills=sum(instructions[name] for name in SPILL_INSTRUCTIONS),
         stack_bytes=usage["STACK"],
         shared_bytes=binary.metadata.shared,
         instructions=instructions,
-        products=len(products),
         products_off_tensor_cores=sum(
-            "tt.dot " in line and "#mma" not in line for line in products
+            "tt.dot " in line and "#mma" not in line for line in binary.asm["ttgir"].splitlines()
         ),
     )
 

@@ -13,11 +13,10 @@ from medfocus.kernels.attention_tiles import (
     cut,
     dot_precision,
     load_columns,
-    load_keys,
     one_over,
-    softmax_step,
     store_columns,
     tail,
+    take_keys,
 )
 from medfocus.kernels.recompute import gradients
 from medfocus.kernels.tile import Tile, architecture_of, choose
@@ -142,9 +141,9 @@ def specialise(tokens: int, width: int, dtype: torch.dtype, tile: Tile) -> dict[
         "MAIN": main,
         "REST": rest,
         "BLOCK_M": tile.block_m,
-        "TAIL_M": tail(tokens, tile.block_m),
+        "TAIL_M": tail(tokens, tile.block_m, dtype),
         "BLOCK_N": tile.block_n,
-        "TAIL_N": tail(tokens, tile.block_n),
+        "TAIL_N": tail(tokens, tile.block_n, dtype),
         "STAGES": tile.stages,
         "PRECISION": dot_precision(dtype),
     }
@@ -213,29 +212,27 @@ def _attend(
     total = tl.zeros((ROWS,), tl.float32)
     keys, values = qkv + packed, qkv + 2 * packed
     scale *= LOG2_E
-    in_full_tiles = tokens // BLOCK_N * BLOCK_N
-    for first in tl.range(0, in_full_tiles, BLOCK_N, num_stages=STAGES):
-        key = first + tl.arange(0, BLOCK_N)
-        k, k_rest, v, v_rest = load_keys(keys, values, key * stride_n, None, D, MAIN, REST)
-        bias = None
-        if key_bias is not None:
-            bias = tl.load(key_bias + key) * LOG2_E
-        output, output_rest, highest, total = softmax_step(
-            q, q_rest, k, k_rest, v, v_rest, bias, output, output_rest, highest, total, scale,
-            REST, PRECISION,
-        )  # fmt: skip
-    if TAIL_N > 0:
-        key = in_full_tiles + tl.arange(0, TAIL_N)
-        inside = key < tokens
-        k, k_rest, v, v_rest = load_keys(keys, values, key * stride_n, inside, D, MAIN, REST)
-        if key_bias is not None:
-            bias = tl.load(key_bias + key, mask=inside, other=float("-inf")) * LOG2_E
-        else:
-            bias = tl.where(inside, 0.0, float("-inf"))
-        output, output_rest, highest, total = softmax_step(
-            q, q_rest, k, k_rest, v, v_rest, bias, output, output_rest, highest, total, scale,
-            REST, PRECISION,
-        )  # fmt: skip
+    if TAIL_N == BLOCK_N:  # one loop does where the last tile is as large as the others
+        for first in tl.range(0, tokens, BLOCK_N, num_stages=STAGES):
+            output, output_rest, highest, total = take_keys(
+                first, tokens, keys, values, key_bias, stride_n,
+                q, q_rest, output, output_rest, highest, total, scale,
+                D, MAIN, REST, BLOCK_N, True, PRECISION,
+            )  # fmt: skip
+    else:
+        in_full_tiles = tokens // BLOCK_N * BLOCK_N
+        for first in tl.range(0, in_full_tiles, BLOCK_N, num_stages=STAGES):
+            output, output_rest, highest, total = take_keys(
+                first, tokens, keys, values, key_bias, stride_n,
+                q, q_rest, output, output_rest, highest, total, scale,
+                D, MAIN, REST, BLOCK_N, False, PRECISION,
+            )  # fmt: skip
+        if TAIL_N > 0:
+            output, output_rest, highest, total = take_keys(
+                in_full_tiles, tokens, keys, values, key_bias, stride_n,
+                q, q_rest, output, output_rest, highest, total, scale,
+                D, MAIN, REST, TAIL_N, True, PRECISION,
+            )  # fmt: skip
     share = one_over(total)[:, None]
     store_columns(out, rows * out_stride_n, exists, output * share, D, 0, MAIN)
     if REST > 0:

@@ -21,10 +21,9 @@ from medfocus.kernels.attention_tiles import (
     cut,
     dot_precision,
     load_columns,
-    load_keys,
     one_over,
-    softmax_step,
     store_columns,
+    take_keys,
 )
 from medfocus.kernels.recompute import gradients
 from medfocus.kernels.tile import Tile, architecture_of, choose
@@ -287,16 +286,10 @@ def kernel(
     total = tl.zeros((BLOCK_M,), tl.float32)
     scale *= LOG2_E
     for position in tl.range(0, length, BLOCK_N, num_stages=STAGES):
-        key = position + tl.arange(0, BLOCK_N)
-        inside = key < length
-        k, k_rest, v, v_rest = load_keys(keys, values, key * stride_n, inside, D, MAIN, REST)
-        if key_bias is not None:
-            bias = tl.load(key_bias + key, mask=inside, other=float("-inf")) * LOG2_E
-        else:
-            bias = tl.where(inside, 0.0, float("-inf"))
-        output, output_rest, highest, total = softmax_step(
-            q, q_rest, k, k_rest, v, v_rest, bias, output, output_rest, highest, total, scale,
-            REST, PRECISION,
+        output, output_rest, highest, total = take_keys(
+            position, length, keys, values, key_bias, stride_n,
+            q, q_rest, output, output_rest, highest, total, scale,
+            D, MAIN, REST, BLOCK_N, True, PRECISION,
         )  # fmt: skip
     share = one_over(total)[:, None]
     store_columns(out, rows * out_stride_n, exists, output * share, D, 0, MAIN)

@@ -132,10 +132,10 @@ def _problems(case: Case, compiled: Compiled, architecture: int) -> Iterator[str
         yield f"{compiled.shared_bytes} bytes of shared memory, {limit} is the limit"
     if compiled.products_off_tensor_cores:
         yield f"{compiled.products_off_tensor_cores} matrix products off the tensor cores"
-    if compiled.products and not compiled.mma:
-        yield "matrix products without a tensor-core instruction"
+    if case.tile.block_m > 1 and not compiled.mma:
+        yield "no tensor-core instruction"  # an empty kernel has none either
     wide = WIDE_INSTRUCTION.get(architecture)
-    if compiled.products and wide and case.tile.block_m >= WIDE_ROWS and wide not in compiled.mma:
+    if wide and case.tile.block_m >= WIDE_ROWS and wide not in compiled.mma:
         yield f"tiles of {case.tile.block_m} rows without {wide}"
 
 

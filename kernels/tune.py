@@ -11,9 +11,12 @@ first few of them are timed.
 import argparse
 import itertools
 import json
+import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,44 +31,59 @@ from medfocus.kernels.compiler import Compiled
 from medfocus.kernels.roofline import CARDS, modelled_seconds, programs_a_multiprocessor
 from medfocus.kernels.tile import BANDS, COLUMNS, Key, Tile, architecture_of
 
-# (block_m, block_n, warps). The matrix instructions of Hopper and Blackwell take 64 rows at
-# least; with 32-bit tokens the registers decide, and fewer rows may be all that fits.
+# (block_m, block_n, warps). With 32-bit tokens the registers decide, and fewer rows may be all
+# that fits.
 BLOCKS = {
     16: [
         *((32, 32, 4), (32, 64, 4), (64, 32, 4), (64, 64, 4), (64, 128, 4)),
         *((128, 32, 8), (128, 64, 8), (128, 128, 8), (256, 64, 8)),
     ],
-    32: [(64, 32, 4), (64, 16, 4), (32, 32, 4), (32, 16, 4), (16, 32, 4), (16, 16, 4)],
+    32: [
+        *((16, 16, 4), (16, 32, 4), (32, 16, 4), (32, 32, 4), (64, 16, 4), (64, 32, 4)),
+        *((32, 16, 8), (32, 32, 8), (64, 16, 8), (64, 32, 8)),
+    ],
 }
 STAGES = (2, 3)
-WIDEST = {16: 128, 32: 64}  # columns that the kernels take
+# The matrix instructions of Hopper and Blackwell take 64 rows.
+LEAST_ROWS = {80: 16, 89: 16, 90: 64, 100: 64}
 RANKING_BAND = 1  # N = 197 ranks the candidates; the choice is compiled again for its own band
 TIMED = 6  # of the ranked candidates
 MILLISECONDS = 40  # a timing
 
 
-def modelled(architecture: int) -> Iterator[dict[str, Any]]:
-    """One row a table entry of an architecture: the best tile by the model."""
-    for key, tiles in _ranked(architecture):
+def groups(architecture: int) -> list[Key]:
+    """An architecture's entries in one band each: the other bands share their candidates."""
+    return [
+        Key(kernel, architecture, bits, columns, RANKING_BAND)
+        for kernel, bits, columns in itertools.product(CASES, BLOCKS, COLUMNS)
+    ]
+
+
+def modelled(group: Key) -> list[dict[str, Any]]:
+    """One row a band: the best tile by the model."""
+    rows = []
+    for key, tiles in _ranked(group):
         tile, seconds = next(tiles)
-        yield _row(key, tile, seconds, "modelled")
+        rows.append(_row(key, tile, seconds, "modelled"))
+    return rows
 
 
-def measured(architecture: int) -> Iterator[dict[str, Any]]:
-    """One row a table entry: the fastest of the candidates that the model puts first."""
-    for key, tiles in _ranked(architecture):
+def measured(group: Key) -> list[dict[str, Any]]:
+    """One row a band: the fastest of the candidates that the model puts first."""
+    rows = []
+    for key, tiles in _ranked(group):
         times = {tile: _time(_cases(key, tile)[0]) for tile, _ in itertools.islice(tiles, TIMED)}
         best = min(times, key=times.__getitem__)
-        yield _row(key, best, times[best], "measured")
+        rows.append(_row(key, best, times[best], "measured"))
+    return rows
 
 
-def _ranked(architecture: int) -> Iterator[tuple[Key, Iterator[tuple[Tile, float]]]]:
-    """Every entry of an architecture, with the tiles that fit it and their modelled seconds."""
-    for group in track(list(_groups(architecture)), f"compute capability {architecture}"):
-        compiled = _compile_candidates(group)
-        for band in range(len(BANDS) + 1):
-            key = replace(group, band=band)
-            yield key, _fitting(key, _rank(key, compiled))
+def _ranked(group: Key) -> Iterator[tuple[Key, Iterator[tuple[Tile, float]]]]:
+    """Every band of a group, with the tiles that fit it and their modelled seconds."""
+    compiled = _compile_candidates(group)
+    for band in range(len(BANDS) + 1):
+        key = replace(group, band=band)
+        yield key, _fitting(key, _rank(key, compiled))
 
 
 def _fitting(key: Key, ranked: list[tuple[float, Tile]]) -> Iterator[tuple[Tile, float]]:
@@ -80,19 +98,15 @@ def _fitting(key: Key, ranked: list[tuple[float, Tile]]) -> Iterator[tuple[Tile,
         )
 
 
-def _groups(architecture: int) -> Iterator[Key]:
-    for kernel, bits, columns in itertools.product(CASES, BLOCKS, COLUMNS):
-        if columns <= WIDEST[bits]:
-            yield Key(kernel, architecture, bits, columns, RANKING_BAND)
-
-
 def _cases(key: Key, tile: Tile) -> list[Case]:
     return CASES[key.kernel](key, tile)
 
 
 def _compile_candidates(group: Key) -> dict[Tile, Compiled]:
     tiles = [
-        Tile(*block, stages) for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
+        Tile(*block, stages)
+        for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
+        if block[0] >= LEAST_ROWS[group.architecture]
     ]
     return {tile: _cases(group, tile)[0].compile(group.architecture) for tile in tiles}
 
@@ -140,8 +154,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     versions = {"triton": triton.__version__, "torch": str(torch.__version__)}
     if options.modelled:
-        rows = [row for architecture in CARDS for row in modelled(architecture)]
-        write(options.out, {"by": "model", **versions}, rows)
+        jobs = [group for architecture in CARDS for group in groups(architecture)]
+        # Fresh processes: PyTorch's threads do not survive a fork.
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            found = list(track(pool.map(modelled, jobs), "compiling", total=len(jobs)))
+        write(options.out, {"by": "model", **versions}, list(itertools.chain(*found)))
         return
     if not torch.cuda.is_available():
         raise InputError("tune", "torch sees no CUDA device", "pass --modelled")
@@ -158,7 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
         text=True,
     ).stdout.strip()
     head = {"by": "timing", "device": device.name, "driver": driver, **versions}
-    write(options.out, head, list(measured(architecture)))
+    found = [measured(group) for group in track(groups(architecture), "timing")]
+    write(options.out, head, list(itertools.chain(*found)))
 
 
 if __name__ == "__main__":

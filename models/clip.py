@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,83 +10,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from medfocus.errors import InputError
-from medfocus.kernels import masked_attention
-from medfocus.kernels.cls_attention import cls_attention
-from medfocus.kernels.masked_attention_varlen import masked_attention_varlen
-
-
-class PackedAttention(nn.Module):
-    """Attention with q, k and v from one projection, in the three forms that the encoder needs."""
-
-    num_heads: int
-
-    def projection(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (3·W, W) and bias (3·W,) of q, k and v."""
-        raise NotImplementedError
-
-    def output(self, attended: Tensor) -> Tensor:
-        """The output projection: (..., W) -> (..., W)."""
-        raise NotImplementedError
-
-    def forward(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        """(B, N, W) tokens, (B, N) bias or None -> (B, N, W)."""
-        qkv = F.linear(tokens, *self.projection())
-        return self.output(masked_attention(qkv, key_bias, self.num_heads))
-
-    def cls_row(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        """The first row of `forward`, and nothing else computed: -> (B, W)."""
-        weight, bias = self.projection()
-        width = weight.shape[0] // 3
-        q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
-        q = F.linear(tokens[:, 0], weight[:width], q_bias)
-        kv = F.linear(tokens, weight[width:], kv_bias)
-        return self.output(cls_attention(q, kv, key_bias, self.num_heads))
-
-    def ragged(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        """(T, W) tokens of all images, each image's own attended to -> (T, W)."""
-        qkv = F.linear(tokens, *self.projection())
-        return self.output(
-            masked_attention_varlen(qkv, None, cu_seqlens, max_seqlen, self.num_heads)
-        )
-
-
-class OpenClipAttention(PackedAttention):
-    """Stands in for `nn.MultiheadAttention`, under its parameter names."""
-
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.num_heads = attention.num_heads
-        self.in_proj_weight = attention.in_proj_weight
-        self.in_proj_bias = attention.in_proj_bias
-        self.out_proj = attention.out_proj
-
-    def projection(self) -> tuple[Tensor, Tensor | None]:
-        """See `PackedAttention`."""
-        return self.in_proj_weight, self.in_proj_bias
-
-    def output(self, attended: Tensor) -> Tensor:
-        """See `PackedAttention`."""
-        projected: Tensor = self.out_proj(attended)
-        return projected
-
-
-class TimmAttention(PackedAttention):
-    """Stands in for timm's `Attention`, under its parameter names."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.num_heads = attention.num_heads
-        self.qkv = attention.qkv
-        self.proj = attention.proj
-
-    def projection(self) -> tuple[Tensor, Tensor | None]:
-        """See `PackedAttention`."""
-        return self.qkv.weight, self.qkv.bias
-
-    def output(self, attended: Tensor) -> Tensor:
-        """See `PackedAttention`."""
-        projected: Tensor = self.proj(attended)
-        return projected
+from medfocus.models.attention import OpenClipAttention, PackedAttention, TimmAttention
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The focus maths: from a focus mask to what is added to CLIP's attention logits."""
+"""The focus modes' own parts: what `hard` keeps and `overlay` paints.
+
+`soft` is `kernels.focus_bias`.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -50,28 +53,9 @@ def kept_tokens(patch_focus: Tensor, focused: Tensor, focus: Focus) -> Tensor:
     return F.pad(keep, (1, 0), value=True)  # the CLS key stands first
 
 
-def focus_bias(patch_focus: Tensor, focused: Tensor, focus: Focus, strength: Tensor) -> Tensor:
-    """The bias of each key in each layer.
-
-    `soft`: λ · log(max(m, ε)); with λ = 1 attention becomes proportional to m · exp(s).
-    `hard`: 0 or hidden, in every layer the same. The CLS key, and every key of an image that is
-    not focused, gets 0.
-
-    Args:
-        patch_focus: (B, g, g) in [0, 1].
-        focused: (B,) bool.
-        focus: mode and thresholds; `soft` or `hard`.
-        strength: (L,) λ of each layer; `hard` takes only their number.
-
-    Returns:
-        (L, B, 1 + g²) float.
-    """
-    if focus.mode == "hard":
-        bias = torch.where(kept_tokens(patch_focus, focused, focus), 0.0, HIDDEN)
-        return bias.expand(len(strength), -1, -1)
-    bias = patch_focus.clamp(min=focus.floor).log().flatten(1)
-    bias = torch.where(focused[:, None], bias, 0.0)
-    return strength[:, None, None] * F.pad(bias, (1, 0))
+def hiding_bias(keep: Tensor, layers: int) -> Tensor:
+    """The bias that leaves the kept tokens alone: (B, N) bool -> (L, B, N) float32."""
+    return torch.where(keep, 0.0, HIDDEN).expand(layers, -1, -1)
 
 
 def paint(image: Tensor, pixel_focus: Tensor, mean: Tensor, std: Tensor) -> Tensor:

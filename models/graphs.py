@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medfocus.errors import InputError
+from medfocus.kernels import focus_bias
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.focus import (
-    focus_bias,
+    hiding_bias,
     is_focused,
     kept_tokens,
     paint,
@@ -128,29 +129,42 @@ class ClassifierGraph(nn.Module):
             focus_logits: (B, h, w) from the segmenter.
             rows: (B, `cells`, h) and cols: (B, `cells`, w) from `pooling_weights`.
         """
-        pooled = pool_focus(focus_logits, rows, cols)  # (B, cells, cells)
-        found = focus_logits.amax((-2, -1)) > 0
-        patch_focus = pooled
         if self.focus.mode == "overlay":
-            patch_focus = patches_from_pixels(pooled, self.clip.grid)
-        focused = is_focused(patch_focus, self.focus) & found
+            image, patch_focus, focused = self._paint(image, focus_logits, rows, cols)
+            embedding = self.clip(image)
+        else:
+            key_bias, patch_focus, focused = focus_bias(
+                focus_logits, rows, cols, self.strength, self.focus.floor, self.focus.visible
+            )
+            embedding = self._embed(image, key_bias, patch_focus, focused)
         if self.focus.mode == "none":
             focused = torch.zeros_like(focused)
-        elif self.focus.mode == "overlay":
-            image = paint(image, pooled * focused[:, None, None], self.mean, self.std)
-        embedding = self._embed(image, patch_focus, focused)
         cosine = F.normalize(embedding, dim=-1) @ self.class_embeddings.T
         probabilities = (self.logit_scale * cosine).softmax(-1)
         return ClassifierOutput(embedding, probabilities, patch_focus, focused)
 
-    def _embed(self, image: Tensor, patch_focus: Tensor, focused: Tensor) -> Tensor:
-        if self.focus.mode in ("none", "overlay"):
+    def _paint(
+        self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The painted image, its patch focus, and whether there was anything to paint."""
+        pixel_focus = pool_focus(focus_logits, rows, cols)  # (B, R, R)
+        patch_focus = patches_from_pixels(pixel_focus, self.clip.grid)
+        focused = is_focused(patch_focus, self.focus) & (focus_logits.amax((-2, -1)) > 0)
+        painted = paint(image, pixel_focus * focused[:, None, None], self.mean, self.std)
+        return painted, patch_focus, focused
+
+    def _embed(
+        self, image: Tensor, key_bias: Tensor, patch_focus: Tensor, focused: Tensor
+    ) -> Tensor:
+        if self.focus.mode == "none":
             embedding: Tensor = self.clip(image)
-        # Dropping the hidden tokens needs shapes that depend on data, which no exported graph has.
-        elif self.focus.mode == "hard" and not torch.compiler.is_exporting():
-            embedding = self.clip.forward_kept(image, kept_tokens(patch_focus, focused, self.focus))
+        elif self.focus.mode == "soft":
+            embedding = self.clip(image, key_bias)
         else:
-            embedding = self.clip(
-                image, focus_bias(patch_focus, focused, self.focus, self.strength)
-            )
+            keep = kept_tokens(patch_focus, focused, self.focus)
+            # Dropping tokens needs shapes that depend on data, which no exported graph has.
+            if torch.compiler.is_exporting():
+                embedding = self.clip(image, hiding_bias(keep, self.clip.layers))
+            else:
+                embedding = self.clip.forward_kept(image, keep)
         return embedding

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor, nn
 
-from medfocus.kernels.window_attention import window_attention
+from medfocus.kernels import window_attention
 
 
 class HieraBlock(nn.Module):

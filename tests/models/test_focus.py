@@ -1,7 +1,6 @@
 """The focus maths and the classifier's graph against formulas written out."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.focus import (
     HIDDEN,
-    focus_bias,
+    hiding_bias,
     is_focused,
     kept_tokens,
     patches_from_pixels,
@@ -103,23 +102,12 @@ def test_soft_with_strength_zero_is_plain_clip() -> None:
     )
 
 
-def test_the_bias_by_its_formula() -> None:
-    focus = torch.tensor([[[1.0, 0.5], [0.0, 0.05]]])
-    seen, strength = torch.tensor([True]), torch.tensor([0.0, 0.3, 1.0])
-    soft = focus_bias(focus, seen, Focus("soft", floor=0.02), strength)
-    logs = [0, 0, math.log(0.5), math.log(0.02), math.log(0.05)]
-    expected = [[[factor * log for log in logs]] for factor in (0.0, 0.3, 1.0)]
-    torch.testing.assert_close(soft, torch.tensor(expected))
-    hard = focus_bias(focus, seen, Focus("hard", hard_threshold=0.1), strength)
-    assert hard.tolist() == 3 * [[[0, 0, 0, HIDDEN, HIDDEN]]]
-    assert focus_bias(focus, ~seen, Focus("soft"), strength).abs().max() == 0
-    assert focus_bias(focus, ~seen, Focus("hard"), strength).abs().max() == 0
-
-
 def test_the_tokens_that_hard_keeps() -> None:
     focus = torch.tensor([[[1.0, 0.5], [0.1, 0.05]]]).expand(2, -1, -1)
     keep = kept_tokens(focus, torch.tensor([True, False]), Focus("hard", hard_threshold=0.1))
     assert keep.tolist() == [[True, True, True, False, False], 5 * [True]]
+    bias = hiding_bias(keep, layers=3)
+    assert bias.tolist() == 3 * [[[0, 0, 0, HIDDEN, HIDDEN], 5 * [0]]]
 
 
 def test_the_bias_stays_finite_in_float16() -> None:

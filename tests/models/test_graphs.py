@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from medfocus.kernels import dispatch
 from medfocus.models.clip import FocusCLIP
-from medfocus.models.focus import focus_bias
+from medfocus.models.focus import hiding_bias, kept_tokens
 from medfocus.settings import FocusMode
 from tests.models.test_focus import graph, inputs
 
@@ -36,8 +37,21 @@ def test_hard_runs_on_the_kept_tokens_alone(found: bool, monkeypatch: pytest.Mon
     assert torch.equal(keep[:, 1:], expected_keep)
     assert 0 < keep[0].sum() < keep[0].numel() / 2
     assert dispatch.last_path("masked_attention_varlen") == "torch"
-    bias = focus_bias(output.patch_focus, output.focused, hard.focus, hard.strength)
+    keep = kept_tokens(output.patch_focus, output.focused, hard.focus)
+    bias = hiding_bias(keep, hard.clip.layers)
     assert relative_error(output.embedding, hard.clip(image, bias)) <= 1e-5
+
+
+@torch.inference_mode()
+def test_soft_adds_each_layers_strength_times_the_log() -> None:
+    soft = graph("soft")
+    soft.strength.data = torch.linspace(0.2, 1.0, soft.clip.layers)
+    output = soft(*inputs(14, found=False))
+    logs = output.patch_focus.double().clamp(min=soft.focus.floor).log().flatten(1)
+    logs[1] = 0  # no region was found
+    bias = soft.strength.double()[:, None, None] * F.pad(logs, (1, 0))
+    expected = soft.clip(inputs(14)[0], bias.float())
+    assert relative_error(output.embedding, expected) <= 1e-6
 
 
 @pytest.mark.parametrize("mode", ["none", "overlay", "soft", "hard"])

@@ -1,14 +1,11 @@
 """SAM2's image encoder on window_attention against upstream's own blocks."""
 
-import importlib
-
 import pytest
 import torch
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor, nn
 
 from medfocus.kernels import dispatch
-from medfocus.kernels.tile import Tile
 from medfocus.models.architectures import SAM2_ARCHITECTURES
 from medfocus.models.hiera import HieraBlock, replace_blocks
 from medfocus.models.segmenter import Segmenter
@@ -60,14 +57,6 @@ def test_the_trunk_is_upstreams(architecture: str, size: tuple[int, int]) -> Non
     assert dispatch.last_path("window_attention") == "torch"
 
 
-@pytest.fixture
-def one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One tile for every call: this is not a test of the table."""
-    module = importlib.import_module("medfocus.kernels.window_attention")
-    monkeypatch.setattr(module, "choose", lambda *_: Tile(64, 64, 4, 2))
-
-
-@pytest.mark.usefixtures("one_tile")
 @pytest.mark.parametrize("size", [(128, 128), (96, 160)])
 @torch.inference_mode()
 def test_the_tiny_trunk_through_the_kernel(size: tuple[int, int]) -> None:
