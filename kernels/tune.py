@@ -9,6 +9,7 @@ first few of them are timed.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -80,33 +81,37 @@ def measured(group: Key) -> list[dict[str, Any]]:
 
 def _ranked(group: Key) -> Iterator[tuple[Key, Iterator[tuple[Tile, float]]]]:
     """Every band of a group, with the tiles that fit it and their modelled seconds."""
-    compiled = _compile_candidates(group)
     for band in range(len(BANDS) + 1):
         key = replace(group, band=band)
-        yield key, _fitting(key, _rank(key, compiled))
+        yield key, _fitting(key)
 
 
-def _fitting(key: Key, ranked: list[tuple[float, Tile]]) -> Iterator[tuple[Tile, float]]:
+def _fitting(key: Key) -> Iterator[tuple[Tile, float]]:
+    """The tiles that fit, the shortest modelled time first; those of fewer rows only if none."""
     fitted = False
-    for seconds, tile in ranked:
-        if _fits(key, tile):
-            fitted = True
-            yield tile, seconds
-    if not fitted:
-        raise InputError(
-            str(key), "every candidate spills or is too large", "add smaller tiles to BLOCKS"
-        )
+    for wide in (True, False):
+        for seconds, tile in _rank(key, _compile_candidates(replace(key, band=RANKING_BAND), wide)):
+            if _fits(key, tile):
+                fitted = True
+                yield tile, seconds
+        if fitted:
+            return
+    raise InputError(
+        str(key), "every candidate spills or is too large", "add smaller tiles to BLOCKS"
+    )
 
 
 def _cases(key: Key, tile: Tile) -> list[Case]:
     return CASES[key.kernel](key, tile)
 
 
-def _compile_candidates(group: Key) -> dict[Tile, Compiled]:
+@functools.cache
+def _compile_candidates(group: Key, wide: bool) -> dict[Tile, Compiled]:
+    """The candidates that have the rows of the architecture's matrix instruction, or the others."""
     tiles = [
         Tile(*block, stages)
         for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
-        if block[0] >= LEAST_ROWS[group.architecture]
+        if (block[0] >= LEAST_ROWS[group.architecture]) == wide
     ]
     return {tile: _cases(group, tile)[0].compile(group.architecture) for tile in tiles}
 

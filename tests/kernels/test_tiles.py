@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,15 @@ def test_the_shipped_table_says_how_it_was_made() -> None:
         assert made["triton"]
 
 
+@pytest.fixture
+def fresh_candidates() -> Iterator[None]:
+    """Tuning remembers what it compiled."""
+    tune._compile_candidates.cache_clear()
+    yield
+    tune._compile_candidates.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_candidates")
 def test_tuning_never_takes_what_spills(monkeypatch: pytest.MonkeyPatch) -> None:
     """All candidates spill but those of 32 keys."""
     monkeypatch.setattr(tune, "CASES", {"masked_attention": CASES["masked_attention"]})
@@ -135,6 +145,21 @@ def test_tuning_never_takes_what_spills(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(row["tile"]["block_n"] == 32 for row in rows)
 
 
+@pytest.mark.usefixtures("fresh_candidates")
+def test_fewer_rows_than_the_instruction_takes_are_the_last_resort(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On Hopper; Ampere's instruction takes 16 rows, so there they compete."""
+    group = Key("masked_attention", 90, 32, 64, tune.RANKING_BAND)
+    monkeypatch.setattr(Case, "compile", lambda case, architecture: compiled(64, 0))
+    assert all(row["tile"]["block_m"] == 64 for row in tune.modelled(group))
+    tune._compile_candidates.cache_clear()
+    spilling = lambda case, _: compiled(64, 0, spills=int(case.tile.block_m > 16))  # noqa: E731
+    monkeypatch.setattr(Case, "compile", spilling)
+    assert all(row["tile"]["block_m"] == 16 for row in tune.modelled(group))
+
+
+@pytest.mark.usefixtures("fresh_candidates")
 def test_an_entry_that_no_candidate_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Case, "compile", lambda case, architecture: compiled(64, 0, spills=1))
     with pytest.raises(InputError, match=r"masked_attention.*smaller tiles"):
