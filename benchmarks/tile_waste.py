@@ -77,8 +77,8 @@ def _row(
 def _seeded(shape: tuple[int, int, int, int]) -> dict[str, Any]:
     """Arithmetic alone: CLS's key starts the softmax by multiply-adds, the tiles take the rest."""
     tokens = shape[2]
-    rows = tokens // 64 * 64 + tail(tokens, 64)
-    keys = 1 + (tokens - 1) // 64 * 64 + tail(tokens - 1, 64)
+    rows = tokens // 64 * 64 + tail(tokens, 64, DTYPE)
+    keys = 1 + (tokens - 1) // 64 * 64 + tail(tokens - 1, 64, DTYPE)
     return {
         **_head("64×64 tiles, both tails, seeded with CLS", shape),
         "use": round(tokens * tokens / (rows * keys), 3),
