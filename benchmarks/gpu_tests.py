@@ -30,6 +30,11 @@ def in_share(index: int, share: str) -> bool:
     return index // RUN_LENGTH % shares == number
 
 
+def pytest_configure(config: Any) -> None:
+    """Be interruptible: a job in a shell's background inherits that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     """Keep this process's share."""
     share = os.environ.get(SHARE)

@@ -1,10 +1,11 @@
 """`make gpu-check` as far as it runs without a GPU: peers, statistics, rows, goals and words."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -452,6 +453,15 @@ def test_tests_are_shared_and_counted(tmp_path: Path) -> None:
     assert not outcome.fine
 
 
+@pytest.fixture
+def ignoring_interrupts() -> Iterator[None]:
+    """As a shell's background jobs do, and what they start."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ignoring_interrupts")
 def test_tests_stop_at_their_limit_and_keep_what_was_done(tmp_path: Path) -> None:
     text = "import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n"
     began = time.monotonic()

@@ -174,7 +174,7 @@ def test_what_tuning_launches_runs(kernel: str) -> None:
     else:
         cases = FIXED_CASES[kernel]()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and cases[0].dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter has no bfloat16 arithmetic")
     for case in cases:
-        if case.dtype == torch.bfloat16 and device == "cpu":
-            continue  # the interpreter has no bfloat16 arithmetic
-        case.prepare(device, 1)()
+        case.prepare(device, 1)()  # raises what a launch raises
