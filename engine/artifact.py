@@ -30,6 +30,10 @@ COPY_OR_EXPORT = "Copy the engine directory again, or export it again"
 SEGMENTER_WEIGHTS = "segmenter.safetensors"
 CLASSIFIER_WEIGHTS = "classifier.safetensors"
 HEAD_WEIGHTS = "head.safetensors"
+# The graphs for ONNX Runtime, OpenVINO and TensorRT; weights lie beside them, `+ DATA_SUFFIX`.
+SEGMENTER_ONNX = "segmenter.onnx"
+CLASSIFIER_ONNX = "classifier.onnx"
+DATA_SUFFIX = ".data"
 MANIFEST_LIMIT = 8 * 2**20  # bytes; a manifest is a few KiB, and it is read before it is trusted
 
 # How formats that are mistaken for safetensors begin: those of torch.save, and a stand-in.

@@ -1,0 +1,146 @@
+"""The two graphs as ONNX: dynamic batch and prompts, everything that answers inside."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx.checker import ValidationError
+from onnx.shape_inference import InferenceError
+from torch import Tensor, nn
+from torch.export import Dim
+
+from medfocus.engine.artifact import DATA_SUFFIX
+from medfocus.errors import EngineDirectoryError
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+from medfocus.models.segmenter import Segmenter
+
+SEGMENTER_INPUTS = ("image", "points", "labels")
+SEGMENTER_OUTPUTS = ("focus_logits", "score")
+CLASSIFIER_INPUTS = ("image", "focus_logits", "rows", "cols")
+CLASSIFIER_OUTPUTS = ("embedding", "probabilities", "patch_focus", "focused")
+
+Translations = dict[Callable[..., Any], Callable[..., Any]]
+
+
+def segmenter_onnx(graph: SegmenterGraph) -> ir.Model:
+    """The segmenter's graph: inputs (batch, 3, S, S), (batch, prompts, points, 2) and its labels.
+
+    Exported from an example of two images, prompts and points: a size of one would be taken for
+    a constant.
+    """
+    size = graph.segmenter.image_size
+    example = (
+        torch.zeros(2, 3, size, size),
+        torch.zeros(2, 2, 2, 2),
+        torch.zeros(2, 2, 2, dtype=torch.int32),
+    )
+    batch, prompts, points = Dim("batch"), Dim("prompts"), Dim("points")
+    prompted = {0: batch, 1: prompts, 2: points}
+    axes = ({0: batch}, prompted, prompted)
+    with _constant_positions(graph.segmenter):
+        return _export(graph, example, axes, SEGMENTER_INPUTS, SEGMENTER_OUTPUTS)
+
+
+@contextmanager
+def _constant_positions(segmenter: Segmenter) -> Iterator[None]:
+    """Positional embeddings of the one image size, computed now and not by each runtime.
+
+    Upstream interpolates them in every call. A runtime that folds constants as it loads would do
+    it instead, some of them slowly: OpenVINO took 84 s for sam2.1_hiera_tiny.
+    """
+    trunk, prompts = segmenter.image_encoder.trunk, segmenter.sam_prompt_encoder
+    grid = segmenter.image_size // 4
+    with torch.no_grad():
+        hiera, dense = trunk._get_pos_embed((grid, grid)), prompts.get_dense_pe()
+    trunk._get_pos_embed, prompts.get_dense_pe = lambda _: hiera, lambda: dense
+    try:
+        yield
+    finally:
+        del trunk._get_pos_embed, prompts.get_dense_pe
+
+
+def classifier_onnx(
+    graph: ClassifierGraph, mask_size: int, translations: Translations | None = None
+) -> ir.Model:
+    """The classifier's graph, pooling to probabilities; every input's first dimension is the batch.
+
+    Args:
+        graph: in evaluation mode.
+        mask_size: h and w of the focus logits.
+        translations: of torch operators to ONNX functions, where a runtime has its own kernel.
+    """
+    size = graph.clip.image_size
+    example = (
+        torch.zeros(2, 3, size, size),
+        torch.zeros(2, mask_size, mask_size),
+        torch.zeros(2, graph.cells, mask_size),
+        torch.zeros(2, graph.cells, mask_size),
+    )
+    axes = ({0: Dim("batch")},) * 4
+    return _export(graph, example, axes, CLASSIFIER_INPUTS, CLASSIFIER_OUTPUTS, translations)
+
+
+@torch.no_grad()
+def _export(
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    axes: tuple[dict[int, Any], ...],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    translations: Translations | None = None,
+) -> ir.Model:
+    with warnings.catch_warnings():
+        # That axes share a name is meant, and that upstream caches what nobody reads is harmless.
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)
+        warnings.filterwarnings("ignore", "The tensor attributes? .*position_encoding", UserWarning)
+        program = torch.onnx.export(
+            graph,
+            example,
+            dynamo=True,
+            dynamic_shapes=axes,
+            input_names=inputs,
+            output_names=outputs,
+            custom_translation_table=translations,
+            verbose=False,
+        )
+    assert program is not None  # only the old exporter returns nothing
+    return program.model
+
+
+def save_checked(model: ir.Model, path: Path) -> None:
+    """Write a graph with its weights beside it, and check the file as any reader would see it.
+
+    Args:
+        model: opset and types of any precision.
+        path: `<name>.onnx`; the weights go to `<name>.onnx.data`.
+
+    Raises:
+        EngineDirectoryError: the file cannot be written, or breaks ONNX's rules of form, types
+            or shapes.
+    """
+    try:
+        ir.save(model, path, external_data=path.name + DATA_SUFFIX)
+    except OSError as error:
+        raise EngineDirectoryError(
+            str(path.parent),
+            f"cannot be written ({error.strerror})",
+            "make room, or choose another place",
+        ) from error
+    try:
+        # By path: a model in memory may pass protobuf's limit of 2 GiB.
+        onnx.checker.check_model(str(path), full_check=True)
+    except (ValidationError, InferenceError) as error:
+        raise EngineDirectoryError(
+            str(path), f"is not valid ONNX ({error})", "report this with the versions in use"
+        ) from error
+
+
+def operators(path: Path) -> list[str]:
+    """The kinds of operators in a graph, sorted; those of other domains as `domain::name`."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return sorted({f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in nodes})

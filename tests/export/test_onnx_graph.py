@@ -1,0 +1,177 @@
+"""The exported graphs against the PyTorch modules they come from, run by ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from medfocus.export.onnx_graph import (
+    CLASSIFIER_INPUTS,
+    CLASSIFIER_OUTPUTS,
+    SEGMENTER_INPUTS,
+    SEGMENTER_OUTPUTS,
+    classifier_onnx,
+    operators,
+    save_checked,
+    segmenter_onnx,
+)
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+from medfocus.models.presets import CLIP_MEAN, CLIP_STD
+from medfocus.settings import FocusMode, Selection
+from tests.conftest import random_parts
+
+MODES: tuple[FocusMode, ...] = ("none", "overlay", "soft", "hard")
+MASK = 64
+
+
+def segmenter(policy: str = "best") -> SegmenterGraph:
+    parts = random_parts()
+    selection = Selection(
+        policy=policy,  # type: ignore[arg-type]
+        min_area=0.0,
+        max_area=1.0,
+        min_score=0.01,
+    )
+    return SegmenterGraph(parts.segmenter, selection).eval()
+
+
+def classifier(mode: FocusMode) -> ClassifierGraph:
+    parts = random_parts(mode)
+    head = parts.head
+    strength = torch.linspace(0.2, 1.0, parts.clip.layers)
+    return ClassifierGraph(
+        parts.clip,
+        parts.focus,
+        head.class_embeddings,
+        head.logit_scale,
+        strength,
+        CLIP_MEAN,
+        CLIP_STD,
+    ).eval()
+
+
+def segmenter_inputs(images: int, prompts: int, points: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(images + 10 * prompts + 100 * points)
+    labels = torch.arange(images * prompts * points) % 3 - 1  # none, outside, inside
+    labels[::points] = 1
+    return (
+        torch.randn(images, 3, 256, 256, generator=generator),
+        256 * torch.rand(images, prompts, points, 2, generator=generator),
+        labels.reshape(images, prompts, points).int(),
+    )
+
+
+def classifier_inputs(graph: ClassifierGraph, images: int) -> tuple[torch.Tensor, ...]:
+    """The first image has no region."""
+    generator = torch.Generator().manual_seed(images)
+    size = graph.clip.image_size
+    logits = 6 * torch.randn(images, MASK, MASK, generator=generator)
+    logits[0] = -32.0
+    weights = torch.rand(2, images, graph.cells, MASK, generator=generator) ** 8
+    rows, cols = weights / weights.sum(-1, keepdim=True)
+    return torch.randn(images, 3, size, size, generator=generator), logits, rows, cols
+
+
+def run(
+    path: Path, names: tuple[str, ...], arguments: tuple[torch.Tensor, ...]
+) -> list[NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found: list[NDArray[np.float32]] = session.run(
+        None, {name: tensor.numpy() for name, tensor in zip(names, arguments, strict=True)}
+    )
+    return found
+
+
+def relative(found: NDArray[np.float32], expected: torch.Tensor) -> float:
+    difference = np.abs(found.astype(np.float64) - expected.double().numpy()).max()
+    return float(difference / expected.double().abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_the_classifier_answers_as_in_pytorch(mode: FocusMode, tmp_path: Path) -> None:
+    graph = classifier(mode)
+    path = tmp_path / "classifier.onnx"
+    save_checked(classifier_onnx(graph, MASK), path)
+    for images in (1, 2, 5):
+        arguments = classifier_inputs(graph, images)
+        with torch.inference_mode():
+            expected = graph(*arguments)
+        found = dict(zip(CLASSIFIER_OUTPUTS, run(path, CLASSIFIER_INPUTS, arguments), strict=True))
+        assert relative(found["embedding"], expected.embedding) <= 1e-5
+        assert np.abs(found["probabilities"] - expected.probabilities.numpy()).max() <= 1e-5
+        assert np.abs(found["patch_focus"] - expected.patch_focus.numpy()).max() <= 1e-6
+        assert (found["focused"] == expected.focused.numpy()).all()
+        assert not found["focused"][0]
+        assert found["focused"][1:].all() or mode == "none"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["best", "union"])
+def test_the_segmenter_answers_as_in_pytorch(policy: str, tmp_path: Path) -> None:
+    graph = segmenter(policy)
+    path = tmp_path / "segmenter.onnx"
+    save_checked(segmenter_onnx(graph), path)
+    for shape in ((1, 1, 1), (2, 3, 2), (1, 9, 1), (3, 1, 4)):
+        arguments = segmenter_inputs(*shape)
+        with torch.inference_mode():
+            expected = graph(*arguments)
+        logits, score = run(path, SEGMENTER_INPUTS, arguments)
+        assert (expected.score > 0).all(), "a region in every image, or nothing is compared"
+        if policy == "best":
+            assert relative(logits, expected.focus_logits) <= 1e-5
+        # A union's logit is that of a probability near 1, where float32 has few steps.
+        probability = torch.from_numpy(logits).sigmoid()
+        torch.testing.assert_close(probability, expected.focus_logits.sigmoid(), atol=1e-5, rtol=0)
+        assert relative(score, expected.score) <= 1e-5
+
+
+@pytest.mark.slow
+def test_axes_are_named_alike_in_all_inputs_and_outputs(tmp_path: Path) -> None:
+    paths = tmp_path / "segmenter.onnx", tmp_path / "classifier.onnx"
+    save_checked(segmenter_onnx(segmenter()), paths[0])
+    save_checked(classifier_onnx(classifier("none"), MASK), paths[1])
+    shapes = {}
+    for path in paths:
+        graph = onnx.load(path, load_external_data=False).graph
+        for value in [*graph.input, *graph.output]:
+            dimensions = value.type.tensor_type.shape.dim
+            shapes[path.stem, value.name] = [d.dim_param or d.dim_value for d in dimensions]
+    prompted = ["batch", "prompts", "points"]
+    assert shapes == {
+        ("segmenter", "image"): ["batch", 3, 256, 256],
+        ("segmenter", "points"): [*prompted, 2],
+        ("segmenter", "labels"): prompted,
+        ("segmenter", "focus_logits"): ["batch", 64, 64],
+        ("segmenter", "score"): ["batch"],
+        ("classifier", "image"): ["batch", 3, 112, 112],
+        ("classifier", "focus_logits"): ["batch", 64, 64],
+        ("classifier", "rows"): ["batch", 14, 64],
+        ("classifier", "cols"): ["batch", 14, 64],
+        ("classifier", "embedding"): ["batch", 128],
+        ("classifier", "probabilities"): ["batch", 3],
+        ("classifier", "patch_focus"): ["batch", 14, 14],
+        ("classifier", "focused"): ["batch"],
+    }
+    assert set(SEGMENTER_OUTPUTS) == {name for stem, name in shapes if stem == "segmenter"} - {
+        *SEGMENTER_INPUTS
+    }
+
+
+@pytest.mark.slow
+def test_operators_are_of_the_standard_domain(tmp_path: Path) -> None:
+    path = tmp_path / "segmenter.onnx"
+    save_checked(segmenter_onnx(segmenter()), path)
+    found = operators(path)
+    assert found == sorted(set(found))
+    assert not [name for name in found if "::" in name or name in ("OneHot", "NonZero", "Loop")]
+    # Of what is constant, nothing is left to a runtime.
+    assert "Cos" in found, "of the prompts' positions"
+    resized = [
+        n for n in onnx.load(path, load_external_data=False).graph.node if n.op_type == "Resize"
+    ]
+    assert [a.s for n in resized for a in n.attribute if a.name == "mode"] == [b"nearest"]
