@@ -34,6 +34,9 @@ HEAD_WEIGHTS = "head.safetensors"
 SEGMENTER_ONNX = "segmenter.onnx"
 CLASSIFIER_ONNX = "classifier.onnx"
 DATA_SUFFIX = ".data"
+# The same in int8 as OpenVINO writes them, each with its weights in a .bin file.
+SEGMENTER_INT8 = "segmenter.int8.xml"
+CLASSIFIER_INT8 = "classifier.int8.xml"
 MANIFEST_LIMIT = 8 * 2**20  # bytes; a manifest is a few KiB, and it is read before it is trusted
 
 # How formats that are mistaken for safetensors begin: those of torch.save, and a stand-in.
@@ -218,12 +221,20 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     Returns:
         The manifest with its `files` filled in.
     """
-    files = {name: _record(directory / name) for name in _list_files(directory)}
-    manifest = replace(manifest, files=files)
+    manifest = unpublished(directory, manifest).manifest
     data = to_json(manifest).encode()
     (directory / FILE_NAME).write_bytes(data)
     (directory / DIGEST_NAME).write_bytes(_digest_line(data))
     return manifest
+
+
+def unpublished(directory: Path, manifest: Manifest) -> EngineDirectory:
+    """The files written so far as an engine that its writer can load, and nobody else.
+
+    The manifest, with the size and hash of all that lies in `directory`, is not written.
+    """
+    files = {name: _record(directory / name) for name in _list_files(directory)}
+    return EngineDirectory(directory, replace(manifest, files=files))
 
 
 def _sibling(target: Path, role: str) -> Path:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from medfocus.engine.parity import Parity, Thresholds
+from medfocus.engine.precision import Arithmetic, Precision
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.settings import Focus, Preprocessing, Prompts, Selection, require
 
@@ -19,8 +21,6 @@ SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
 DIGEST_NAME = "manifest.json.sha256"
 MEND = "Export the engine again"
-
-Precision = Literal["fp32", "fp16", "bf16"]
 
 
 def _require_sha256(text: str, key: str) -> None:
@@ -84,7 +84,10 @@ class Manifest:
     """All that an engine directory says about itself.
 
     `buckets` are the batch sizes prepared for; `files` are all the other files of the directory
-    by relative name; `parity` is what the export measured against the reference.
+    by relative name. `backends` are the runtimes that the export wrote for and checked, and the
+    arithmetic that each was checked in. `parity` is what it measured against the float32 PyTorch
+    model, and `thresholds` what it asked, by backend; by `segmenter size` where that is not the
+    architecture's own. PyTorch in float32 is the reference itself, and is not among them.
 
     Raises:
         InputError: a value is out of its range; names the key.
@@ -100,7 +103,9 @@ class Manifest:
     classes: tuple[str, ...]
     buckets: tuple[int, ...]
     files: Mapping[str, FileRecord]
-    parity: Mapping[str, Any]
+    backends: Mapping[str, Arithmetic]
+    parity: Mapping[str, Parity]
+    thresholds: Mapping[str, Thresholds]
     schema_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -118,6 +123,7 @@ class Manifest:
             "buckets",
             "is not an ascending list of positive batch sizes",
         )
+        require(bool(self.backends), "backends", "names no runtime")
         for name in self.files:
             require(_stays_inside(name), "files", f"{name!r} is not a plain relative file name")
 

@@ -1,5 +1,6 @@
 """Models, head and settings to an engine directory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from medfocus.engine.artifact import (
     write_engine_directory,
     write_manifest,
 )
+from medfocus.engine.images import SourceImage
 from medfocus.engine.manifest import (
     ClipModel,
     Manifest,
@@ -21,8 +23,15 @@ from medfocus.engine.manifest import (
     Producer,
     Sam2Model,
 )
+from medfocus.engine.precision import Precision
+from medfocus.engine.prepare import prepare
 from medfocus.errors import EngineDirectoryError, InputError
+from medfocus.export.gate import Gate
+from medfocus.export.parity import Images
+from medfocus.export.plan import Plan
+from medfocus.export.stages import Stages
 from medfocus.models.clip import FocusCLIP
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.head import Head
 from medfocus.models.presets import ZERO_SHOT, Preset
 from medfocus.models.segmenter import Segmenter
@@ -50,22 +59,73 @@ class Parts:
     selection: Selection
 
 
-def build(target: Path, parts: Parts, *, force: bool = False) -> Manifest:
-    """Write an engine directory for the torch backend, whole or not at all.
+def build(
+    target: Path,
+    parts: Parts,
+    plan: Plan | None = None,
+    images: Sequence[SourceImage] = (),
+    *,
+    force: bool = False,
+    stages: Stages | None = None,
+) -> Manifest:
+    """Write an engine directory, checked, whole or not at all.
+
+    Args:
+        target: the directory.
+        parts: the models and their settings.
+        plan: what to build; PyTorch in float32, which is the reference itself, when None.
+        images: what everything else is checked on; as many as the largest bucket at least.
+        force: replace an engine directory that is there.
+        stages: progress.
 
     Raises:
-        InputError: a head that was made for another CLIP or focus mode.
+        InputError: a head that was made for another CLIP or focus mode; too few images.
+        ParityError: what was built answers otherwise than the float32 model.
         EngineDirectoryError: `target` exists (without `force`) or cannot be written.
     """
+    plan, stages = plan or Plan(), stages or Stages()
     _check_head(parts)
     with write_engine_directory(target, force=force) as staging:
-        for name, tensors in (
-            (SEGMENTER_WEIGHTS, _contiguous(parts.segmenter)),
-            (CLASSIFIER_WEIGHTS, _contiguous(parts.clip)),
-            (HEAD_WEIGHTS, parts.head.tensors()),
-        ):
-            _write(staging / name, save(tensors))
-        return write_manifest(staging, _manifest(parts))
+        with stages("writing weights"):
+            _write(staging / HEAD_WEIGHTS, save(parts.head.tensors()))
+            if "torch" in plan.targets:
+                _write(staging / SEGMENTER_WEIGHTS, save(_contiguous(parts.segmenter)))
+                _write(staging / CLASSIFIER_WEIGHTS, save(_contiguous(parts.clip)))
+        manifest = _manifest(parts, plan)
+        if plan.backends != {"torch": "fp32"}:
+            manifest = _gate(parts, manifest, plan, images, stages).build(staging, manifest)
+        with stages("hashing"):
+            return write_manifest(staging, manifest)
+
+
+def _gate(
+    parts: Parts, manifest: Manifest, plan: Plan, images: Sequence[SourceImage], stages: Stages
+) -> Gate:
+    if len(images) < plan.buckets[-1]:
+        raise InputError(
+            "images",
+            f"{len(images)} do not fill a batch of {plan.buckets[-1]}",
+            "check on more images, or export for smaller batches",
+        )
+    prepared = [
+        prepare(image, manifest.preprocessing, manifest.focus, manifest.prompts) for image in images
+    ]
+    steered = manifest.focus.mode != "none"
+    return Gate.prepare(
+        SegmenterGraph(parts.segmenter, parts.selection).eval(),
+        ClassifierGraph(
+            parts.clip,
+            parts.focus,
+            parts.head.class_embeddings,
+            parts.head.logit_scale,
+            parts.head.strength,
+            manifest.preprocessing.classifier.mean,
+            manifest.preprocessing.classifier.std,
+        ).eval(),
+        Images(prepared, manifest.preprocessing, steered),
+        plan,
+        stages,
+    )
 
 
 def _check_head(parts: Parts) -> None:
@@ -95,20 +155,22 @@ def _contiguous(module: FocusCLIP | Segmenter) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
 
 
-def _manifest(parts: Parts) -> Manifest:
+def _manifest(parts: Parts, plan: Plan) -> Manifest:
     return Manifest(
         producer=Producer("medfocus", medfocus.__version__),
         models=Models(
             ClipModel(parts.preset.clip, parts.clip_sha256),
             Sam2Model(parts.preset.sam2, parts.segmenter.image_size, parts.segmenter_sha256),
         ),
-        precision="fp32",
+        precision=Precision(),
         focus=parts.focus,
         selection=parts.selection,
         prompts=ZERO_SHOT,
         preprocessing=parts.preset.preprocessing(parts.clip, parts.segmenter),
         classes=parts.head.classes,
-        buckets=(1, 8, 32),
+        buckets=plan.buckets,
         files={},
+        backends=plan.backends,
         parity={},
+        thresholds={},
     )

@@ -24,6 +24,8 @@ SEGMENTER_OUTPUTS = ("focus_logits", "score")
 CLASSIFIER_INPUTS = ("image", "focus_logits", "rows", "cols")
 CLASSIFIER_OUTPUTS = ("embedding", "probabilities", "patch_focus", "focused")
 
+OPSET = 22  # the first in which Conv takes bfloat16
+
 Translations = dict[Callable[..., Any], Callable[..., Any]]
 
 
@@ -105,6 +107,7 @@ def _export(
             dynamic_shapes=axes,
             input_names=inputs,
             output_names=outputs,
+            opset_version=OPSET,
             custom_translation_table=translations,
             verbose=False,
         )

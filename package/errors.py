@@ -39,3 +39,7 @@ class WeightsError(MedfocusError):
 
 class EngineDirectoryError(MedfocusError):
     """An engine directory that is incomplete, was changed, or has another schema."""
+
+
+class ParityError(MedfocusError):
+    """A built engine whose answers are too far from the float32 model's; it was not written."""

@@ -1,5 +1,7 @@
 """Runtimes of the two graphs, a small file each: load, run, close."""
 
+import logging
+from importlib import import_module
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +11,8 @@ from medfocus.engine.artifact import EngineDirectory
 from medfocus.errors import InputError
 
 Array = NDArray[np.float32]
+
+log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -32,33 +36,77 @@ class Backend(Protocol):
         """Release memory and devices; the backend cannot be used afterwards."""
 
 
+# Where each may run, the fastest first.
+PREFERENCE: dict[str, tuple[str, ...]] = {
+    "cuda": ("tensorrt", "torch", "onnxruntime"),
+    "cpu": ("openvino", "onnxruntime", "torch"),
+}
+CLASSES = {
+    "torch": "TorchBackend",
+    "onnxruntime": "OnnxRuntimeBackend",
+    "openvino": "OpenVinoBackend",
+    "tensorrt": "TensorRTBackend",
+}
+INSTALL = {
+    "torch": "pip install 'medfocus[torch]'",
+    "onnxruntime": "pip install 'medfocus[cpu]', or 'medfocus[gpu]' for CUDA",
+    "openvino": "pip install 'medfocus[cpu]'",
+    "tensorrt": "pip install tensorrt",
+}
+NAMES = tuple(CLASSES)
+
+
 def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backend:
-    """Load an engine directory's graphs.
+    """Load an engine directory's graphs into a runtime that the export checked them in.
+
+    `auto` takes the fastest that this engine was exported for, that is installed, and that the
+    device has; each that it passes over is logged with the reason.
 
     Args:
         directory: read and checked.
-        backend: `auto` or `torch`.
+        backend: `auto`, `torch`, `onnxruntime`, `openvino` or `tensorrt`.
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        InputError: a backend or device that is unknown or not there, or a precision that no
-            backend here has.
+        InputError: a backend or device that is unknown or not there, or one that this engine was
+            not exported for.
     """
-    if directory.manifest.precision != "fp32":
-        raise InputError(
-            f"precision {directory.manifest.precision}",
-            "is one that the torch backend does not have yet",
-            "export the engine in fp32",
-        )
-    if backend not in ("auto", "torch"):
-        raise InputError(f"backend {backend!r}", "not known", "use auto or torch")
-    if device not in ("auto", "cpu", "cuda"):
+    if backend not in ("auto", *NAMES):
+        raise InputError(f"backend {backend!r}", "not known", "use auto, " + ", ".join(NAMES))
+    if device not in ("auto", *PREFERENCE):
         raise InputError(f"device {device!r}", "not known", "use auto, cpu or cuda")
-    # Here and not above: an engine with another backend must load where torch is not installed.
+    exported = directory.manifest.backends
+    if backend != "auto":
+        if backend not in exported:
+            raise InputError(
+                f"backend {backend}",
+                "this engine was not exported for it",
+                f"use {' or '.join(exported)}, or export the engine again with that target",
+            )
+        return _load(directory, backend, device)
+    reasons = []
+    for place in PREFERENCE if device == "auto" else (device,):
+        for name in PREFERENCE[place]:
+            if name not in exported:
+                continue
+            try:
+                return _load(directory, name, place)
+            except InputError as error:
+                log.info("%s on %s passed over: %s", name, place, error)
+                reasons.append(f"{name}: {error.problem}")
+    raise InputError(
+        "backend auto",
+        f"none of this engine's backends runs here on {device} ({'; '.join(reasons) or 'none'})",
+        "install one of them, or export the engine again for one that is installed",
+    )
+
+
+def _load(directory: EngineDirectory, name: str, device: str) -> Backend:
+    # Imported here and not above: each must load where the others are not installed.
     try:
-        from medfocus.engine.backends.torch import TorchBackend
+        module = import_module(f"medfocus.engine.backends.{name}")
     except ModuleNotFoundError as error:
-        raise InputError(
-            "backend torch", f"{error.name} is not installed", f"pip install {error.name}"
-        ) from error
-    return TorchBackend(directory, device)
+        problem = f"{error.name} is not installed"
+        raise InputError(f"backend {name}", problem, INSTALL[name]) from error
+    backend: Backend = getattr(module, CLASSES[name])(directory, device)
+    return backend

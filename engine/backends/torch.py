@@ -1,5 +1,6 @@
-"""The PyTorch backend: the graphs themselves, eager."""
+"""The PyTorch backend: the graphs themselves, eager, in half precision by PyTorch's autocast."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,15 @@ from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.segmenter import Segmenter
 from medfocus.models.weights import load_strictly
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 class TorchBackend:
-    """Both graphs on one device, in float32.
+    """Both graphs on one device.
+
+    In half precision, weights and the residual stream are float32 and autocast runs the matrix
+    products in half. It knows no blocks: a graph of which the engine's policy has blocks in
+    float32 runs in float32 altogether.
 
     Args:
         directory: an engine directory that holds the three .safetensors files.
@@ -42,6 +49,10 @@ class TorchBackend:
         if device == "cuda" and not available:
             raise InputError("device cuda", "torch sees no CUDA device", "use cpu or auto")
         self.device = "cuda" if available and device != "cpu" else "cpu"
+        self._arithmetic = DTYPES[directory.manifest.backends[self.name]]
+        self._float32 = {
+            block.partition(":")[0] for block in directory.manifest.precision.float32_blocks
+        }
         self._segmenter = _load_segmenter(directory).to(self.device)
         self._classifier = _load_classifier(directory).to(self.device)
 
@@ -50,21 +61,29 @@ class TorchBackend:
         self, image: Array, points: Array, labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """See `Backend.segment`."""
-        output = self._segmenter(*self._tensors(image, points, labels))
-        return output.focus_logits.cpu().numpy(), output.score.cpu().numpy()
+        with self._autocast("segmenter"):
+            output = self._segmenter(*self._tensors(image, points, labels))
+        focus_logits, score = (tensor.float().cpu().numpy() for tensor in output)
+        return focus_logits, score
 
     @torch.inference_mode()
     def classify(
         self, image: Array, focus_logits: Array, rows: Array, cols: Array
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """See `Backend.classify`."""
-        output = self._classifier(*self._tensors(image, focus_logits, rows, cols))
-        embedding, probabilities, patch_focus, focused = (t.cpu().numpy() for t in output)
-        return embedding, probabilities, patch_focus, focused
+        with self._autocast("classifier"):
+            output = self._classifier(*self._tensors(image, focus_logits, rows, cols))
+        embedding, probabilities, patch_focus = (t.float().cpu().numpy() for t in output[:3])
+        return embedding, probabilities, patch_focus, output.focused.cpu().numpy()
 
     def close(self) -> None:
         """See `Backend.close`."""
         del self._segmenter, self._classifier
+
+    def _autocast(self, graph: str) -> AbstractContextManager[None]:
+        half = self._arithmetic is not torch.float32 and graph not in self._float32
+        dtype = self._arithmetic if half else torch.bfloat16  # float32 is no dtype of autocast
+        return torch.autocast(self.device, dtype, enabled=half)
 
     def _tensors(self, *arrays: NDArray[Any]) -> list[torch.Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]

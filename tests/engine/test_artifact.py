@@ -21,7 +21,7 @@ from medfocus.engine.artifact import (
     write_engine_directory,
     write_manifest,
 )
-from medfocus.engine.manifest import FileRecord
+from medfocus.engine.manifest import FileRecord, Producer
 from medfocus.errors import EngineDirectoryError
 from tests.engine.test_manifest import MANIFEST
 
@@ -38,12 +38,12 @@ def write(target: Path, version: str = "old", force: bool = False) -> None:
         (staging / FILES[1]).parent.mkdir(parents=True)
         (staging / FILES[1]).write_bytes(version.encode() * 20)
         (staging / FILES[2]).touch()
-        write_manifest(staging, replace(MANIFEST, parity={"version": version}, files={}))
+        write_manifest(staging, replace(MANIFEST, producer=Producer("medfocus", version), files={}))
 
 
 def version(target: Path) -> str:
     """Which of the engines lies at `target`, every hash checked."""
-    return str(read_engine_directory(target).manifest.parity["version"])
+    return read_engine_directory(target).manifest.producer.version
 
 
 def record(data: bytes) -> FileRecord:
@@ -340,7 +340,7 @@ def test_a_second_writer_waits_its_turn(tmp_path: Path) -> None:
     with write_engine_directory(tmp_path / "engine") as staging:
         with pytest.raises(EngineDirectoryError, match="is being written by another process"):
             write(tmp_path / "engine", "second")
-        write_manifest(staging, replace(MANIFEST, parity={"version": "first"}))
+        write_manifest(staging, replace(MANIFEST, producer=Producer("medfocus", "first")))
     assert version(tmp_path / "engine") == "first"
 
 

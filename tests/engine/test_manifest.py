@@ -19,6 +19,8 @@ from medfocus.engine.manifest import (
     from_json,
     to_json,
 )
+from medfocus.engine.parity import Parity, Thresholds
+from medfocus.engine.precision import Precision
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.settings import (
     ClassifierInput,
@@ -30,10 +32,11 @@ from medfocus.settings import (
 )
 
 HALF = (0.5, 0.5, 0.5)
+PARITY = Parity(64, 0.99, 1.0, 0.001, 0.98, 0.01, 0.02)
 MANIFEST = Manifest(
     producer=Producer("medfocus", "0.1.0"),
     models=Models(ClipModel("ViT-B-16", "a" * 64), Sam2Model("sam2.1_hiera_tiny", 1024, "b" * 64)),
-    precision="fp32",
+    precision=Precision("fp16", ("MatMul",), ("Reshape",), ("pe_layer",), ("classifier: clip",)),
     focus=Focus("soft", 0.02, 0.1),
     selection=Selection("best", 0.002, 0.6, 0.3, 1.0),
     prompts=Prompts((((0.5, 0.5), (0.25, 1.0)), ((0.0, 0.0), (1.0, 1.0))), ((1, 0), (2, 3))),
@@ -44,7 +47,9 @@ MANIFEST = Manifest(
     classes=("normal", "Läsion", "肺炎"),
     buckets=(1, 8, 32),
     files={"plans/a.plan": FileRecord("c" * 64, 12), "head.safetensors": FileRecord("d" * 64, 0)},
-    parity={"cosine": {"min": 0.99, "images": 64}, "passed": True, "note": None},
+    backends={"openvino": "int8", "torch": "fp16"},
+    parity={"openvino": PARITY},
+    thresholds={"openvino": Thresholds(0.9, 0.98, 0.01, 0.95, 0.1, 0.1)},
 )
 
 
@@ -82,8 +87,13 @@ def keys(value: Any, prefix: str = "") -> list[str]:
     ]
 
 
-# A file's name holds dots, and parity is free.
-SCHEMA_KEYS = [key for key in keys(content()) if not key.startswith(("files.", "parity."))]
+# A file's name holds dots, and what a mapping names is free.
+FREE = {f"{mapping}.openvino" for mapping in ("backends", "parity", "thresholds")}
+SCHEMA_KEYS = [
+    key
+    for key in keys(content())
+    if not key.startswith("files.") and key not in {*FREE, "backends.torch"}
+]
 
 
 @pytest.mark.parametrize("path", SCHEMA_KEYS)
@@ -116,7 +126,11 @@ def test_unknown_keys_are_named(place: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("precision", "fp8"),
+        ("precision.dtype", "fp8"),
+        ("backends", {}),
+        ("backends.openvino", "int4"),
+        ("parity.openvino.images", 1.5),
+        ("thresholds.openvino.mask_iou", -0.1),
         ("models.clip.weights_sha256", "A" * 64),
         ("models.sam2.weights_sha256", "a" * 64 + "\n"),
         ("models.sam2.image_size", 1024.0),
@@ -226,11 +240,16 @@ def test_what_is_not_an_object_is_refused(text: str) -> None:
         from_json(text)
 
 
+def test_float32_names_no_operators() -> None:
+    with pytest.raises(EngineDirectoryError, match=r"precision\.half"):
+        read_changed("precision.dtype", "fp32")
+
+
 def test_a_manifest_that_could_not_be_read_is_not_written() -> None:
     with pytest.raises(EngineDirectoryError, match="is not a finite number"):
-        to_json(replace(MANIFEST, parity={"cosine": float("nan")}))
-    with pytest.raises(EngineDirectoryError, match=r"precision"):
-        to_json(replace(MANIFEST, precision="int8"))  # type: ignore[arg-type]
+        to_json(replace(MANIFEST, parity={"torch": replace(PARITY, embedding_cosine=float("nan"))}))
+    with pytest.raises(EngineDirectoryError, match=r"backends\.torch"):
+        to_json(replace(MANIFEST, backends={"torch": "int4"}))  # type: ignore[dict-item]
 
 
 JSON = st.recursive(

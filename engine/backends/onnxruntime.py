@@ -1,0 +1,102 @@
+"""The ONNX Runtime backend: the exported graphs on a CPU or on CUDA, with no torch installed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX, EngineDirectory
+from medfocus.engine.backends import Array
+from medfocus.errors import InputError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntimeBackend:
+    """Both graphs in ONNX Runtime, in the precision that is written into them.
+
+    Args:
+        directory: an engine directory that holds the two .onnx files.
+        device: `auto` takes CUDA where this ONNX Runtime has it.
+
+    Raises:
+        InputError: `cuda` where this ONNX Runtime has none or cannot start it, or bf16 on a CPU.
+        EngineDirectoryError: a file is missing.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, directory: EngineDirectory, device: str) -> None:
+        self.device = _device(device)
+        if self.device == "cpu" and directory.manifest.precision.dtype == "bf16":
+            raise InputError(
+                "backend onnxruntime",
+                "its CPU kernels do not know bf16, and this engine is bf16",
+                "use openvino, or export with --fp16 or --fp32",
+            )
+        self._segmenter = self._session(directory.file(SEGMENTER_ONNX))
+        self._classifier = self._session(directory.file(CLASSIFIER_ONNX))
+
+    def segment(
+        self, image: Array, points: Array, labels: NDArray[np.int32]
+    ) -> tuple[Array, Array]:
+        """See `Backend.segment`."""
+        focus_logits, score = self._run(
+            self._segmenter, {"image": image, "points": points, "labels": labels}
+        )
+        return focus_logits, score
+
+    def classify(
+        self, image: Array, focus_logits: Array, rows: Array, cols: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """See `Backend.classify`."""
+        embedding, probabilities, patch_focus, focused = self._run(
+            self._classifier,
+            {"image": image, "focus_logits": focus_logits, "rows": rows, "cols": cols},
+        )
+        return embedding, probabilities, patch_focus, focused
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        del self._segmenter, self._classifier
+
+    def _session(self, path: Path) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings tell users of optimisations
+        wanted = PROVIDERS[self.device]
+        # The CPU stands behind CUDA for what runs on shapes; without it nothing would load.
+        providers = list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+        # A provider that cannot start is left out with no more than a warning.
+        if session.get_providers()[0] != wanted:
+            raise InputError(
+                f"device {self.device}",
+                f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}",
+                "install the CUDA libraries that this onnxruntime-gpu was built for, or use cpu",
+            )
+        return session
+
+    def _run(
+        self, session: onnxruntime.InferenceSession, inputs: dict[str, NDArray[Any]]
+    ) -> list[Any]:
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for output in session.get_outputs():
+            binding.bind_output(output.name, self.device)
+        session.run_with_iobinding(binding)
+        arrays: list[Any] = binding.copy_outputs_to_cpu()
+        return arrays
+
+
+def _device(device: str) -> str:
+    available = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    if device == "cuda" and not available:
+        raise InputError(
+            "device cuda",
+            "this ONNX Runtime has no CUDA",
+            "install onnxruntime-gpu in place of onnxruntime (not beside it), or use cpu",
+        )
+    return "cuda" if available and device != "cpu" else "cpu"

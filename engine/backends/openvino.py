@@ -1,0 +1,97 @@
+"""The OpenVINO backend: the exported graphs on a CPU, in bf16 or int8 where it has them."""
+
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from medfocus.engine.artifact import (
+    CLASSIFIER_INT8,
+    CLASSIFIER_ONNX,
+    SEGMENTER_INT8,
+    SEGMENTER_ONNX,
+    EngineDirectory,
+)
+from medfocus.engine.backends import Array
+from medfocus.engine.precision import Arithmetic
+from medfocus.errors import InputError
+
+# OpenVINO chooses the arithmetic by a hint, whatever types the graph has. In an int8 graph the
+# hint is for what is not quantised.
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoBackend:
+    """Both graphs in OpenVINO, in the arithmetic that the engine was checked with.
+
+    Args:
+        directory: an engine directory that holds the two .onnx files, or the int8 graphs.
+        device: `auto` or `cpu`.
+
+    Raises:
+        InputError: another device.
+        EngineDirectoryError: a file is missing.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, directory: EngineDirectory, device: str) -> None:
+        if device == "cuda":
+            raise InputError("device cuda", "openvino runs on the CPU here", "use cpu or auto")
+        core = openvino.Core()
+        checked = directory.manifest.backends[self.name]
+        # Where this processor lacks bf16, float32 is the closer to the reference.
+        arithmetic = "fp32" if checked == "bf16" and not has_bf16(core) else checked
+        quantised = arithmetic == "int8"
+        hints = {
+            "INFERENCE_PRECISION_HINT": HINTS[arithmetic],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._segmenter, self._classifier = (
+            core.compile_model(directory.file(name), "CPU", hints).create_infer_request()
+            for name in (
+                SEGMENTER_INT8 if quantised else SEGMENTER_ONNX,
+                CLASSIFIER_INT8 if quantised else CLASSIFIER_ONNX,
+            )
+        )
+
+    def segment(
+        self, image: Array, points: Array, labels: NDArray[np.int32]
+    ) -> tuple[Array, Array]:
+        """See `Backend.segment`."""
+        focus_logits, score = _run(
+            self._segmenter, {"image": image, "points": points, "labels": labels}
+        )
+        return focus_logits, score
+
+    def classify(
+        self, image: Array, focus_logits: Array, rows: Array, cols: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """See `Backend.classify`."""
+        embedding, probabilities, patch_focus, focused = _run(
+            self._classifier,
+            {"image": image, "focus_logits": focus_logits, "rows": rows, "cols": cols},
+        )
+        return embedding, probabilities, patch_focus, focused
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        del self._segmenter, self._classifier
+
+
+def has_bf16(core: openvino.Core) -> bool:
+    """Whether OpenVINO finds bf16 arithmetic in this processor."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def best_arithmetic(wanted: Arithmetic) -> Arithmetic:
+    """What stands for a half precision here: bf16, or fp32 where the processor lacks it."""
+    return "bf16" if wanted != "fp32" and has_bf16(openvino.Core()) else "fp32"
+
+
+def _run(request: openvino.InferRequest, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    outputs = request.infer(inputs, share_inputs=True)
+    # Copies: the request's own memory is written again by the next call.
+    return [np.array(outputs[index]) for index in range(len(outputs))]

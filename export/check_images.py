@@ -1,0 +1,42 @@
+"""The images that an export is checked and calibrated on: the user's own, and phantoms."""
+
+from pathlib import Path
+
+from medfocus.engine.images import SourceImage, read_images
+from medfocus.engine.inputs import find_files
+from medfocus.fewshot.phantoms import KINDS, ORGANS, make_phantom
+
+AT_LEAST = 64
+SEED = 40_000_000  # nothing is trained or measured on phantoms from here
+
+
+def check_images(folder: Path | None, count: int = AT_LEAST) -> list[SourceImage]:
+    """The images of a folder, and phantoms up to `count` images at least.
+
+    Args:
+        folder: of the user's own images, or None.
+        count: how many there must be.
+
+    Raises:
+        InputError: a folder without images.
+        ImageError: an image that cannot be read.
+    """
+    own: list[SourceImage] = []
+    if folder is not None:
+        own = [image for path in find_files([str(folder)]) for image in read_images(path)]
+    return own + phantoms(max(0, count - len(own)))
+
+
+def phantoms(count: int) -> list[SourceImage]:
+    """Phantoms of all organs and kinds in turn, every eighth of them healthy."""
+    drawn: list[SourceImage] = []
+    for number in range(count):
+        healthy = number % 8 == 7
+        phantom = make_phantom(
+            SEED + number,
+            ORGANS[number % len(ORGANS)],
+            None if healthy else KINDS[number * 5 % len(KINDS)],
+            lesions=0 if healthy else 1,
+        )
+        drawn.append(SourceImage(phantom.image, f"phantom {number}"))
+    return drawn

@@ -1,0 +1,227 @@
+"""From float32 graphs to files that pass the parity gate, made more precise where they do not."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from medfocus.engine.artifact import (
+    CLASSIFIER_INT8,
+    CLASSIFIER_ONNX,
+    SEGMENTER_INT8,
+    SEGMENTER_ONNX,
+    unpublished,
+)
+from medfocus.engine.backends import load_backend
+from medfocus.engine.manifest import Manifest
+from medfocus.engine.parity import SEGMENTER_FIGURES, Parity
+from medfocus.errors import ParityError
+from medfocus.export.onnx_graph import classifier_onnx, save_checked, segmenter_onnx
+from medfocus.export.parity import (
+    REFERENCE_BATCH,
+    THRESHOLDS,
+    Answers,
+    Images,
+    Reference,
+    answers,
+    batches,
+    compare,
+)
+from medfocus.export.plan import Plan
+from medfocus.export.precision import lower, policy
+from medfocus.export.ranges import activation_ranges
+from medfocus.export.stages import Stages
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+
+SCRATCH = "scratch"
+ONNX = {"segmenter": SEGMENTER_ONNX, "classifier": CLASSIFIER_ONNX}
+INT8 = {"segmenter": SEGMENTER_INT8, "classifier": CLASSIFIER_INT8}
+# Images that activation ranges are taken from. NNCF passes over its images more than once, and at
+# 1024² spends seconds on each.
+RANGE_IMAGES, SEGMENTER_INT8_IMAGES = 8, 16
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """The float32 graphs, and what they answer to the images.
+
+    Attributes:
+        segmenter, classifier: the PyTorch graphs.
+        images: what everything is compared on.
+        reference: their answers.
+        plan: what is to be built.
+        stages: progress.
+    """
+
+    segmenter: SegmenterGraph
+    classifier: ClassifierGraph
+    images: Images
+    reference: Answers
+    plan: Plan
+    stages: Stages
+
+    @classmethod
+    def prepare(
+        cls,
+        segmenter: SegmenterGraph,
+        classifier: ClassifierGraph,
+        images: Images,
+        plan: Plan,
+        stages: Stages,
+    ) -> "Gate":
+        """Run the PyTorch graphs on the images."""
+        reference = reference_answers(Reference(segmenter, classifier), images, stages)
+        return cls(segmenter, classifier, images, reference, plan, stages)
+
+    def build(self, staging: Path, manifest: Manifest) -> Manifest:
+        """Write the graphs of every target into `staging`, and check each of them.
+
+        Returns:
+            The manifest with precision, backends, parity and thresholds filled in.
+
+        Raises:
+            ParityError: a target that no precision at hand brings near enough.
+        """
+        scratch = staging / SCRATCH
+        scratch.mkdir()
+        try:
+            if set(self.plan.targets) != {"torch"}:
+                self._export(scratch)
+            if self.plan.int8:
+                self._quantise(scratch, staging)
+            return self._until_it_passes(scratch, staging, manifest)
+        finally:
+            shutil.rmtree(scratch)
+
+    def _export(self, scratch: Path) -> None:
+        with self.stages("exporting the classifier"):
+            mask = self.reference.focus_logits.shape[-1]
+            save_checked(classifier_onnx(self.classifier, mask), scratch / CLASSIFIER_ONNX)
+        with self.stages("exporting the segmenter"):
+            save_checked(segmenter_onnx(self.segmenter), scratch / SEGMENTER_ONNX)
+
+    def _quantise(self, scratch: Path, staging: Path) -> None:
+        from medfocus.export.quantise import quantise  # what it imports is large
+
+        for graph, count in (
+            ("classifier", len(self.images.prepared)),
+            ("segmenter", SEGMENTER_INT8_IMAGES),
+        ):
+            with self.stages(f"quantising the {graph}"):
+                quantise(scratch / ONNX[graph], staging / INT8[graph], self._feeds(graph, count))
+
+    def _until_it_passes(self, scratch: Path, staging: Path, manifest: Manifest) -> Manifest:
+        backends, blocks, step = self.plan.backends, list[str](), 1
+        order: list[str] | None = None
+        while True:
+            manifest = replace(
+                manifest, precision=policy(self.plan.dtype, blocks), backends=backends
+            )
+            if self.plan.writes_onnx:
+                self._write_graphs(scratch, staging, manifest)
+            parity, missed = self._check(staging, manifest)
+            if not missed:
+                thresholds = {name: THRESHOLDS[backends[name]] for name in parity}
+                return replace(manifest, parity=parity, thresholds=thresholds)
+            name, figures = missed
+            if name == "openvino" and backends[name] == "bf16":
+                # OpenVINO's bf16 is a hint that knows no blocks.
+                backends = {**backends, name: "fp32"}
+                continue
+            if backends[name] not in ("fp16", "bf16") or not self.plan.writes_onnx:
+                raise _too_far(name, backends[name], figures)
+            if order is None:
+                order = self._by_range(scratch)
+            graphs = _blamed(figures)
+            left = [b for b in order if b not in blocks and b.startswith(graphs)]
+            if not left:
+                raise _too_far(name, backends[name], figures)
+            blocks += left[:step]
+            step *= 2
+
+    def _write_graphs(self, scratch: Path, staging: Path, manifest: Manifest) -> None:
+        with self.stages(f"writing {manifest.precision.dtype} graphs"):
+            for graph, file in ONNX.items():
+                model = lower(ir.load(scratch / file), graph, manifest.precision)
+                save_checked(model, staging / file)
+
+    def _check(
+        self, staging: Path, manifest: Manifest
+    ) -> tuple[dict[str, Parity], tuple[str, tuple[str, ...]] | None]:
+        """Parity of every backend, up to the first that misses, and what that one missed."""
+        directory = unpublished(staging, manifest)
+        parity: dict[str, Parity] = {}
+        for name, arithmetic in manifest.backends.items():
+            if (name, arithmetic) == ("torch", "fp32"):
+                continue  # the reference itself
+            with self.stages(f"loading {name}"):
+                backend = load_backend(directory, name, "auto")
+            plan = list(batches(len(self.images.prepared), self.plan.buckets))
+            with self.stages(f"checking {name} in {arithmetic}", sum(map(len, plan))) as advance:
+                found = answers(backend, self.images, plan, self.reference, advance)
+            backend.close()
+            parity[name] = compare(found, self.reference, plan)
+            if missed := THRESHOLDS[arithmetic].missed(parity[name]):
+                return parity, (name, missed)
+        return parity, None
+
+    def _by_range(self, scratch: Path) -> list[str]:
+        """All blocks, those with the largest activations first."""
+        ranges: dict[str, float] = {}
+        for graph, file in ONNX.items():
+            with self.stages(f"measuring ranges of the {graph}"):
+                feeds = self._feeds(graph, RANGE_IMAGES)
+                ranges |= activation_ranges(scratch / file, graph, feeds, scratch)
+        return sorted(ranges, key=lambda block: -ranges[block])
+
+    def _feeds(self, graph: str, count: int) -> list[dict[str, NDArray[Any]]]:
+        """A graph's inputs by name, an image each."""
+        feeds: list[dict[str, NDArray[Any]]] = []
+        for row in range(min(count, len(self.images.prepared))):
+            batch = self.images.batch([row])
+            if graph == "segmenter":
+                feeds.append(
+                    {"image": batch.segmenter, "points": batch.points, "labels": batch.labels}
+                )
+            else:
+                logits = self.reference.focus_logits[row : row + 1]
+                feeds.append(
+                    {
+                        "image": batch.classifier,
+                        "focus_logits": logits,
+                        "rows": batch.rows,
+                        "cols": batch.cols,
+                    }
+                )
+        return feeds
+
+
+def reference_answers(reference: Reference, images: Images, stages: Stages) -> Answers:
+    """What PyTorch in float32 answers, of all images in their order."""
+    count = len(images.prepared)
+    starts = range(0, count, REFERENCE_BATCH)
+    plan = [list(range(start, min(start + REFERENCE_BATCH, count))) for start in starts]
+    with stages("PyTorch's answers in float32", count) as advance:
+        return answers(reference, images, plan, advance=advance)
+
+
+def _blamed(figures: Sequence[str]) -> tuple[str, ...]:
+    """The graphs that missed: the labels alone may be either's."""
+    names = [figure.split()[0] for figure in figures]
+    segmenter = any(name in SEGMENTER_FIGURES for name in names)
+    classifier = any(name not in (*SEGMENTER_FIGURES, "top1_agreement") for name in names)
+    if segmenter == classifier:
+        return "segmenter", "classifier"
+    return ("segmenter",) if segmenter else ("classifier",)
+
+
+def _too_far(name: str, arithmetic: str, figures: Sequence[str]) -> ParityError:
+    return ParityError(
+        f"{name} in {arithmetic}",
+        "its answers are too far from the float32 model's: " + ", ".join(figures),
+        "export with more precision, or without this target; nothing was written",
+    )

@@ -1,0 +1,91 @@
+"""What an export is to build: precision, runtimes, batch sizes."""
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from medfocus.engine.precision import Arithmetic, Dtype
+from medfocus.errors import InputError
+
+# The backend that runs each target, and the module that must be there to check it.
+TARGETS = {
+    "onnx": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "openvino"),
+    "torch": ("torch", "torch"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build; PyTorch in float32 unless told otherwise.
+
+    Attributes:
+        dtype: of matrix products, in every target.
+        targets: names from `TARGETS`.
+        int8: OpenVINO computes in int8.
+        buckets: batch sizes to prepare for and to check.
+
+    Raises:
+        InputError: a target that is unknown, not installed or cannot be checked here, or none;
+            int8 without OpenVINO; buckets that are no ascending list of positive numbers.
+    """
+
+    dtype: Dtype = "fp32"
+    targets: tuple[str, ...] = ("torch",)
+    int8: bool = False
+    buckets: tuple[int, ...] = field(default=(1, 8, 32))
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise InputError("targets", "none are named", "use some of " + ", ".join(TARGETS))
+        for target in self.targets:
+            if target not in TARGETS:
+                raise InputError(f"target {target!r}", "not known", "use " + ", ".join(TARGETS))
+            if refusal := refused(target, self.dtype):
+                raise InputError(f"target {target}", refusal, "install it, or leave it out")
+        if self.int8 and "openvino" not in self.targets:
+            raise InputError("int8", "is for OpenVINO, which is no target", "add target openvino")
+        ascending = list(self.buckets) == sorted(set(self.buckets))
+        if not self.buckets or self.buckets[0] < 1 or not ascending:
+            problem = f"{self.buckets} is no ascending list of positive numbers"
+            raise InputError("batch", problem, "give batch sizes such as 1,8,32")
+
+    @property
+    def backends(self) -> dict[str, Arithmetic]:
+        """The backends by name, with the arithmetic that each is to be checked in."""
+        found: dict[str, Arithmetic] = {
+            TARGETS[target][0]: self.dtype for target in TARGETS if target in self.targets
+        }
+        if "openvino" in found:
+            from medfocus.engine.backends.openvino import best_arithmetic
+
+            found["openvino"] = "int8" if self.int8 else best_arithmetic(self.dtype)
+        return found
+
+    @property
+    def writes_onnx(self) -> bool:
+        """Whether the engine holds ONNX graphs."""
+        readers = {"onnx", "tensorrt"} if self.int8 else {"onnx", "tensorrt", "openvino"}
+        return bool(readers.intersection(self.targets))
+
+
+def refused(target: str, dtype: Dtype) -> str | None:
+    """Why a target cannot be built and checked on this machine; None if it can."""
+    _, module = TARGETS[target]
+    if find_spec(module) is None:
+        return f"{module} is not installed"
+    if target == "onnx" and dtype == "bf16":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            return "ONNX Runtime computes in bf16 on CUDA alone, and has none here to be checked on"
+    return None
+
+
+def installed_targets(dtype: Dtype) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The targets that can be built and checked here, and of the others, why not."""
+    reasons = {target: refused(target, dtype) for target in TARGETS}
+    return (
+        tuple(target for target, reason in reasons.items() if reason is None),
+        {target: reason for target, reason in reasons.items() if reason is not None},
+    )

@@ -1,0 +1,38 @@
+"""Progress of an export, stage by stage, on the terminal."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Advance = Callable[[int], None]
+
+
+class Stages:
+    """Shows the stage at work, keeps the seconds of those that are done.
+
+    Args:
+        console: where to show them; None shows nothing.
+
+    Attributes:
+        seconds: by stage, in the order in which they began; one that ran again adds up.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(quiet=True)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Run a stage; what it yields takes the number of units that have been done."""
+        columns = [TextColumn(f"{name:<34}"), BarColumn(bar_width=24)]
+        columns += [MofNCompleteColumn()] if total else []
+        begun = time.perf_counter()
+        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
+            task = progress.add_task(name, total=total)
+            yield lambda done: progress.update(task, advance=done)
+            progress.update(task, total=total or 1, completed=total or 1)
+        elapsed = time.perf_counter() - begun
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
