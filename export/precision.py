@@ -66,6 +66,12 @@ def block_of(node: ir.Node) -> str:
     return modules[min(1, len(modules) - 1)] if modules else ""
 
 
+def is_exact(node: ir.Node, float32_scopes: Iterable[str]) -> bool:
+    """Whether a node is outside of every block, or within a scope that stays float32."""
+    within = any(part in scope for part in float32_scopes for scope in _scopes(node))
+    return within or not block_of(node)
+
+
 def _scopes(node: ir.Node) -> list[str]:
     text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
     return re.findall(r"'([^']*)'", text)
@@ -117,13 +123,9 @@ class _Lowering:
             self._graph.register_initializer(half)
 
     def _computes_in_half(self, node: ir.Node) -> bool:
-        precision, scopes = self._precision, _scopes(node)
-        block = block_of(node)
-        exact = (
-            not block
-            or f"{self._name}: {block}" in precision.float32_blocks
-            or any(part in scope for part in precision.float32_scopes for scope in scopes)
-        )
+        precision = self._precision
+        spared = f"{self._name}: {block_of(node)}" in precision.float32_blocks
+        exact = spared or is_exact(node, precision.float32_scopes)
         if exact or not any(_is_float(output) for output in node.outputs):
             return False
         if not all(self._holds(value) for value in node.inputs if _is_weight(value)):
