@@ -20,7 +20,7 @@ demo: $(VENV)/package
 	  [Path("out/demo/images", name).write_bytes(Path(get(name, download=False)).read_bytes()) \
 	   for name in ("CT_small.dcm", "MR_small.dcm")]'
 	$(BIN)/python -m medfocus.fewshot.probe out/demo/few-shot -o out/demo/head.safetensors
-	$(BIN)/python -m medfocus.export --head out/demo/head.safetensors -o engines/demo --force
+	$(BIN)/medfocus-export --head out/demo/head.safetensors -o engines/demo --force
 	$(BIN)/medfocus-classify engines/demo out/demo/images --overlays out/demo/pictures
 	@echo "The engine is in engines/demo, the pictures are in out/demo/pictures."
 

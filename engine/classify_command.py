@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import medfocus
+from medfocus.engine.backends import NAMES
 from medfocus.engine.engine import Engine
 from medfocus.engine.geometry import Geometry
 from medfocus.engine.images import read_images
@@ -74,7 +75,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-o", "--output", metavar="FILE", type=Path, help="write here; makes the run resumable")
     add("--overlays", metavar="DIR", type=Path, help="write a picture of each prediction here")
     add("--batch-size", metavar="N", type=_positive, help="default: the engine's largest bucket")
-    add("--backend", choices=("auto", "torch"), default="auto")
+    add("--backend", choices=("auto", *NAMES), default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--restart", action="store_true", help="forget what an interrupted run has finished")
     arguments = parser.parse_args(argv)

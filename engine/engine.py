@@ -45,7 +45,7 @@ class Engine:
 
         Args:
             path: the directory.
-            backend: `auto` or `torch`.
+            backend: `auto`, `torch`, `onnxruntime`, `openvino` or `tensorrt`.
             device: `auto`, `cpu` or `cuda`.
 
         Raises:

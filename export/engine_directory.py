@@ -1,7 +1,7 @@
 """Models, head and settings to an engine directory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,14 @@ from medfocus.engine.manifest import (
     Producer,
     Sam2Model,
 )
+from medfocus.engine.parity import Parity
 from medfocus.engine.precision import Precision
 from medfocus.engine.prepare import prepare
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.gate import Gate
-from medfocus.export.parity import Images
+from medfocus.export.parity import SEGMENTER_SIZE, Images
 from medfocus.export.plan import Plan
+from medfocus.export.segmenter_size import check_segmenter_size
 from medfocus.export.stages import Stages
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
@@ -47,6 +49,7 @@ class Parts:
         clip, segmenter: the models, with their weights; *_sha256: of the files they came from.
         head: classes, class embeddings, strengths.
         focus, selection: the settings.
+        native_segmenter: the same SAM2 at its own image size, where `segmenter`'s is another.
     """
 
     preset: Preset
@@ -57,6 +60,7 @@ class Parts:
     head: Head
     focus: Focus
     selection: Selection
+    native_segmenter: Segmenter | None = None
 
 
 def build(
@@ -92,40 +96,62 @@ def build(
                 _write(staging / SEGMENTER_WEIGHTS, save(_contiguous(parts.segmenter)))
                 _write(staging / CLASSIFIER_WEIGHTS, save(_contiguous(parts.clip)))
         manifest = _manifest(parts, plan)
-        if plan.backends != {"torch": "fp32"}:
-            manifest = _gate(parts, manifest, plan, images, stages).build(staging, manifest)
+        smaller = parts.native_segmenter is not None and parts.focus.mode != "none"
+        if smaller or plan.backends != {"torch": "fp32"}:
+            manifest = _checked(staging, manifest, parts, plan, images, stages)
         with stages("hashing"):
             return write_manifest(staging, manifest)
 
 
-def _gate(
-    parts: Parts, manifest: Manifest, plan: Plan, images: Sequence[SourceImage], stages: Stages
-) -> Gate:
+def _checked(
+    staging: Path,
+    manifest: Manifest,
+    parts: Parts,
+    plan: Plan,
+    images: Sequence[SourceImage],
+    stages: Stages,
+) -> Manifest:
+    """Write and check all but PyTorch in float32; the manifest with what was found."""
     if len(images) < plan.buckets[-1]:
         raise InputError(
             "images",
             f"{len(images)} do not fill a batch of {plan.buckets[-1]}",
             "check on more images, or export for smaller batches",
         )
+    steered = manifest.focus.mode != "none"
     prepared = [
         prepare(image, manifest.preprocessing, manifest.focus, manifest.prompts) for image in images
     ]
-    steered = manifest.focus.mode != "none"
-    return Gate.prepare(
-        SegmenterGraph(parts.segmenter, parts.selection).eval(),
-        ClassifierGraph(
-            parts.clip,
-            parts.focus,
-            parts.head.class_embeddings,
-            parts.head.logit_scale,
-            parts.head.strength,
-            manifest.preprocessing.classifier.mean,
-            manifest.preprocessing.classifier.std,
-        ).eval(),
-        Images(prepared, manifest.preprocessing, steered),
-        plan,
-        stages,
+    segmenter, classifier = _graphs(parts, manifest)
+    gate = Gate.prepare(
+        segmenter, classifier, Images(prepared, manifest.preprocessing, steered), plan, stages
     )
+    sizes: dict[str, Parity] = {}
+    if parts.native_segmenter is not None and steered:
+        native = SegmenterGraph(parts.native_segmenter, parts.selection).eval()
+        sizes["segmenter size"] = check_segmenter_size(
+            native, classifier, gate.reference, images, manifest, stages
+        )
+    manifest = gate.build(staging, manifest)
+    return replace(
+        manifest,
+        parity={**manifest.parity, **sizes},
+        thresholds={**manifest.thresholds, **dict.fromkeys(sizes, SEGMENTER_SIZE)},
+    )
+
+
+def _graphs(parts: Parts, manifest: Manifest) -> tuple[SegmenterGraph, ClassifierGraph]:
+    normalisation = manifest.preprocessing.classifier
+    classifier = ClassifierGraph(
+        parts.clip,
+        parts.focus,
+        parts.head.class_embeddings,
+        parts.head.logit_scale,
+        parts.head.strength,
+        normalisation.mean,
+        normalisation.std,
+    )
+    return SegmenterGraph(parts.segmenter, parts.selection).eval(), classifier.eval()
 
 
 def _check_head(parts: Parts) -> None:

@@ -22,7 +22,6 @@ from medfocus.engine.parity import SEGMENTER_FIGURES, Parity
 from medfocus.errors import ParityError
 from medfocus.export.onnx_graph import classifier_onnx, save_checked, segmenter_onnx
 from medfocus.export.parity import (
-    REFERENCE_BATCH,
     THRESHOLDS,
     Answers,
     Images,
@@ -200,12 +199,16 @@ class Gate:
         return feeds
 
 
-def reference_answers(reference: Reference, images: Images, stages: Stages) -> Answers:
+def reference_answers(
+    reference: Reference,
+    images: Images,
+    stages: Stages,
+    stage: str = "PyTorch's answers in float32",
+) -> Answers:
     """What PyTorch in float32 answers, of all images in their order."""
-    count = len(images.prepared)
-    starts = range(0, count, REFERENCE_BATCH)
-    plan = [list(range(start, min(start + REFERENCE_BATCH, count))) for start in starts]
-    with stages("PyTorch's answers in float32", count) as advance:
+    # One by one: larger batches take more memory, and no less time on a CPU.
+    plan = [[row] for row in range(len(images.prepared))]
+    with stages(stage, len(plan)) as advance:
         return answers(reference, images, plan, advance=advance)
 
 

@@ -24,7 +24,6 @@ THRESHOLDS: dict[Arithmetic, Thresholds] = {
 }
 # A smaller segmenter is another model: it may find other edges, but must find the same regions.
 SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.85, 1.0, 1.0)
-REFERENCE_BATCH = 4
 
 
 class Graphs(Protocol):

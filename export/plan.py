@@ -1,6 +1,6 @@
 """What an export is to build: precision, runtimes, batch sizes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 from medfocus.engine.precision import Arithmetic, Dtype
@@ -33,7 +33,7 @@ class Plan:
     dtype: Dtype = "fp32"
     targets: tuple[str, ...] = ("torch",)
     int8: bool = False
-    buckets: tuple[int, ...] = field(default=(1, 8, 32))
+    buckets: tuple[int, ...] = (1, 8, 32)
 
     def __post_init__(self) -> None:
         if not self.targets:

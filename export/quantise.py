@@ -1,7 +1,10 @@
 """int8 graphs for CPUs: weights and activations, by NNCF, calibrated on images."""
 
+import io
+import logging
 import os
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ from numpy.typing import NDArray
 
 from medfocus.export.precision import FLOAT32_SCOPES, is_exact
 
+nncf.set_log_level(logging.ERROR)
+# NNCF brings in PyTorch's compiler of extensions, which warns where there is no CUDA.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
 
 def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]]) -> None:
     """Write an int8 graph. What half precision leaves in float32 outside of blocks stays so here.
@@ -25,7 +32,6 @@ def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]
         target: the .xml file to write; its weights go into a .bin file of the same name.
         feeds: inputs by name, an image each, from which activation ranges are taken.
     """
-    nncf.set_log_level("ERROR")
     model = openvino.Core().read_model(source)
     exact = {
         name
@@ -35,13 +41,15 @@ def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]
     }
     # OpenVINO names an operation after the node or its output, and its parts `<name>/<part>`.
     names = [op.get_friendly_name() for op in model.get_ops()]
-    quantised = nncf.quantize(
-        model,
-        nncf.Dataset(feeds),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(feeds),
-        ignored_scope=nncf.IgnoredScope(
-            names=[name for name in names if name.split("/")[0] in exact], validate=False
-        ),
+    ignored = nncf.IgnoredScope(
+        names=[name for name in names if name.split("/")[0] in exact], validate=False
     )
+    with redirect_stdout(io.StringIO()):  # its progress bars would run into ours
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(feeds),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(feeds),
+            ignored_scope=ignored,
+        )
     openvino.save_model(quantised, target, compress_to_fp16=False)

@@ -1,0 +1,133 @@
+"""What `medfocus-export` does once its command line is read: load, build, check."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from medfocus.engine.manifest import Manifest
+from medfocus.errors import InputError
+from medfocus.export.check_images import AT_LEAST, check_images
+from medfocus.export.engine_directory import Parts, build
+from medfocus.export.plan import Plan, installed_targets
+from medfocus.export.stages import Stages
+from medfocus.fewshot.phantoms import DEMO_KINDS
+from medfocus.models.clip import FocusCLIP
+from medfocus.models.head import Head, uniform_strength
+from medfocus.models.loading import TINY, load_clip, load_segmenter
+from medfocus.models.presets import Preset, preset
+from medfocus.models.segmenter import Segmenter
+from medfocus.models.text import class_embeddings
+from medfocus.settings import Focus, FocusMode, Selection
+
+
+def export(
+    options: argparse.Namespace, out: Path, report: Console
+) -> tuple[Manifest, Mapping[str, float]]:
+    """Build what a command line asks for.
+
+    Returns:
+        the manifest that was written, and the seconds of each stage.
+
+    Raises:
+        MedfocusError: of what `Plan`, `build` and the loading of weights raise; what is quick to
+            find comes before gigabytes of weights.
+    """
+    stages = Stages(report)
+    chosen = _preset(options)
+    plan = _plan(options, chosen, report)
+    head = Head.read(options.head) if options.head else None
+    classes = () if head else _classes(options, chosen)
+    images = check_images(options.calibration, max(AT_LEAST, plan.buckets[-1]))
+    with stages("loading weights"):
+        parts = _parts(options, chosen, head, classes)
+    manifest = build(out, parts, plan, images, force=options.force, stages=stages)
+    return manifest, stages.seconds
+
+
+def _preset(options: argparse.Namespace) -> Preset:
+    chosen = preset(options.preset)
+    return replace(chosen, clip=options.clip or chosen.clip, sam2=options.sam2 or chosen.sam2)
+
+
+def _plan(options: argparse.Namespace, chosen: Preset, report: Console) -> Plan:
+    if options.targets == "auto":
+        targets, reasons = installed_targets(options.dtype)
+        for target, reason in reasons.items():
+            report.print(f"target {target} left out: {reason}")
+    else:
+        targets = tuple(options.targets.split(","))
+    return Plan(options.dtype, targets, options.int8, _buckets(options.batch) or chosen.buckets)
+
+
+def _buckets(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(",")) if text else ()
+    except ValueError as error:
+        raise InputError(
+            f"batch {text!r}", "is no list of numbers", "give sizes such as 1,8,32"
+        ) from error
+
+
+def _classes(options: argparse.Namespace, chosen: Preset) -> tuple[str, ...]:
+    if options.classes:
+        return read_classes(options.classes)
+    if chosen.clip != TINY:
+        raise InputError(
+            "classes", "none are given", "name them with --classes FILE, or give --head FILE"
+        )
+    return tuple(sorted(kind.name for kind in DEMO_KINDS))  # phantoms are all that `tiny` knows
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names, a line each; blank lines do not count.
+
+    Raises:
+        InputError: a file that cannot be read, is empty or names a class twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            str(path), f"cannot be read ({error})", "give a UTF-8 text file"
+        ) from error
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if len(set(classes)) != len(classes) or not classes:
+        raise InputError(str(path), "is empty or names a class twice", "give a name a line")
+    return classes
+
+
+def _parts(
+    options: argparse.Namespace, chosen: Preset, head: Head | None, classes: tuple[str, ...]
+) -> Parts:
+    loaded = load_clip(chosen.clip, options.clip_weights, options.text_folder)
+    segmenter, segmenter_sha256 = load_segmenter(
+        chosen.sam2, options.sam2_weights, options.segmenter_size
+    )
+    clip = FocusCLIP(loaded.model.visual)
+    if head is None:
+        text = class_embeddings(loaded.model, loaded.tokenize, classes)
+        strength = uniform_strength(clip.layers)
+        focus: FocusMode = options.focus or "soft"
+        head = Head(chosen.clip, loaded.sha256, focus, classes, text, loaded.logit_scale, strength)
+    return Parts(
+        preset=chosen,
+        clip=clip,
+        clip_sha256=loaded.sha256,
+        segmenter=segmenter,
+        segmenter_sha256=segmenter_sha256,
+        head=head,
+        focus=Focus(mode=options.focus or head.focus),
+        selection=Selection(policy=options.selection),
+        native_segmenter=_native(options, chosen, segmenter),
+    )
+
+
+def _native(options: argparse.Namespace, chosen: Preset, used: Segmenter) -> Segmenter | None:
+    """The same SAM2 at its own image size, where the engine's is another."""
+    if options.segmenter_size is None:
+        return None
+    native, _ = load_segmenter(chosen.sam2, options.sam2_weights)
+    return native if native.image_size != used.image_size else None

@@ -1,0 +1,106 @@
+"""What an engine directory holds, as tables for a terminal."""
+
+from collections.abc import Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from medfocus.engine.manifest import Manifest
+from medfocus.engine.results import printable
+
+
+def summary(
+    manifest: Manifest,
+    runs_here: Mapping[str, str] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> RenderableType:
+    """Models, files and what was checked.
+
+    Args:
+        manifest: of a directory that was read or written.
+        runs_here: for each backend, what came of loading it on this machine.
+        seconds: of each stage of the export.
+    """
+    parts: list[RenderableType] = [_models(manifest), _files(manifest)]
+    parts.append(_backends(manifest, runs_here))
+    if seconds is not None:
+        parts.append(_stages(seconds))
+    return Group(*parts)
+
+
+def _models(manifest: Manifest) -> Table:
+    models, precision = manifest.models, manifest.precision
+    blocks = len(precision.float32_blocks)
+    table = Table(show_header=False)
+    for name, value in (
+        ("CLIP", f"{models.clip.architecture}, weights {models.clip.weights_sha256[:12]}"),
+        (
+            "SAM2",
+            f"{models.sam2.architecture} at {models.sam2.image_size} pixels,"
+            f" weights {models.sam2.weights_sha256[:12]}",
+        ),
+        ("focus", f"{manifest.focus.mode}, selection {manifest.selection.policy}"),
+        ("classes", ", ".join(manifest.classes)),
+        ("precision", precision.dtype + (f", {blocks} blocks in fp32" if blocks else "")),
+        ("batch sizes", ", ".join(map(str, manifest.buckets))),
+        ("written by", f"{manifest.producer.name} {manifest.producer.version}"),
+    ):
+        table.add_row(name, Text(printable(value)))
+    return table
+
+
+def _files(manifest: Manifest) -> Table:
+    table = Table("file")
+    table.add_column("size", justify="right")
+    table.add_column("SHA-256")
+    for name, record in manifest.files.items():
+        table.add_row(Text(printable(name)), size(record.bytes), record.sha256[:12])
+    table.add_row("total", size(sum(record.bytes for record in manifest.files.values())), "")
+    return table
+
+
+def size(count: int) -> str:
+    """Bytes in MB (10⁶), or in kB where that is less than one."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+_FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("embedding cosine, worst", "embedding_cosine", ".6f"),
+    ("same label", "top1_agreement", ".1%"),
+    ("probability difference", "probability_difference", ".1e"),
+    ("mask IoU, mean", "mask_iou", ".4f"),
+    ("mask logit error, median", "mask_logit_error", ".1e"),
+    ("patch focus difference", "patch_focus_difference", ".1e"),
+    ("images", "images", "d"),
+)
+
+
+def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
+    """A column a backend, a row a figure: what was measured, and in brackets its limit."""
+    # Beside the backends stands `segmenter size`, where that is not the architecture's own.
+    names = list(dict.fromkeys([*manifest.backends, *manifest.parity]))
+    table = Table("backend", *(Text(printable(name)) for name in names))
+    table.add_row("arithmetic", *(manifest.backends.get(name, "fp32") for name in names))
+    for label, figure, form in _FIGURES:
+        cells = []
+        for name in names:
+            if name not in manifest.parity:
+                cells.append("reference")
+                continue
+            cell = format(getattr(manifest.parity[name], figure), form)
+            limit = getattr(manifest.thresholds.get(name), figure, None)
+            cells.append(cell if limit is None else f"{cell} ({limit:g})")
+        table.add_row(label, *cells)
+    if runs_here is not None:
+        table.add_row("here", *(Text(printable(runs_here.get(name, ""))) for name in names))
+    return table
+
+
+def _stages(seconds: Mapping[str, float]) -> Table:
+    table = Table("stage")
+    table.add_column("seconds", justify="right")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.1f}")
+    table.add_row("total", f"{sum(seconds.values()):.1f}")
+    return table
