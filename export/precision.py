@@ -188,10 +188,13 @@ class _Lowering:
     def _output(self, value: ir.Value) -> ir.Value:
         """A graph output in float32 under its own name."""
         name, value.name = value.name, f"{value.name}_{self._precision.dtype}"
-        cast = ir.node("Cast", [value], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
-        output = cast.outputs[0]
-        output.name, output.dtype, output.shape = name, ir.DataType.FLOAT, value.shape
-        self._graph.append(cast)
+        if value not in self._other:
+            cast = ir.node("Cast", [value], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
+            cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.FLOAT, value.shape
+            self._graph.append(cast)
+            self._other[value] = cast.outputs[0]
+        output = self._other[value]
+        output.name = name
         return output
 
 

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Advance = Callable[[int], None]
 
@@ -27,12 +35,14 @@ class Stages:
     @contextmanager
     def __call__(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Run a stage; what it yields takes the number of units that have been done."""
-        columns = [TextColumn(f"{name:<34}"), BarColumn(bar_width=24)]
-        columns += [MofNCompleteColumn()] if total else []
+        columns: list[ProgressColumn] = [TextColumn(f"{name:<34}"), BarColumn(bar_width=24)]
+        columns += [MofNCompleteColumn(), TimeRemainingColumn()] if total else []
+        columns.append(TimeElapsedColumn())
         begun = time.perf_counter()
-        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
+        # The bar goes when the stage ends, so that an error stands alone.
+        with Progress(*columns, console=self._console, transient=True) as progress:
             task = progress.add_task(name, total=total)
             yield lambda done: progress.update(task, advance=done)
-            progress.update(task, total=total or 1, completed=total or 1)
         elapsed = time.perf_counter() - begun
+        self._console.print(f"{name:<34} {elapsed:7.1f} s")
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from medfocus.engine.manifest import Manifest
@@ -66,12 +66,12 @@ def size(count: int) -> str:
 
 
 _FIGURES: tuple[tuple[str, str, str], ...] = (
-    ("embedding cosine, worst", "embedding_cosine", ".6f"),
+    ("embedding cosine", "embedding_cosine", ".6f"),
     ("same label", "top1_agreement", ".1%"),
-    ("probability difference", "probability_difference", ".1e"),
-    ("mask IoU, mean", "mask_iou", ".4f"),
-    ("mask logit error, median", "mask_logit_error", ".1e"),
-    ("patch focus difference", "patch_focus_difference", ".1e"),
+    ("probability diff.", "probability_difference", ".1e"),
+    ("mask IoU", "mask_iou", ".4f"),
+    ("mask logit error", "mask_logit_error", ".1e"),
+    ("patch focus diff.", "patch_focus_difference", ".1e"),
     ("images", "images", "d"),
 )
 
@@ -80,7 +80,7 @@ def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
     """A column a backend, a row a figure: what was measured, and in brackets its limit."""
     # Beside the backends stands `segmenter size`, where that is not the architecture's own.
     names = list(dict.fromkeys([*manifest.backends, *manifest.parity]))
-    table = Table("backend", *(Text(printable(name)) for name in names))
+    table = Table("backend", *(Column(Text(printable(name))) for name in names))
     table.add_row("arithmetic", *(manifest.backends.get(name, "fp32") for name in names))
     for label, figure, form in _FIGURES:
         cells = []

@@ -9,7 +9,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before our imports
 
+from medfocus.export.check_images import phantoms
 from medfocus.export.engine_directory import Parts, build
+from medfocus.export.plan import Plan
 from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.head import Head, uniform_strength
@@ -48,6 +50,15 @@ def random_parts(mode: FocusMode = "soft") -> Parts:
         focus=Focus(mode=mode),
         selection=Selection(min_area=0.0, max_area=1.0, min_score=0.01),
     )
+
+
+@pytest.fixture(scope="session")
+def exported_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `engine_directory`, in float32 for every runtime of a CPU; not to be changed."""
+    path = tmp_path_factory.mktemp("engines") / "exported"
+    plan = Plan("fp32", ("onnx", "openvino", "torch"), buckets=(1, 4))
+    build(path, random_parts(), plan, phantoms(8))
+    return path
 
 
 @pytest.fixture(scope="session")

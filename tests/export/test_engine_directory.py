@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from medfocus.engine.artifact import read_engine_directory
 from medfocus.errors import EngineDirectoryError, InputError
-from medfocus.export.__main__ import main
+from medfocus.export.command import main
 from medfocus.export.engine_directory import build
 from medfocus.models.head import Head
 from tests.conftest import CLASSES, random_parts
@@ -71,7 +71,10 @@ def test_a_target_that_exists_is_kept_without_force(tmp_path: Path) -> None:
 def test_the_command_builds_a_zero_shot_engine(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("smooth solid lesion\nhazy target lesion\n")
     out = tmp_path / "engine"
-    assert main(["--classes", str(tmp_path / "classes.txt"), "-o", str(out)]) == 0
+    assert (
+        main(["--classes", str(tmp_path / "classes.txt"), "-o", str(out), "--targets", "torch"])
+        == 0
+    )
     manifest = read_engine_directory(out).manifest
     assert manifest.classes == ("smooth solid lesion", "hazy target lesion")
 
@@ -82,7 +85,10 @@ def test_class_files_that_cannot_be_used(
 ) -> None:
     (tmp_path / "classes.txt").write_text(content)
     out = tmp_path / "engine"
-    assert main(["--classes", str(tmp_path / "classes.txt"), "-o", str(out)]) == 2
+    assert (
+        main(["--classes", str(tmp_path / "classes.txt"), "-o", str(out), "--targets", "torch"])
+        == 2
+    )
     assert "classes.txt" in capsys.readouterr().err
     assert not out.exists()
 
@@ -97,7 +103,20 @@ def test_other_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--clip-weights", str(tmp_path / "no.pt")], "no such file"),
         ([], "was made for ViT-B-16"),
     ):
-        assert main(["--head", str(head), "-o", str(tmp_path / "engine"), *arguments]) == 2
+        assert (
+            main(
+                [
+                    "--head",
+                    str(head),
+                    "-o",
+                    str(tmp_path / "engine"),
+                    "--targets",
+                    "torch",
+                    *arguments,
+                ]
+            )
+            == 2
+        )
         message = capsys.readouterr().err
         assert problem in message
         assert message.count("\n") == 1
