@@ -1,0 +1,195 @@
+"""What happens where a precision is not enough: blocks are spared, or nothing is written."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from medfocus.engine import Engine
+from medfocus.engine.artifact import read_engine_directory
+from medfocus.errors import InputError, ParityError
+from medfocus.export import gate, plan
+from medfocus.export.check_images import check_images, phantoms
+from medfocus.export.engine_directory import Parts, build
+from medfocus.export.onnx_graph import save_checked, segmenter_onnx
+from medfocus.export.parity import THRESHOLDS
+from medfocus.export.plan import Plan
+from medfocus.models.graphs import SegmenterGraph
+from medfocus.models.segmenter import Segmenter
+from tests.conftest import random_parts
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The segmenter's graph of `random_parts`, as a file: exporting it takes ten seconds."""
+    path = tmp_path_factory.mktemp("exported") / "segmenter.onnx"
+    parts = random_parts()
+    save_checked(segmenter_onnx(SegmenterGraph(parts.segmenter, parts.selection).eval()), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _exported_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load: Callable[[object], ir.Model] = lambda graph: ir.load(exported)  # noqa: E731
+    monkeypatch.setattr(gate, "segmenter_onnx", load)
+
+
+HOT = "clip.visual.transformer.resblocks.3"
+
+
+def overflowing_parts() -> Parts:
+    """One layer's MLP passes 65504 on the way to answers of the usual size."""
+    parts = random_parts()
+    mlp = parts.clip.visual.transformer.resblocks[3].mlp
+    with torch.no_grad():
+        mlp.c_fc.weight.mul_(3e5)
+        mlp.c_fc.bias.mul_(3e5)
+        mlp.c_proj.weight.div_(3e5)
+    return parts
+
+
+def test_the_block_that_overflows_is_spared(tmp_path: Path) -> None:
+    small = Plan("fp16", ("onnx",), buckets=(1, 4))
+    images = phantoms(4)
+    manifest = build(tmp_path / "plain", random_parts(), small, images)
+    assert manifest.precision.float32_blocks == ()
+    manifest = build(tmp_path / "engine", overflowing_parts(), small, images)
+    assert manifest.precision.float32_blocks == (f"classifier: {HOT}",)
+    assert manifest.parity["onnxruntime"].embedding_cosine > 0.9999
+    predictions = Engine.load(tmp_path / "engine").classify(images[0].pixels, strict=True)
+    assert predictions[0].label
+
+
+def test_bf16_holds_the_same_range(tmp_path: Path) -> None:
+    openvino = Plan("bf16", ("openvino",), buckets=(1,))
+    manifest = build(tmp_path / "engine", overflowing_parts(), openvino, phantoms(4))
+    assert manifest.precision.float32_blocks == ()
+
+
+def test_what_never_passes_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    impossible = replace(THRESHOLDS["fp16"], embedding_cosine=1.1)
+    monkeypatch.setitem(THRESHOLDS, "fp16", impossible)
+    with pytest.raises(
+        ParityError, match=r"onnxruntime in fp16: .*embedding_cosine .*at least 1\.1"
+    ):
+        build(
+            tmp_path / "engine", random_parts(), Plan("fp16", ("onnx",), buckets=(1,)), phantoms(2)
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_is_there_survives_a_failed_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "engine", random_parts())
+    before = read_engine_directory(tmp_path / "engine").manifest
+    monkeypatch.setitem(THRESHOLDS, "bf16", replace(THRESHOLDS["bf16"], mask_iou=1.1))
+    with pytest.raises(ParityError):
+        build(
+            tmp_path / "engine",
+            random_parts(),
+            Plan("bf16", ("torch",), buckets=(1,)),
+            phantoms(2),
+            force=True,
+        )
+    assert read_engine_directory(tmp_path / "engine").manifest == before
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+
+
+def test_openvinos_bf16_falls_back_to_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bf16 is a hint for the whole graph, so sparing blocks would not help."""
+    limits = THRESHOLDS["bf16"]
+    monkeypatch.setitem(THRESHOLDS, "bf16", replace(limits, patch_focus_difference=0.0))
+    monkeypatch.setattr("medfocus.engine.backends.openvino.best_arithmetic", lambda dtype: "bf16")
+    manifest = build(
+        tmp_path / "engine", random_parts(), Plan("fp16", ("openvino",), buckets=(1,)), phantoms(2)
+    )
+    assert manifest.backends == {"openvino": "fp32"}
+    assert Engine.load(tmp_path / "engine").backend == "openvino"
+
+
+def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
+    parts = random_parts()
+    int8 = Plan("fp32", ("openvino",), int8=True, buckets=(1, 4))
+    manifest = build(tmp_path / "engine", parts, int8, phantoms(8))
+    assert manifest.backends == {"openvino": "int8"}
+    names = set(manifest.files)
+    assert {"segmenter.int8.xml", "segmenter.int8.bin", "classifier.int8.xml"} <= names
+    assert not any(name.endswith(".onnx") for name in names), "nothing reads it"
+    weights = sum(tensor.numel() for tensor in parts.clip.parameters())
+    assert manifest.files["classifier.int8.bin"].bytes < 1.5 * weights
+    assert Engine.load(tmp_path / "engine").backend == "openvino"
+
+
+def test_a_smaller_segmenter_is_compared_with_the_own_size(tmp_path: Path) -> None:
+    """The same weights at the same size agree; others find other regions."""
+    parts = random_parts()
+    half = Segmenter("medfocus_tiny", 128).eval()
+    half.load_state_dict(parts.segmenter.state_dict())
+    smaller = replace(parts, segmenter=half, native_segmenter=parts.segmenter)
+    with pytest.raises(ParityError, match=r"segmenter size 128: finds other regions .*mask_iou"):
+        build(tmp_path / "engine", smaller, Plan(buckets=(1,)), phantoms(4))
+    same = replace(parts, native_segmenter=parts.segmenter)
+    manifest = build(tmp_path / "engine", same, Plan(buckets=(1,)), phantoms(4))
+    assert manifest.parity["segmenter size"].mask_iou == 1.0
+    assert manifest.backends == {"torch": "fp32"}
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 do not fill a batch of 8"):
+        build(
+            tmp_path / "engine", random_parts(), Plan("fp32", ("onnx",), buckets=(8,)), phantoms(3)
+        )
+
+
+def test_the_users_images_come_first(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(phantoms(1)[0].pixels).save(tmp_path / "own.png")
+    images = check_images(tmp_path, 6)
+    assert [Path(image.source).name for image in images][:2] == ["own.png", "phantom 0"]
+    assert len(images) == 6
+    assert len({image.pixels.tobytes() for image in images[1:]}) == 5
+    with pytest.raises(InputError, match="gives no image"):
+        check_images(tmp_path / "empty", 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"targets": ()}, "targets: none"),
+        ({"targets": ("torch", "jax")}, "target 'jax': not known"),
+        ({"targets": ("tensorrt",)}, "target tensorrt: tensorrt is not installed"),
+        ({"targets": ("torch",), "int8": True}, "int8: is for OpenVINO"),
+        ({"buckets": ()}, "batch"),
+        ({"buckets": (8, 1)}, "batch"),
+        ({"buckets": (0, 1)}, "batch"),
+    ],
+)
+def test_plans_that_cannot_be(
+    arguments: dict[str, object], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        plan, "find_spec", lambda name: None if name == "tensorrt" else find_spec(name)
+    )
+    with pytest.raises(InputError, match=problem):
+        Plan(**arguments)  # type: ignore[arg-type]
+
+
+def test_bf16_graphs_cannot_be_checked_by_onnx_runtime_on_a_cpu() -> None:
+    with pytest.raises(InputError, match="target onnx: ONNX Runtime computes in bf16 on CUDA"):
+        Plan("bf16", ("onnx",))
+
+
+def test_blame() -> None:
+    assert gate._blamed(["mask_iou 0.5 (at least 0.9)"]) == ("segmenter",)
+    assert gate._blamed(["embedding_cosine 0.5 (at least 0.9)"]) == ("classifier",)
+    assert gate._blamed(["top1_agreement 0.5 (at least 0.9)"]) == ("segmenter", "classifier")
