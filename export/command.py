@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of onnx, openvino, torch, tensorrt, with commas; default: those installed here",
     )
     add("--int8", action="store_true", help="OpenVINO computes in int8")
-    add("--batch", metavar="LIST", help="batch sizes; default: the preset's, 1,8,32 or 1,8")
+    add("--batch", metavar="LIST", help="batch sizes, as 1,8,32; default: the preset's")
     add("--calibration", metavar="DIR", type=Path, help="images to check and calibrate on")
     return parser
 

@@ -39,8 +39,9 @@ class Stages:
         columns += [MofNCompleteColumn(), TimeRemainingColumn()] if total else []
         columns.append(TimeElapsedColumn())
         begun = time.perf_counter()
-        # The bar goes when the stage ends, so that an error stands alone.
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        # The bar goes when the stage ends, so that an error stands alone; a log gets none.
+        hidden = not self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=hidden) as progress:
             task = progress.add_task(name, total=total)
             yield lambda done: progress.update(task, advance=done)
         elapsed = time.perf_counter() - begun

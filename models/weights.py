@@ -3,6 +3,7 @@
 import hashlib
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,7 +121,10 @@ def _read_checkpoint(path: Path) -> object:
             raise WeightsError(
                 str(path), "a TorchScript archive, which holds code", "use a state dict"
             )
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # On an unusual pickle, which is then refused in our own words.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         raise WeightsError(
             str(path),

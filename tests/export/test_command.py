@@ -1,0 +1,255 @@
+"""`medfocus-export` as a user meets it: what it prints, refuses, and leaves when it is stopped."""
+
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfocus.engine import Engine
+from medfocus.engine.artifact import read_engine_directory
+from medfocus.errors import EngineDirectoryError
+from medfocus.export.check_images import phantoms
+from medfocus.export.command import main
+from medfocus.export.run import read_classes
+from medfocus.models.loading import SHIPPED
+
+ALONE = [sys.executable, "-m", "medfocus.export"]
+LIGHT = ["--targets", "torch", "--bf16", "--batch", "1"]
+
+
+def export(*arguments: str | Path) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.mark.slow
+def test_fp16_alone_needs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file, no network, no name for the engine; and --inspect tells what came of it."""
+    monkeypatch.chdir(tmp_path)
+    assert export("--fp16", "--targets", "onnx,openvino") == 0
+    shown = capsys.readouterr()
+    manifest = read_engine_directory(tmp_path / "engines" / "tiny").manifest
+    assert manifest.precision.dtype == "fp16"
+    assert set(manifest.backends) == {"onnxruntime", "openvino"}
+    for parity in manifest.parity.values():
+        assert parity.images == 64
+        assert parity.top1_agreement == 1.0
+    for name in [*manifest.files, "onnxruntime", "openvino", "exporting the segmenter", "total"]:
+        assert name in shown.out
+    assert "exporting the segmenter" in shown.err
+    assert "100.0% (0.98)" in shown.out
+
+    assert export("--inspect", "engines/tiny") == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("runs on cpu") == 2
+    assert "every SHA-256 as in the manifest" in shown.out
+    assert "100.0% (0.98)" in shown.out
+
+    (prediction,) = Engine.load("engines/tiny").classify(phantoms(1)[0].pixels)
+    assert prediction.label in manifest.classes
+
+    with (tmp_path / "engines/tiny/segmenter.onnx.data").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff")
+    assert export("--inspect", "engines/tiny") == 2
+    assert "segmenter.onnx.data: has changed" in capsys.readouterr().err
+
+
+def test_auto_says_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "medfocus.export.run.installed_targets",
+        lambda dtype: (("torch",), {"tensorrt": "tensorrt is not installed"}),
+    )
+    assert export("-o", tmp_path / "engine") == 0
+    assert "target tensorrt left out: tensorrt is not installed" in capsys.readouterr().err
+
+
+class Bomb:
+    """What a hostile checkpoint holds: unpickled, it runs."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self._trace),)
+
+
+def _empty(folder: Path) -> list[str]:
+    (folder / "classes.txt").write_text("\n\n")
+    return ["--classes", str(folder / "classes.txt")]
+
+
+def _duplicates(folder: Path) -> list[str]:
+    (folder / "classes.txt").write_text("one\ntwo\none\n")
+    return ["--classes", str(folder / "classes.txt")]
+
+
+def _pointer(folder: Path) -> list[str]:
+    (folder / "weights.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    return ["--sam2-weights", str(folder / "weights.pt")]
+
+
+def _code(folder: Path) -> list[str]:
+    (folder / "weights.pt").write_bytes(pickle.dumps(Bomb(folder / "ran")))
+    return ["--clip-weights", str(folder / "weights.pt")]
+
+
+def _code_in_a_zip(folder: Path) -> list[str]:
+    torch.save({"weight": Bomb(folder / "ran")}, folder / "weights.pt")
+    return ["--clip-weights", str(folder / "weights.pt")]
+
+
+def _other_architecture(folder: Path) -> list[str]:
+    return ["--sam2-weights", str(SHIPPED / "clip.safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (_empty, "is empty or names a class twice"),
+        (_duplicates, "is empty or names a class twice"),
+        (_pointer, "a Git LFS pointer, not the weights"),
+        (_code, "which are never loaded"),
+        (_code_in_a_zip, "which are never loaded"),
+        (_other_architecture, "missing (first: no_mem_embed), "),
+        (lambda _: ["--preset", "huge"], "preset 'huge': not known"),
+        (lambda _: ["--targets", "jax"], "target 'jax': not known"),
+        (lambda _: ["--targets", ""], "target '': not known"),
+        (lambda _: ["--batch", "1,x"], "batch '1,x': is no list of numbers"),
+        (lambda _: ["--batch", "8,1"], "no ascending list"),
+        (lambda _: ["--preset", "base"], "classes: none are given"),
+        (lambda _: ["--clip", "ViT-Z-99"], "none are given"),
+        (lambda _: ["--segmenter-size", "100"], "no positive multiple of 32"),
+        (lambda folder: ["--calibration", str(folder / "none")], "gives no image"),
+        (lambda folder: ["--head", str(folder / "none")], "is no head file"),
+        (lambda _: ["--int8", "--targets", "torch"], "int8: is for OpenVINO"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_mend(
+    arguments: Callable[[Path], list[str]],
+    problem: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = arguments(tmp_path)
+    before = set(tmp_path.iterdir())
+    targets = [] if "--targets" in given else ["--targets", "torch"]
+    assert export("-o", tmp_path / "engine", *targets, *given) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert problem in shown.err
+    assert shown.out == ""
+    assert set(tmp_path.iterdir()) == before, "nothing written, nothing run"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--fp16", "--bf16"], ["--classes", "a", "--head", "b"], ["--focus", "sharp"]]
+)
+def test_options_that_exclude_each_other(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        export(*arguments)
+    assert caught.value.code == 2
+
+
+def test_class_names_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text(" normal \n\n肺炎\n", encoding="utf-8")
+    assert read_classes(tmp_path / "classes.txt") == ("normal", "肺炎")
+
+
+def test_a_target_that_exists_is_replaced_whole_with_force_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "engine"
+    assert export("-o", out, "--targets", "torch", "--focus", "none") == 0
+    (out / "note.txt").write_text("the user's own")
+    capsys.readouterr()
+    assert export("-o", out, "--targets", "torch") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert read_engine_directory(out).manifest.focus.mode == "none"
+    assert (out / "note.txt").exists()
+    assert export("-o", out, "--targets", "torch", "--force") == 0
+    assert read_engine_directory(out).manifest.focus.mode == "soft"
+    assert not (out / "note.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+
+
+def test_what_is_no_engine_is_kept_even_with_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("irreplaceable")
+    assert export("-o", tmp_path / "thesis", "--targets", "torch", "--force") == 2
+    assert "is not an engine directory, so it is kept" in capsys.readouterr().err
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "irreplaceable"
+
+
+@pytest.mark.parametrize("bytes_left", [100_000, 4_000_000, 6_000_000])
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, bytes_left: int) -> None:
+    """The limit on a file's size stands for it: writes fail in the same way, at other places."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, bytes_left))
+
+    out = tmp_path / "engine"
+    assert export("-o", out, "--targets", "torch") == 0
+    before = read_engine_directory(out).manifest
+    command = [*ALONE, "-o", out, "--targets", "onnx,torch", "--batch", "1", "--force"]
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "cannot be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert read_engine_directory(out).manifest == before
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="to root, no folder is read-only")
+def test_a_read_only_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        assert export("-o", tmp_path / "engine", "--targets", "torch") == 2
+    finally:
+        tmp_path.chmod(0o700)
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_the_former_engine_or_the_new(tmp_path: Path) -> None:
+    """SIGKILL at random moments; what is at the target afterwards is always whole."""
+    out = tmp_path / "engine"
+    assert export("-o", out, "--targets", "torch", "--focus", "none") == 0
+    command = [*ALONE, "-o", str(out), *LIGHT, "--force"]
+    begun = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    whole = time.monotonic() - begun
+    assert read_engine_directory(out).manifest.precision.dtype == "bf16"
+    draw = random.Random(11)
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.5, 1.0) * whole)
+        process.kill()
+        process.wait()
+        assert read_engine_directory(out).manifest.focus.mode == "soft"
+        loadable = []
+        for path in tmp_path.iterdir():
+            try:
+                loadable.append(read_engine_directory(path).path)
+            except EngineDirectoryError:
+                assert path != out
+        assert out in loadable
+    assert export("-o", out, "--targets", "torch", "--focus", "none", "--force") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
