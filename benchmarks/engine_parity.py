@@ -1,0 +1,101 @@
+"""Engines beside their float32 PyTorch model, on more phantoms than the export's gate takes.
+
+    python -m medfocus.benchmarks.engine_parity REFERENCE ENGINE [ENGINE ...]
+        -o benchmarks/results/cpu/engine_parity.json
+
+REFERENCE is an engine in fp32 with the target torch; the others hold the same models and head.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from medfocus.engine.artifact import EngineDirectory, read_engine_directory
+from medfocus.engine.backends import load_backend
+from medfocus.engine.images import SourceImage
+from medfocus.engine.prepare import prepare
+from medfocus.export.parity import Answers, Images, answers, batches, compare
+from medfocus.export.stages import Stages
+from medfocus.fewshot.phantoms import KINDS, ORGANS, make_phantom
+
+SEEDS = 50_000_000  # nothing is trained, chosen or calibrated on phantoms from here
+
+
+def main() -> None:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.engine_parity")
+    parser.add_argument("reference", metavar="REFERENCE", type=Path)
+    parser.add_argument("engines", metavar="ENGINE", nargs="+", type=Path)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    options = parser.parse_args()
+    rows = measure(options.reference, options.engines, options.images)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    print(json.dumps(rows, indent=1))
+
+
+def measure(reference: Path, engines: list[Path], count: int) -> list[dict[str, Any]]:
+    """A row for each backend of each engine: `Parity` with its labels."""
+    stages = Stages(Console(stderr=True))
+    directory = read_engine_directory(reference)
+    manifest = directory.manifest
+    if manifest.backends.get("torch") != "fp32":
+        raise SystemExit(f"{reference}: is no reference; export it with --fp32 --targets torch")
+    drawn = [
+        make_phantom(SEEDS + number, ORGANS[number % 3], KINDS[number % len(KINDS)])
+        for number in range(count)
+    ]
+    images = Images(
+        [
+            prepare(
+                SourceImage(phantom.image, ""),
+                manifest.preprocessing,
+                manifest.focus,
+                manifest.prompts,
+            )
+            for phantom in drawn
+        ],
+        manifest.preprocessing,
+        steered=manifest.focus.mode != "none",
+    )
+    expected = _answers(directory, "torch", images, [[row] for row in range(count)], None, stages)
+    rows = []
+    for path in engines:
+        directory = read_engine_directory(path)
+        for name, arithmetic in directory.manifest.backends.items():
+            plan = list(batches(count, directory.manifest.buckets))
+            found = _answers(directory, name, images, plan, expected, stages)
+            rows.append(
+                {
+                    "exported": directory.manifest.precision.dtype,
+                    "backend": name,
+                    "arithmetic": arithmetic,
+                    **asdict(compare(found, expected, plan)),
+                }
+            )
+    return rows
+
+
+def _answers(
+    directory: EngineDirectory,
+    name: str,
+    images: Images,
+    plan: list[list[int]],
+    expected: Answers | None,
+    stages: Stages,
+) -> Answers:
+    backend = load_backend(directory, name, "cpu")
+    label = f"{directory.path.name}: {name}"
+    with stages(label, sum(map(len, plan))) as advance:
+        found = answers(backend, images, plan, expected, advance)
+    backend.close()
+    return found
+
+
+if __name__ == "__main__":
+    main()
