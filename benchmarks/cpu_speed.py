@@ -79,6 +79,7 @@ def main() -> None:
         "clip": directories[0].manifest.models.clip.architecture,
         "sam2": directories[0].manifest.models.sam2.architecture,
         "images a round": options.images,
+        "rounds": options.rounds,
         "rows": measure(contenders, phantoms(options.images), options.rounds),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
