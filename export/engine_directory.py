@@ -27,10 +27,8 @@ from medfocus.engine.parity import Parity
 from medfocus.engine.precision import Precision
 from medfocus.engine.prepare import prepare
 from medfocus.errors import EngineDirectoryError, InputError
-from medfocus.export.gate import Gate
 from medfocus.export.parity import SEGMENTER_SIZE, Images
 from medfocus.export.plan import Plan
-from medfocus.export.segmenter_size import check_segmenter_size
 from medfocus.export.stages import Stages
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
@@ -112,6 +110,10 @@ def _checked(
     stages: Stages,
 ) -> Manifest:
     """Write and check all but PyTorch in float32; the manifest with what was found."""
+    # Here and not above: PyTorch in float32 alone is written where ONNX's packages are missing.
+    from medfocus.export.gate import Gate
+    from medfocus.export.segmenter_size import check_segmenter_size
+
     if len(images) < plan.buckets[-1]:
         raise InputError(
             "images",
