@@ -39,3 +39,7 @@ class WeightsError(MedfocusError):
 
 class EngineDirectoryError(MedfocusError):
     """An engine directory that is incomplete, was changed, or has another schema."""
+
+
+class DeviceError(MedfocusError):
+    """A GPU that is not there, refuses work, or has no memory left."""
