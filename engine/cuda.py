@@ -33,7 +33,9 @@ def _runtime() -> Any:
         from cuda.bindings import runtime
     except ModuleNotFoundError as error:
         raise InputError(
-            "CUDA", "its Python bindings are not installed", "pip install cuda-bindings"
+            "CUDA",
+            "its Python bindings are not installed",
+            "install them (pip install cuda-bindings)",
         ) from error
     return runtime
 

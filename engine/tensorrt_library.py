@@ -18,7 +18,7 @@ def require_tensorrt() -> str:
     Raises:
         InputError: it is not installed, cannot be loaded, or is too old.
     """
-    mend = "pip install tensorrt, or leave TensorRT out"
+    mend = "install it (pip install tensorrt), or leave TensorRT out"
     try:
         import tensorrt
     except ModuleNotFoundError as error:

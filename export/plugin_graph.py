@@ -58,7 +58,8 @@ def _masked_attention(qkv: Any, key_bias: Any, num_heads: int, scale: float) -> 
     if abs(scale * width**0.5 - 1) > 1e-6:
         raise InputError("scale", f"{scale} is not D^-0.5", "use native attention")
     if key_bias is None:
-        key_bias = op.Expand(op.Constant(value_float=0.0), op.Shape(qkv, start=0, end=2))
+        zero: Any = op.Constant(value_float=0.0)
+        key_bias = op.Expand(zero, op.Shape(qkv, start=0, end=2))
     return _node(
         qkv,
         key_bias,

@@ -100,8 +100,8 @@ def _errors(parser: trt.OnnxParser) -> str:
     lines = []
     for error in (parser.get_error(i) for i in range(parser.num_errors)):
         lines.append(
-            f"{error.code}: node {error.node} {error.node_name!r} ({error.node_operator}): "
-            f"{error.desc} [{error.func}, {error.file}:{error.line}]"
+            f"{error.code()}: node {error.node()} {error.node_name()!r} ({error.node_operator()}): "
+            f"{error.desc()} [{error.func()}, {error.file()}:{error.line()}]"
         )
     return "\n".join(lines)
 
