@@ -53,29 +53,35 @@ def load() -> types.ModuleType:
     """Import the bindings as `tensorrt`. In a process of its own: they stay loaded."""
     where = folder()
     assert where is not None
-    _load_stand_ins(where / "tensorrt_bindings" / "tensorrt.so")
-    sys.path.insert(0, str(where))
-    module = importlib.import_module("tensorrt_bindings")
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in make_stand_ins(Path(temporary)):
+            # The loader takes a library that is already there under the name asked for.
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        sys.path.insert(0, str(where))
+        module = importlib.import_module("tensorrt_bindings")
     # By both names, or the plugin package would import the bindings a second time.
     sys.modules["tensorrt"] = module
     sys.modules["tensorrt.tensorrt"] = sys.modules["tensorrt_bindings.tensorrt"]
     return module
 
 
-def _load_stand_ins(extension: Path) -> None:
+def make_stand_ins(target: Path) -> list[Path]:
+    """Compile the libraries that the bindings ask for, under the names that they ask for."""
+    where = folder()
+    assert where is not None
+    extension = where / "tensorrt_bindings" / "tensorrt.so"
     data = extension.read_bytes()
-    with tempfile.TemporaryDirectory() as temporary:
-        source = Path(temporary, "stand_in.c")
-        source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))
-        for library in LIBRARIES:
-            wanted = re.search(rf"{library}\.so\.\d+".encode(), data)
-            assert wanted is not None, f"{extension} does not ask for {library}"
-            name = wanted[0].decode()
-            path = Path(temporary, name)
-            options = ("-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", path, source)
-            subprocess.run(("cc", *options), check=True)
-            # The loader takes a library that is already there under the name asked for.
-            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    source = target / "stand_in.c"
+    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))
+    made = []
+    for library in LIBRARIES:
+        wanted = re.search(rf"{library}\.so\.\d+".encode(), data)
+        assert wanted is not None, f"{extension} does not ask for {library}"
+        name = wanted[0].decode()
+        options = ("-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", target / name, source)
+        subprocess.run(("cc", *options), check=True)
+        made.append(target / name)
+    return made
 
 
 def describe(module: types.ModuleType) -> dict[str, Any]:
