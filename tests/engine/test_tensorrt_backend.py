@@ -124,8 +124,11 @@ def test_an_answer_is_the_callers_own(with_plans: EngineDirectory, device: Devic
     backend = TensorRTBackend(with_plans, "cuda")
     first = backend.classify(**classifier_inputs(2))[1]
     before = first.copy()
-    backend.classify(**{k: v[::-1] for k, v in classifier_inputs(2).items()})  # not dense, too
+    reverse = {name: array[::-1] for name, array in classifier_inputs(2).items()}  # not dense
+    second = backend.classify(**reverse)[1]
     assert (first == before).all()
+    np.testing.assert_allclose(second, first[::-1], atol=1e-6)
+    assert np.abs(first[0] - first[1]).max() > 1e-3, "or nothing is compared"
 
 
 @pytest.mark.slow

@@ -101,6 +101,54 @@ def test_methods_that_tensorrt_calls_have_its_parameters(api: dict[str, Any]) ->
     assert api["ILogger"]["log"] == [["self", "severity", "msg"]]
 
 
+OURS = """
+from tests.tensorrt_api import bindings
+trt = bindings.load()
+import io
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from medfocus.engine.tensorrt_library import require_tensorrt
+from medfocus.engine.tensorrt_plan import Logger
+from medfocus.export.tensorrt_builder import Builder, Monitor
+
+assert require_tensorrt() == trt.__version__
+logger = Logger()
+for severity in trt.ILogger.Severity.__members__.values():
+    logger.log(severity, f"message {severity.name}")
+assert logger.said() == (
+    "internal_error: message INTERNAL_ERROR\\nerror: message ERROR\\nwarning: message WARNING"
+)
+assert logger.said() == "TensorRT said nothing"
+
+progress = Progress(console=Console(file=io.StringIO()))
+monitor = Monitor(progress)
+monitor.phase_start("Building", None, 3)
+assert monitor.step_complete("Building", 0) and monitor.step_complete("unknown", 0)
+assert progress.tasks[0].completed == 1
+monitor.phase_finish("Building")
+monitor.phase_finish("unknown")
+assert not progress.tasks
+
+flags = trt.NetworkDefinitionCreationFlag
+expected = 1 << int(flags.STRONGLY_TYPED)
+assert Builder(None, False, None)._flags() == expected
+assert Builder(None, True, None)._flags() == expected | 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
+assert tuple(trt.Dims((8, 9, 1, 2))) == (8, 9, 1, 2)
+for dtype, expected in (("FLOAT", np.float32), ("INT32", np.int32), ("BOOL", np.bool_)):
+    assert np.dtype(trt.nptype(getattr(trt.DataType, dtype))) == np.dtype(expected)
+for wanted in (trt.Builder, trt.Runtime):
+    try:
+        wanted(logger)  # it takes our logger, and then finds no library
+    except TypeError as error:
+        assert "nullptr" in str(error), error
+"""
+
+
+def test_our_classes_stand_on_the_real_ones() -> None:
+    python("-c", OURS)
+
+
 @pytest.mark.slow
 def test_every_use_of_tensorrt_has_its_types(tmp_path: Path) -> None:
     types = tmp_path / "types"
