@@ -118,10 +118,7 @@ def load_tensors(directory: EngineDirectory, name: str) -> dict[str, np.ndarray]
         EngineDirectoryError: the file is not listed, has changed since the directory was read, is
             not safetensors, or holds a dtype that numpy lacks (bfloat16, float8).
     """
-    path = directory.file(name)
-    data = _read_bytes(_contained(directory.path, name))
-    if hashlib.sha256(data).hexdigest() != directory.manifest.files[name].sha256:
-        raise _error(path, "has changed since the engine directory was read")
+    path, data = directory.file(name), load_bytes(directory, name)
     try:
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
@@ -130,6 +127,19 @@ def load_tensors(directory: EngineDirectory, name: str) -> dict[str, np.ndarray]
         raise _error(path, f"is not a safetensors file, it {likeness}") from error
     except KeyError as error:
         raise _error(path, f"holds tensors of dtype {error.args[0]}, unknown to numpy") from error
+
+
+def load_bytes(directory: EngineDirectory, name: str) -> bytes:
+    """The very bytes of a file that were hashed.
+
+    Raises:
+        EngineDirectoryError: the file is not listed, or has changed since the directory was read.
+    """
+    path = directory.file(name)
+    data = _read_bytes(_contained(directory.path, name))
+    if hashlib.sha256(data).hexdigest() != directory.manifest.files[name].sha256:
+        raise _error(path, "has changed since the engine directory was read")
+    return data
 
 
 def _contained(directory: Path, name: str) -> Path:

@@ -53,10 +53,37 @@ def compile_for(
     warps: int,
     stages: int,
 ) -> Compiled:
-    """Compile a kernel for a compute capability.
+    """Compile a kernel for a compute capability, and read its machine code.
 
     Args:
-        architecture: 90 for 9.0.
+        architecture, function, types, constants, warps, stages: see `binary`.
+    """
+    made = binary(architecture, function, types, constants, warps, stages)
+    usage, instructions = _disassemble(made.asm["cubin"])
+    return Compiled(
+        registers=usage["REG"],
+        spills=sum(instructions[name] for name in SPILL_INSTRUCTIONS),
+        stack_bytes=usage["STACK"],
+        shared_bytes=made.metadata.shared,
+        instructions=instructions,
+        products_off_tensor_cores=sum(
+            "tt.dot " in line and "#mma" not in line for line in made.asm["ttgir"].splitlines()
+        ),
+    )
+
+
+def binary(
+    architecture: int,
+    function: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, object],
+    warps: int,
+    stages: int,
+) -> Any:
+    """What Triton compiles a kernel to: `asm` by kind, "ptx" and "cubin" say, and `metadata`.
+
+    Args:
+        architecture: compute capability, 90 for 9.0.
         function: the `triton.jit` function.
         types: Triton's type of each argument that is no constant, `*bf16` or `i32` say. Pointers
             and strides (`stride` in the name, unless the kernel leaves them unspecialised) are
@@ -75,21 +102,10 @@ def compile_for(
         or (signature[name] == "i32" and "stride" in name and name not in unspecialised)
     }
     source = ASTSource(function, signature, constexprs=dict(constants), attrs=aligned)
-    binary = triton.compile(
+    return triton.compile(
         source,
         target=GPUTarget("cuda", architecture, 32),
         options={"num_warps": warps, "num_stages": stages},
-    )
-    usage, instructions = _disassemble(binary.asm["cubin"])
-    return Compiled(
-        registers=usage["REG"],
-        spills=sum(instructions[name] for name in SPILL_INSTRUCTIONS),
-        stack_bytes=usage["STACK"],
-        shared_bytes=binary.metadata.shared,
-        instructions=instructions,
-        products_off_tensor_cores=sum(
-            "tt.dot " in line and "#mma" not in line for line in binary.asm["ttgir"].splitlines()
-        ),
     )
 
 

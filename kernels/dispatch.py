@@ -44,6 +44,7 @@ def _from_environment() -> tuple[Mode, bool]:
 
 _mode, _checks = _from_environment()
 _last_path: dict[str, Path] = {}
+_emitted: frozenset[str] = frozenset()
 
 
 @contextmanager
@@ -56,6 +57,24 @@ def using(mode: Mode, checks: bool = False) -> Iterator[None]:
         yield
     finally:
         _mode, _checks = before
+
+
+@contextmanager
+def emitting(*kernels: str) -> Iterator[None]:
+    """Keep kernels as custom operators in graphs that are exported meanwhile.
+
+    For a runtime that has these kernels itself. Elsewhere nothing changes.
+
+    Args:
+        kernels: functions' names, `masked_attention` say.
+    """
+    global _emitted
+    before = _emitted
+    _emitted = frozenset(kernels)
+    try:
+        yield
+    finally:
+        _emitted = before
 
 
 def checks_values() -> bool:
@@ -89,8 +108,12 @@ def takes_kernel(kernel: str, tensor: Tensor, refusal: str | None) -> bool:
         refusal: why the kernel cannot take these arguments wherever they are; None if it can.
 
     Raises:
-        InputError: the mode is `require` and the kernel cannot run.
+        InputError: the mode is `require`, or the kernel is to be emitted, and it cannot run.
     """
+    if kernel in _emitted and torch.compiler.is_exporting():
+        if refusal is not None:
+            raise InputError(kernel, f"cannot be exported as a kernel: {refusal}", "do without it")
+        return True
     if _mode == "off":
         return False
     refusal = refusal or _device_refusal(tensor)

@@ -4,7 +4,6 @@
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medfocus.settings import Focus
@@ -50,7 +49,8 @@ def kept_tokens(patch_focus: Tensor, focused: Tensor, focus: Focus) -> Tensor:
         (B, 1 + g²) bool.
     """
     keep = (patch_focus > focus.hard_threshold).flatten(1) | ~focused[:, None]
-    return F.pad(keep, (1, 0), value=True)  # the CLS key stands first
+    # The CLS key stands first. Not F.pad: TensorRT's parser has no Pad of booleans.
+    return torch.cat([torch.ones_like(keep[:, :1]), keep], 1)
 
 
 def hiding_bias(keep: Tensor, layers: int) -> Tensor:

@@ -43,3 +43,7 @@ class EngineDirectoryError(MedfocusError):
 
 class ParityError(MedfocusError):
     """A built engine whose answers are too far from the float32 model's; it was not written."""
+
+
+class DeviceError(MedfocusError):
+    """A GPU that is not there, refuses work, or has no memory left."""

@@ -1,0 +1,1 @@
+"""TensorRT's own Python API without its libraries, and a stand-in for the library."""

@@ -1,0 +1,35 @@
+"""The stand-ins in the places of TensorRT and CUDA, for one test."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from medfocus.engine import cuda
+from tests.tensorrt_api import library
+from tests.tensorrt_api.device import Device
+
+# Modules that import tensorrt as they are imported.
+USERS = ("medfocus.engine.tensorrt_plan", "medfocus.export.tensorrt_builder")
+
+
+@contextmanager
+def installed(cache: Path) -> Iterator[Device]:
+    """Import what needs TensorRT anew, on the stand-ins; `cache` is where it keeps timings."""
+    device = Device()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", library)
+        patch.setattr(cuda, "_runtime", lambda: device)
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setattr(library, "parser_errors", [])
+        patch.setattr(library, "build_fails", False)
+        patch.setattr(library, "seen", {})
+        try:
+            for name in USERS:
+                sys.modules.pop(name, None)
+            yield device
+        finally:
+            for name in USERS:
+                sys.modules.pop(name, None)
