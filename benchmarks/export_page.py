@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medfocus.engine.parity import Thresholds
 from medfocus.export.parity import SEGMENTER_SIZE, THRESHOLDS
 from medfocus.export.precision import FLOAT32_SCOPES, FOLLOW, HALF
 
@@ -132,24 +133,91 @@ attention asks for such lengths. Measured on the CPU (`python -m medfocus.benchm
 They are not padded: on a CPU it gains nothing, and on CUDA, where ONNX Runtime's
 memory-efficient attention has that condition, it **was not measured**.
 
-{tensorrt}"""  # noqa: E501 (rows of tables)
+## TensorRT
+
+### How it works
+
+`export/tensorrt_plan.py` builds `plans/<sm>-<version>/segmenter.plan` and `classifier.plan`, for
+example in `plans/sm90-11.4.0.106/`, from the engine directory's ONNX graphs. A plan runs on the
+GPU architecture and the TensorRT version that it was built with, and on no other; an engine
+directory may hold several. TensorRT 10 and 11 are taken.
+
+- **Types.** The network is strongly typed: a tensor's precision is what the ONNX file says.
+  TensorFloat-32, which TensorRT uses for float32 by default, is switched off.
+- **Profiles.** One optimisation profile a bucket, from one image more than the bucket before up to
+  the bucket, tuned for the bucket itself. TensorRT chooses kernels for one shape of a profile; with
+  a single profile the smallest batches would run on kernels chosen for the largest. The price is
+  one tuning run a bucket. Prompts range from 1 prompt of 1 point to the zero-shot set, which is
+  what is tuned for, and up to 16 points a prompt.
+- **Errors.** What the ONNX parser objects to is given in full: every node, with its name, its
+  operator and the reason. So is what TensorRT's logger said when a build or a load gives nothing.
+- **Timing cache.** Measured kernel times are kept in `$XDG_CACHE_HOME/medfocus` (`~/.cache/medfocus`),
+  a file a GPU architecture and version. It is no part of an engine, and a build does without it.
+- **Attention.** `native` leaves attention to TensorRT. `plugin` exports the classifier once more,
+  with a node `medfocus::masked_attention` in every layer but the last, and gives TensorRT this
+  repository's Triton kernel for it: a quick deployable plugin, its PTX compiled ahead of time for
+  the GPU's architecture and stored in the plan. All sizes but the batch are compiled in, and the
+  batch is in the number of programs, so the kernel takes three addresses and nothing else. The two
+  scratch parameters that Triton adds to every kernel are taken off its PTX; a kernel that reads
+  them is refused. Plain CLIP (`none`, `overlay`) gets a bias of zeros.
+- **Running.** `engine/backends/tensorrt.py` needs no PyTorch: memory, copies and streams come from
+  CUDA's runtime (`cuda-bindings`). Each graph has one execution context on a stream of its own.
+  Buffers grow to the largest batch seen and are then used again.
+
+A plan is a program. It is loaded only if its bytes are those that the manifest lists, so trust an
+engine directory with plans as far as you trust whoever exported it.
+
+### What was tested, and with what
+
+No test has run on TensorRT itself: its libraries were not to be had where this was written.
+
+| tested | with |
+|---|---|
+| every name, call and type in our code that uses TensorRT | mypy, with types taken from the real Python bindings of 11.4.0.106 and 10.16.1.11 |
+| the stand-in below has no name and no parameter that the bindings lack | the same bindings, imported without their libraries |
+| builder: profiles, flags, errors, cache, progress, interrupts; backend: answers, profiles, buffers, errors | a stand-in for TensorRT that computes with ONNX Runtime, its answers compared with the torch backend's |
+| the plugin's registration, shapes, types, launch and kernel | TensorRT's own Python code for plugins, of both versions, with stand-ins for its symbolic sizes |
+| the plugin's kernel against PyTorch | Triton's interpreter on the CPU |
+| its PTX for compute capability 8.0 and 9.0: three parameters, accepted by `ptxas` | Triton's compiler |
+| the graph with plugin nodes against PyTorch | ONNX's reference evaluator |
+| operators, types and attributes of both graphs, in every mode and policy | the operator table of TensorRT 10.15's parser, the newest one found |
+
+The tests on the bindings want `tensorrt-cu13-bindings` installed, or the folder that holds the
+package `tensorrt_bindings` named in `MEDFOCUS_TENSORRT_BINDINGS`, and a C compiler; without them
+they are skipped and say why.
+
+### What has never run on a real TensorRT
+
+- Parsing either graph. The table of supported operators is documentation of 10.15; for integer
+  `Clip`, which the segmenter has, the parser's source was read (10.1) and the table says less.
+- Building a plan, its time and its memory; how many bytes several profiles cost.
+- The timing cache's use by TensorRT, and that a cache of another GPU is refused.
+- The progress monitor's real phases, and stopping a build.
+- Loading a plan, running it, switching profiles between runs; output shapes from
+  `get_tensor_shape`; any accuracy, any speed. Nothing was measured.
+- The plugin as a whole: that the parser finds it by name, namespace and version and passes
+  `num_heads`; that TensorRT launches PTX with exactly inputs then outputs; that tensors it passes
+  are aligned to 16 bytes, as the kernel is compiled for; that a plan with it loads without Python.
+  More than 48 KiB of shared memory a program would need TensorRT to ask the driver for it: at
+  D = 64 and N = 197 and 577 the kernel compiles to 14 to 39 KB (8.0, 9.0 and 10.0; float16 and
+  float32), other heads were not looked at.
+- Plans in fp16 or bf16.
+- TensorRT 10 and 11 beyond the two versions named above, in any way.
+"""  # noqa: E501 (rows of tables)
 
 
-def render(results: dict[str, Any], tensorrt: str) -> str:
-    """The page.
-
-    Args:
-        results: the parsed files by name.
-        tensorrt: the section on TensorRT, as it stands.
-    """
+def render(results: dict[str, Any]) -> str:
+    """The page, from the parsed files by name."""
     speed, parity = results["speed"], results["engine_parity"]
+    limits: list[tuple[str, Thresholds]] = [*THRESHOLDS.items()]
+    limits.append(("segmenter size", SEGMENTER_SIZE))
     return TEXT.format(
         half=_code(HALF),
         follow=_code(FOLLOW),
         scopes=_code(FLOAT32_SCOPES),
         thresholds="\n".join(
-            _row([name, *(f"{getattr(limits, figure):g}" for figure in FIGURES)])
-            for name, limits in {**THRESHOLDS, "segmenter size": SEGMENTER_SIZE}.items()
+            _row([name, *(f"{getattr(limit, figure):g}" for figure in FIGURES)])
+            for name, limit in limits
         ),
         parity_images=parity[0]["images"],
         parity=_table(
@@ -208,7 +276,6 @@ def render(results: dict[str, Any], tensorrt: str) -> str:
                 for row in results["token_padding"]
             ],
         ),
-        tensorrt=tensorrt,
     )
 
 
@@ -229,11 +296,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.export_page")
     parser.add_argument("results", type=Path)
-    parser.add_argument("--tensorrt", type=Path, default=Path("docs/tensorrt.md"))
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     results = {name: json.loads((options.results / f"{name}.json").read_text()) for name in RESULTS}
-    options.out.write_text(render(results, options.tensorrt.read_text(encoding="utf-8")))
+    options.out.write_text(render(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         help="of onnx, openvino, torch, tensorrt, with commas; default: those installed here",
     )
     add("--int8", action="store_true", help="OpenVINO computes in int8")
+    add(
+        "--trt-attention",
+        choices=("native", "plugin"),
+        default="native",
+        help="of TensorRT's classifier: its own, or the Triton kernel as a plugin",
+    )
     add("--batch", metavar="LIST", help="batch sizes, as 1,8,32; default: the preset's")
     add("--calibration", metavar="DIR", type=Path, help="images to check and calibrate on")
     return parser

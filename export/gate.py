@@ -20,7 +20,7 @@ from medfocus.engine.backends import load_backend
 from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import SEGMENTER_FIGURES, Parity
 from medfocus.errors import ParityError
-from medfocus.export.onnx_graph import classifier_onnx, save_checked, segmenter_onnx
+from medfocus.export.onnx_graph import classifier_onnx, save, save_checked, segmenter_onnx
 from medfocus.export.parity import (
     THRESHOLDS,
     Answers,
@@ -36,7 +36,7 @@ from medfocus.export.ranges import activation_ranges
 from medfocus.export.stages import Stages
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 
-SCRATCH = "scratch"
+SCRATCH, PLUGIN_ONNX = "scratch", "plugin-fp32.onnx"
 ONNX = {"segmenter": SEGMENTER_ONNX, "classifier": CLASSIFIER_ONNX}
 INT8 = {"segmenter": SEGMENTER_INT8, "classifier": CLASSIFIER_INT8}
 # Images that activation ranges are taken from. NNCF passes over its images more than once, and at
@@ -97,9 +97,14 @@ class Gate:
             shutil.rmtree(scratch)
 
     def _export(self, scratch: Path) -> None:
+        mask = self.reference.focus_logits.shape[-1]
         with self.stages("exporting the classifier"):
-            mask = self.reference.focus_logits.shape[-1]
             save_checked(classifier_onnx(self.classifier, mask), scratch / CLASSIFIER_ONNX)
+        if "tensorrt" in self.plan.targets and self.plan.trt_attention == "plugin":
+            from medfocus.export.plugin_graph import plugin_classifier_onnx
+
+            with self.stages("exporting the plugin's graph"):
+                save(plugin_classifier_onnx(self.classifier, mask), scratch / PLUGIN_ONNX)
         with self.stages("exporting the segmenter"):
             save_checked(segmenter_onnx(self.segmenter), scratch / SEGMENTER_ONNX)
 
@@ -122,6 +127,8 @@ class Gate:
             )
             if self.plan.writes_onnx:
                 self._write_graphs(scratch, staging, manifest)
+            if "tensorrt" in self.plan.targets:
+                self._build_plans(scratch, staging, manifest)
             parity, missed = self._check(staging, manifest)
             if not missed:
                 thresholds = {name: THRESHOLDS[backends[name]] for name in parity}
@@ -147,6 +154,25 @@ class Gate:
             for graph, file in ONNX.items():
                 model = lower(ir.load(scratch / file), graph, manifest.precision)
                 save_checked(model, staging / file)
+
+    def _build_plans(self, scratch: Path, staging: Path, manifest: Manifest) -> None:
+        from medfocus.export.tensorrt_plan import build_plans
+
+        attention = self.plan.trt_attention
+        classifier = None
+        if attention == "plugin":
+            classifier = scratch / "plugin.onnx"
+            model = ir.load(scratch / PLUGIN_ONNX)
+            save(lower(model, "classifier", manifest.precision), classifier)
+        with self.stages.builder() as progress:
+            build_plans(
+                staging,
+                self.plan.buckets,
+                manifest.prompts,
+                classifier=classifier,
+                attention=attention,
+                progress=progress,
+            )
 
     def _check(
         self, staging: Path, manifest: Manifest

@@ -24,6 +24,7 @@ SEGMENTER_OUTPUTS = ("focus_logits", "score")
 CLASSIFIER_INPUTS = ("image", "focus_logits", "rows", "cols")
 CLASSIFIER_OUTPUTS = ("embedding", "probabilities", "patch_focus", "focused")
 
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node lies in, as torch writes them
 OPSET = 22  # the first in which Conv takes bfloat16
 
 Translations = dict[Callable[..., Any], Callable[..., Any]]
@@ -112,19 +113,27 @@ def _export(
             verbose=False,
         )
     assert program is not None  # only the old exporter returns nothing
+    _forget_sources(program.model)
     return program.model
 
 
-def save_checked(model: ir.Model, path: Path) -> None:
-    """Write a graph with its weights beside it, and check the file as any reader would see it.
+def _forget_sources(model: ir.Model) -> None:
+    """Take out where in whose source files each node comes from; module names stay."""
+    for node in model.graph:
+        for key in [key for key in node.metadata_props if key != NAME_SCOPES]:
+            del node.metadata_props[key]
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        for output in node.outputs:
+            output.metadata_props.clear()
 
-    Args:
-        model: opset and types of any precision.
-        path: `<name>.onnx`; the weights go to `<name>.onnx.data`.
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a graph to `<name>.onnx`, its weights to `<name>.onnx.data` beside it.
 
     Raises:
-        EngineDirectoryError: the file cannot be written, or breaks ONNX's rules of form, types
-            or shapes.
+        EngineDirectoryError: the files cannot be written.
     """
     try:
         ir.save(model, path, external_data=path.name + DATA_SUFFIX)
@@ -134,6 +143,16 @@ def save_checked(model: ir.Model, path: Path) -> None:
             f"cannot be written ({error.strerror})",
             "make room, or choose another place",
         ) from error
+
+
+def save_checked(model: ir.Model, path: Path) -> None:
+    """As `save`, and check the file as any reader would see it.
+
+    Raises:
+        EngineDirectoryError: the files cannot be written, or break ONNX's rules of form, types or
+            shapes.
+    """
+    save(model, path)
     try:
         # By path: a model in memory may pass protobuf's limit of 2 GiB.
         onnx.checker.check_model(str(path), full_check=True)

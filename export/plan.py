@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Literal
 
+from medfocus.engine import cuda
 from medfocus.engine.precision import Arithmetic, Dtype
-from medfocus.errors import InputError
+from medfocus.engine.tensorrt_library import require_tensorrt
+from medfocus.errors import InputError, MedfocusError
 
 # The backend that runs each target, and the module that must be there to check it.
 TARGETS = {
@@ -24,6 +27,7 @@ class Plan:
         targets: names from `TARGETS`.
         int8: OpenVINO computes in int8.
         buckets: batch sizes to prepare for and to check.
+        trt_attention: of the classifier's TensorRT plan: TensorRT's own, or our kernel as a plugin.
 
     Raises:
         InputError: a target that is unknown, not installed or cannot be checked here, or none;
@@ -34,6 +38,7 @@ class Plan:
     targets: tuple[str, ...] = ("torch",)
     int8: bool = False
     buckets: tuple[int, ...] = (1, 8, 32)
+    trt_attention: Literal["native", "plugin"] = "native"
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -71,6 +76,13 @@ class Plan:
 
 def refused(target: str, dtype: Dtype) -> str | None:
     """Why a target cannot be built and checked on this machine; None if it can."""
+    if target == "tensorrt":
+        try:
+            require_tensorrt()
+            cuda.architecture()
+        except MedfocusError as error:
+            return error.problem
+        return None
     _, module = TARGETS[target]
     if find_spec(module) is None:
         return f"{module} is not installed"

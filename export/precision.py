@@ -13,11 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from medfocus.engine.precision import Dtype, Precision
+from medfocus.export.onnx_graph import NAME_SCOPES
+from medfocus.kernels.masked_attention import NAME
 
 IR_DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 # Matrix products and convolutions: all the arithmetic that half precision makes faster.
-HALF = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+HALF = ("Conv", "ConvTranspose", "Gemm", "MatMul", NAME)
 # What moves values, or changes each alone and cannot overflow.
 FOLLOW = (
     "Concat",
@@ -43,6 +45,7 @@ FLOAT32_SCOPES = ("pe_layer",)
 # Sums and products follow only where the other operand is a constant of one dimension or none: a
 # layer's own bias, the scale of attention. Sums of activations are the residual stream.
 _WITH_CONSTANT = ("Add", "Mul")
+_BIAS_IS_FLOAT32 = (NAME,)  # our attention kernel's: it takes q, k and v in half alone
 _TAKES_ANY_TYPE = ("Shape", "Size", "Cast")
 _BLOCK = re.compile(r"(\S*?(?:blocks|transformer\.layers)\.\d+)")
 
@@ -73,7 +76,7 @@ def is_exact(node: ir.Node, float32_scopes: Iterable[str]) -> bool:
 
 
 def _scopes(node: ir.Node) -> list[str]:
-    text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
+    text = node.metadata_props.get(NAME_SCOPES, "[]")
     return re.findall(r"'([^']*)'", text)
 
 
@@ -155,7 +158,8 @@ class _Lowering:
         return bool(largest <= limit)
 
     def _make_half(self, node: ir.Node) -> None:
-        for index, value in enumerate(node.inputs):
+        inputs = node.inputs[:1] if node.op_type in _BIAS_IS_FLOAT32 else node.inputs
+        for index, value in enumerate(inputs):
             if value is None or value in self._halved or not _is_float(value):
                 continue
             half = self._weight(value) if _is_weight(value) else None

@@ -59,7 +59,8 @@ def _plan(options: argparse.Namespace, chosen: Preset, report: Console) -> Plan:
             report.print(f"target {target} left out: {reason}")
     else:
         targets = tuple(options.targets.split(","))
-    return Plan(options.dtype, targets, options.int8, _buckets(options.batch) or chosen.buckets)
+    buckets = _buckets(options.batch) or chosen.buckets
+    return Plan(options.dtype, targets, options.int8, buckets, options.trt_attention)
 
 
 def _buckets(text: str | None) -> tuple[int, ...]:

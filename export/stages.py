@@ -44,6 +44,17 @@ class Stages:
         with Progress(*columns, console=self._console, transient=True, disable=hidden) as progress:
             task = progress.add_task(name, total=total)
             yield lambda done: progress.update(task, advance=done)
-        elapsed = time.perf_counter() - begun
+        self._done(name, time.perf_counter() - begun)
+
+    @contextmanager
+    def builder(self) -> Iterator[Progress]:
+        """A stage of a builder that shows phases and steps of its own."""
+        begun = time.perf_counter()
+        hidden = not self._console.is_terminal
+        with Progress(console=self._console, transient=True, disable=hidden) as progress:
+            yield progress
+        self._done("building TensorRT plans", time.perf_counter() - begun)
+
+    def _done(self, name: str, elapsed: float) -> None:
         self._console.print(f"{name:<34} {elapsed:7.1f} s")
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed

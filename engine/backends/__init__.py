@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfocus.engine.artifact import EngineDirectory
-from medfocus.errors import InputError
+from medfocus.errors import DeviceError, EngineDirectoryError, InputError
 
 Array = NDArray[np.float32]
 
@@ -91,7 +91,7 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
                 continue
             try:
                 return _load(directory, name, place)
-            except InputError as error:
+            except (InputError, DeviceError, EngineDirectoryError) as error:
                 log.info("%s on %s passed over: %s", name, place, error)
                 reasons.append(f"{name}: {error.problem}")
     raise InputError(

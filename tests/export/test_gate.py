@@ -1,8 +1,8 @@
 """What happens where a precision is not enough: blocks are spared, or nothing is written."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ import torch
 from medfocus.engine import Engine
 from medfocus.engine.artifact import read_engine_directory
 from medfocus.errors import InputError, ParityError
-from medfocus.export import gate, plan
+from medfocus.export import gate
 from medfocus.export.check_images import check_images, phantoms
 from medfocus.export.engine_directory import Parts, build
 from medfocus.export.onnx_graph import save_checked, segmenter_onnx
@@ -21,6 +21,7 @@ from medfocus.export.plan import Plan
 from medfocus.models.graphs import SegmenterGraph
 from medfocus.models.segmenter import Segmenter
 from tests.conftest import random_parts
+from tests.tensorrt_api.installed import installed
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +144,43 @@ def test_a_smaller_segmenter_is_compared_with_the_own_size(tmp_path: Path) -> No
     assert manifest.backends == {"torch": "fp32"}
 
 
+def test_tensorrts_plans_are_built_and_checked(tmp_path: Path) -> None:
+    """On a stand-in for TensorRT, which computes with ONNX Runtime."""
+    with installed(tmp_path / "cache"):
+        tensorrt = Plan("fp32", ("tensorrt",), buckets=(1, 4))
+        manifest = build(tmp_path / "engine", random_parts(), tensorrt, phantoms(4))
+    assert manifest.backends == {"tensorrt": "fp32"}
+    assert manifest.parity["tensorrt"].embedding_cosine > 0.99999
+    plans = sorted(name for name in manifest.files if name.startswith("plans/"))
+    assert [name.rpartition("/")[2] for name in plans] == ["classifier.plan", "segmenter.plan"]
+
+
+def test_the_plugins_graph_is_in_the_engines_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def seen(staging: Path, *_: object, classifier: Path, attention: str, **__: object) -> None:
+        assert attention == "plugin"
+        assert classifier.parent != staging, "no part of the engine"
+        nodes = [n for n in ir.load(classifier).graph if n.op_type == "masked_attention"]
+        assert len(nodes) == 5, "every layer but the last"
+        for node in nodes:
+            assert [value.dtype for value in node.inputs if value is not None] == [
+                ir.DataType.FLOAT16,
+                ir.DataType.FLOAT,
+            ]
+        raise StopError
+
+    monkeypatch.setattr("medfocus.export.tensorrt_plan.build_plans", seen)
+    with installed(tmp_path / "cache"):
+        plugin = Plan("fp16", ("tensorrt",), buckets=(1,), trt_attention="plugin")
+        with pytest.raises(StopError):
+            build(tmp_path / "engine", random_parts(), plugin, phantoms(2))
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["cache"])
+
+
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="3 do not fill a batch of 8"):
         build(
@@ -177,9 +215,7 @@ def test_the_users_images_come_first(tmp_path: Path) -> None:
 def test_plans_that_cannot_be(
     arguments: dict[str, object], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        plan, "find_spec", lambda name: None if name == "tensorrt" else find_spec(name)
-    )
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(InputError, match=problem):
         Plan(**arguments)  # type: ignore[arg-type]
 

@@ -166,6 +166,8 @@ def test_axes_are_named_alike_in_all_inputs_and_outputs(tmp_path: Path) -> None:
 def test_operators_are_of_the_standard_domain(tmp_path: Path) -> None:
     path = tmp_path / "segmenter.onnx"
     save_checked(segmenter_onnx(segmenter()), path)
+    assert b"/" + Path(__file__).parts[1].encode() not in path.read_bytes(), "nobody's paths"
+    assert b".py" not in path.read_bytes()
     found = operators(path)
     assert found == sorted(set(found))
     assert not [name for name in found if "::" in name or name in ("OneHot", "NonZero", "Loop")]
