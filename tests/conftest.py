@@ -1,6 +1,8 @@
 """Engines that several test modules use; without a GPU, kernels run in Triton's interpreter."""
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from medfocus.models.presets import preset
 from medfocus.models.segmenter import Segmenter
 from medfocus.settings import Focus, FocusMode, Selection
 
+OnnxFile = Callable[[str, str], Path]
 CLASSES = ("first", "second", "third")
 
 
@@ -53,11 +56,29 @@ def random_parts(mode: FocusMode = "soft") -> Parts:
 
 
 @pytest.fixture(scope="session")
-def exported_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> OnnxFile:
+    """A function from graph and policy or mode to the file of its float32 ONNX.
+
+    Each is exported once: that takes up to fifteen seconds.
+    """
+    from tests.export.graphs import export
+
+    folder = tmp_path_factory.mktemp("graphs")
+    return cache(lambda graph, kind: export(graph, kind, folder / f"{graph}_{kind}.onnx"))
+
+
+@pytest.fixture(scope="session")
+def exported_engine(tmp_path_factory: pytest.TempPathFactory, onnx_file: OnnxFile) -> Path:
     """As `engine_directory`, in float32 for every runtime of a CPU; not to be changed."""
+    import onnx_ir as ir
+
+    from medfocus.export import gate
+
     path = tmp_path_factory.mktemp("engines") / "exported"
     plan = Plan("fp32", ("onnx", "openvino", "torch"), buckets=(1, 4))
-    build(path, random_parts(), plan, phantoms(8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "segmenter_onnx", lambda _: ir.load(onnx_file("segmenter", "best")))
+        build(path, random_parts(), plan, phantoms(8))
     return path
 
 

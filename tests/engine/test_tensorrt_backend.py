@@ -12,17 +12,14 @@ import pytest
 
 from medfocus.engine import cuda
 from medfocus.engine.artifact import (
-    CLASSIFIER_ONNX,
-    SEGMENTER_ONNX,
     EngineDirectory,
     read_engine_directory,
     write_manifest,
 )
 from medfocus.engine.backends.tensorrt import TensorRTBackend
-from medfocus.engine.backends.torch import TorchBackend, _load_classifier, _load_segmenter
+from medfocus.engine.backends.torch import TorchBackend
 from medfocus.engine.manifest import DIGEST_NAME, FILE_NAME, Manifest
 from medfocus.errors import DeviceError, EngineDirectoryError, InputError
-from medfocus.export.onnx_graph import classifier_onnx, save_checked, segmenter_onnx
 from medfocus.export.tensorrt_plan import MOST_POINTS, build_plans
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
@@ -33,13 +30,11 @@ Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def with_plans(engine_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineDirectory:
+def with_plans(exported_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineDirectory:
     """A whole engine directory, its graphs and its plans; not to be changed."""
     path = tmp_path_factory.mktemp("engines") / "planned"
-    shutil.copytree(engine_directory, path)
+    shutil.copytree(exported_engine, path)
     directory = read_engine_directory(path)
-    save_checked(segmenter_onnx(_load_segmenter(directory)), path / SEGMENTER_ONNX)
-    save_checked(classifier_onnx(_load_classifier(directory), 64), path / CLASSIFIER_ONNX)
     with installed(path.parent / "cache"):
         build_plans(path, (1, 3), directory.manifest.prompts)
     return listed_anew(path, directory.manifest)

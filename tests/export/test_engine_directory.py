@@ -119,4 +119,5 @@ def test_other_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         )
         message = capsys.readouterr().err
         assert problem in message
-        assert message.count("\n") == 1
+        assert message.splitlines()[-1].startswith("error: ")
+        assert message.count("error") == 1

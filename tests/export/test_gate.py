@@ -1,7 +1,6 @@
 """What happens where a precision is not enough: blocks are spared, or nothing is written."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,30 +14,19 @@ from medfocus.errors import InputError, ParityError
 from medfocus.export import gate
 from medfocus.export.check_images import check_images, phantoms
 from medfocus.export.engine_directory import Parts, build
-from medfocus.export.onnx_graph import save_checked, segmenter_onnx
 from medfocus.export.parity import THRESHOLDS
 from medfocus.export.plan import Plan
-from medfocus.models.graphs import SegmenterGraph
 from medfocus.models.segmenter import Segmenter
-from tests.conftest import random_parts
+from tests.conftest import OnnxFile, random_parts
 from tests.tensorrt_api.installed import installed
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The segmenter's graph of `random_parts`, as a file: exporting it takes ten seconds."""
-    path = tmp_path_factory.mktemp("exported") / "segmenter.onnx"
-    parts = random_parts()
-    save_checked(segmenter_onnx(SegmenterGraph(parts.segmenter, parts.selection).eval()), path)
-    return path
-
-
 @pytest.fixture(autouse=True)
-def _exported_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load: Callable[[object], ir.Model] = lambda graph: ir.load(exported)  # noqa: E731
-    monkeypatch.setattr(gate, "segmenter_onnx", load)
+def _exported_once(onnx_file: OnnxFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The segmenter of `random_parts`, which no test here changes."""
+    monkeypatch.setattr(gate, "segmenter_onnx", lambda _: ir.load(onnx_file("segmenter", "best")))
 
 
 HOT = "clip.visual.transformer.resblocks.3"

@@ -14,44 +14,12 @@ from medfocus.export.onnx_graph import (
     CLASSIFIER_OUTPUTS,
     SEGMENTER_INPUTS,
     SEGMENTER_OUTPUTS,
-    classifier_onnx,
     operators,
-    save_checked,
-    segmenter_onnx,
 )
-from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
-from medfocus.models.presets import CLIP_MEAN, CLIP_STD
-from medfocus.settings import FocusMode, Selection
-from tests.conftest import random_parts
-
-MODES: tuple[FocusMode, ...] = ("none", "overlay", "soft", "hard")
-MASK = 64
-
-
-def segmenter(policy: str = "best") -> SegmenterGraph:
-    parts = random_parts()
-    selection = Selection(
-        policy=policy,  # type: ignore[arg-type]
-        min_area=0.0,
-        max_area=1.0,
-        min_score=0.01,
-    )
-    return SegmenterGraph(parts.segmenter, selection).eval()
-
-
-def classifier(mode: FocusMode) -> ClassifierGraph:
-    parts = random_parts(mode)
-    head = parts.head
-    strength = torch.linspace(0.2, 1.0, parts.clip.layers)
-    return ClassifierGraph(
-        parts.clip,
-        parts.focus,
-        head.class_embeddings,
-        head.logit_scale,
-        strength,
-        CLIP_MEAN,
-        CLIP_STD,
-    ).eval()
+from medfocus.models.graphs import ClassifierGraph
+from medfocus.settings import FocusMode
+from tests.conftest import OnnxFile
+from tests.export.graphs import MASK, MODES, classifier, segmenter
 
 
 def segmenter_inputs(images: int, prompts: int, points: int) -> tuple[torch.Tensor, ...]:
@@ -93,10 +61,8 @@ def relative(found: NDArray[np.float32], expected: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_the_classifier_answers_as_in_pytorch(mode: FocusMode, tmp_path: Path) -> None:
-    graph = classifier(mode)
-    path = tmp_path / "classifier.onnx"
-    save_checked(classifier_onnx(graph, MASK), path)
+def test_the_classifier_answers_as_in_pytorch(mode: FocusMode, onnx_file: OnnxFile) -> None:
+    graph, path = classifier(mode), onnx_file("classifier", mode)
     for images in (1, 2, 5):
         arguments = classifier_inputs(graph, images)
         with torch.inference_mode():
@@ -112,10 +78,8 @@ def test_the_classifier_answers_as_in_pytorch(mode: FocusMode, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["best", "union"])
-def test_the_segmenter_answers_as_in_pytorch(policy: str, tmp_path: Path) -> None:
-    graph = segmenter(policy)
-    path = tmp_path / "segmenter.onnx"
-    save_checked(segmenter_onnx(graph), path)
+def test_the_segmenter_answers_as_in_pytorch(policy: str, onnx_file: OnnxFile) -> None:
+    graph, path = segmenter(policy), onnx_file("segmenter", policy)
     for shape in ((1, 1, 1), (2, 3, 2), (1, 9, 1), (3, 1, 4)):
         arguments = segmenter_inputs(*shape)
         with torch.inference_mode():
@@ -131,16 +95,18 @@ def test_the_segmenter_answers_as_in_pytorch(policy: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_axes_are_named_alike_in_all_inputs_and_outputs(tmp_path: Path) -> None:
-    paths = tmp_path / "segmenter.onnx", tmp_path / "classifier.onnx"
-    save_checked(segmenter_onnx(segmenter()), paths[0])
-    save_checked(classifier_onnx(classifier("none"), MASK), paths[1])
+def test_axes_are_named_alike_in_all_inputs_and_outputs(
+    onnx_file: OnnxFile,
+) -> None:
     shapes = {}
-    for path in paths:
+    for stem, path in (
+        ("segmenter", onnx_file("segmenter", "best")),
+        ("classifier", onnx_file("classifier", "none")),
+    ):
         graph = onnx.load(path, load_external_data=False).graph
         for value in [*graph.input, *graph.output]:
             dimensions = value.type.tensor_type.shape.dim
-            shapes[path.stem, value.name] = [d.dim_param or d.dim_value for d in dimensions]
+            shapes[stem, value.name] = [d.dim_param or d.dim_value for d in dimensions]
     prompted = ["batch", "prompts", "points"]
     assert shapes == {
         ("segmenter", "image"): ["batch", 3, 256, 256],
@@ -163,9 +129,8 @@ def test_axes_are_named_alike_in_all_inputs_and_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_operators_are_of_the_standard_domain(tmp_path: Path) -> None:
-    path = tmp_path / "segmenter.onnx"
-    save_checked(segmenter_onnx(segmenter()), path)
+def test_operators_are_of_the_standard_domain(onnx_file: OnnxFile) -> None:
+    path = onnx_file("segmenter", "best")
     assert b"/" + Path(__file__).parts[1].encode() not in path.read_bytes(), "nobody's paths"
     assert b".py" not in path.read_bytes()
     found = operators(path)

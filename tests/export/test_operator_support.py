@@ -7,27 +7,22 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from medfocus.export.onnx_graph import classifier_onnx, operators, save_checked, segmenter_onnx
+from medfocus.export.onnx_graph import operators
 from medfocus.export.operator_support import (
     ONNXRUNTIME_CPU,
     TENSORRT,
     onnxruntime_problems,
     tensorrt_problems,
 )
-from tests.export.test_onnx_graph import MASK, MODES, classifier, segmenter
+from tests.conftest import OnnxFile
+from tests.export.graphs import MODES
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("graphs")
-    paths = []
-    for policy in ("best", "union"):
-        paths.append(folder / f"segmenter_{policy}.onnx")
-        save_checked(segmenter_onnx(segmenter(policy)), paths[-1])
-    for mode in MODES:
-        paths.append(folder / f"classifier_{mode}.onnx")
-        save_checked(classifier_onnx(classifier(mode), MASK), paths[-1])
-    return paths
+def graphs(onnx_file: OnnxFile) -> list[Path]:
+    """In every policy and mode."""
+    segmenters = [onnx_file("segmenter", policy) for policy in ("best", "union")]
+    return segmenters + [onnx_file("classifier", mode) for mode in MODES]
 
 
 @pytest.mark.slow

@@ -10,28 +10,23 @@ import pytest
 import torch
 
 from medfocus.engine.precision import Dtype
-from medfocus.export.onnx_graph import classifier_onnx, save_checked, segmenter_onnx
+from medfocus.export.onnx_graph import CLASSIFIER_INPUTS, save_checked
 from medfocus.export.precision import block_of, lower, policy
-from tests.export.test_onnx_graph import (
-    CLASSIFIER_INPUTS,
-    MASK,
-    classifier,
-    classifier_inputs,
-    segmenter,
-)
+from tests.conftest import OnnxFile
+from tests.export.graphs import classifier
+from tests.export.test_onnx_graph import classifier_inputs
 
 pytestmark = pytest.mark.slow
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def graphs(onnx_file: OnnxFile) -> dict[str, Path]:
     """Both graphs in float32, as files."""
-    folder = tmp_path_factory.mktemp("float32")
-    paths = {name: folder / f"{name}.onnx" for name in ("segmenter", "classifier")}
-    save_checked(segmenter_onnx(segmenter()), paths["segmenter"])
-    save_checked(classifier_onnx(classifier("soft"), MASK), paths["classifier"])
-    return paths
+    return {
+        "segmenter": onnx_file("segmenter", "best"),
+        "classifier": onnx_file("classifier", "soft"),
+    }
 
 
 def lowered(graphs: dict[str, Path], name: str, dtype: Dtype, *blocks: str) -> ir.Model:

@@ -24,7 +24,8 @@ from medfocus.export.plugin_graph import PLUGIN, _masked_attention, plugin_class
 from medfocus.kernels import dispatch
 from medfocus.kernels.masked_attention import reference
 from medfocus.kernels.tile import choose
-from tests.export.test_onnx_graph import MASK, classifier, classifier_inputs
+from tests.export.graphs import MASK, classifier
+from tests.export.test_onnx_graph import classifier_inputs
 from tests.tensorrt_api import bindings
 
 ROOT = Path(__file__).parents[2]

@@ -176,5 +176,7 @@ def test_what_tuning_launches_runs(kernel: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and cases[0].dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter has no bfloat16 arithmetic")
+    if device == "cpu":  # the interpreter takes a minute for SAM2's larger grids
+        cases = [min(cases, key=lambda case: case.work.flop)]
     for case in cases:
         case.prepare(device, 1)()  # raises what a launch raises
