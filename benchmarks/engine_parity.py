@@ -18,7 +18,14 @@ from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import load_backend
 from medfocus.engine.images import SourceImage
 from medfocus.engine.prepare import prepare
-from medfocus.export.parity import Answers, Images, answers, batches, compare
+from medfocus.export.parity import (
+    Answers,
+    Images,
+    answers,
+    batches,
+    compare,
+    mask_iou_alone,
+)
 from medfocus.export.stages import Stages
 from medfocus.fewshot.phantoms import KINDS, ORGANS, make_phantom
 
@@ -63,19 +70,20 @@ def measure(reference: Path, engines: list[Path], count: int) -> list[dict[str, 
         manifest.preprocessing,
         steered=manifest.focus.mode != "none",
     )
-    expected = _answers(directory, "torch", images, [[row] for row in range(count)], None, stages)
+    one_by_one = [[row] for row in range(count)]
+    expected, _ = _answers(directory, "torch", images, one_by_one, None, stages)
     rows = []
     for path in engines:
         directory = read_engine_directory(path)
         for name, arithmetic in directory.manifest.backends.items():
             plan = list(batches(count, directory.manifest.buckets))
-            found = _answers(directory, name, images, plan, expected, stages)
+            found, alone = _answers(directory, name, images, plan, expected, stages)
             rows.append(
                 {
                     "exported": directory.manifest.precision.dtype,
                     "backend": name,
                     "arithmetic": arithmetic,
-                    **asdict(compare(found, expected, plan)),
+                    **asdict(compare(found, expected, plan, alone)),
                 }
             )
     return rows
@@ -88,13 +96,14 @@ def _answers(
     plan: list[list[int]],
     expected: Answers | None,
     stages: Stages,
-) -> Answers:
+) -> tuple[Answers, float]:
     backend = load_backend(directory, name, "cpu")
     label = f"{directory.path.name}: {name}"
     with stages(label, sum(map(len, plan))) as advance:
         found = answers(backend, images, plan, expected, advance)
+    alone = mask_iou_alone(backend, images, found, expected, plan) if expected else 1.0
     backend.close()
-    return found
+    return found, alone
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ DATA_SUFFIX = ".data"
 # The same in int8 as OpenVINO writes them, each with its weights in a .bin file.
 SEGMENTER_INT8 = "segmenter.int8.xml"
 CLASSIFIER_INT8 = "classifier.int8.xml"
+
+
+def weights_of(graph: str) -> str:
+    """The file that a graph's weights lie in: ONNX's, or OpenVINO's own format's."""
+    return f"{graph.removesuffix('.xml')}.bin" if graph.endswith(".xml") else graph + DATA_SUFFIX
+
+
 MANIFEST_LIMIT = 8 * 2**20  # bytes; a manifest is a few KiB, and it is read before it is trusted
 
 # How formats that are mistaken for safetensors begin: those of torch.save, and a stand-in.
@@ -63,6 +70,15 @@ class EngineDirectory:
         if name not in self.manifest.files:
             raise _error(self.path / name, "is not part of this engine", f"{MEND} with that file")
         return self.path / name
+
+    def graph(self, name: str) -> Path:
+        """The path of a graph that the manifest lists together with its weights beside it.
+
+        Raises:
+            EngineDirectoryError: the manifest does not list one of the two.
+        """
+        self.file(weights_of(name))
+        return self.file(name)
 
 
 def _error(path: Path, problem: str, mend: str = MEND) -> EngineDirectoryError:
@@ -213,8 +229,9 @@ def write_engine_directory(target: str | Path, *, force: bool = False) -> Iterat
     staging, former = _sibling(target, "staging"), _sibling(target, "former")
     with _sole_writer(target):
         _mend(target, staging, former)
-        _refuse_target(target, force)
-        staging.mkdir()
+        check_target(target, force)
+        with _explained(target, "cannot be written", WRITABLE):
+            staging.mkdir()
         try:
             yield staging
             listed = {*read_engine_directory(staging).manifest.files, FILE_NAME, DIGEST_NAME}
@@ -233,8 +250,9 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """
     manifest = unpublished(directory, manifest).manifest
     data = to_json(manifest).encode()
-    (directory / FILE_NAME).write_bytes(data)
-    (directory / DIGEST_NAME).write_bytes(_digest_line(data))
+    with _explained(directory, "cannot be written", WRITABLE):
+        (directory / FILE_NAME).write_bytes(data)
+        (directory / DIGEST_NAME).write_bytes(_digest_line(data))
     return manifest
 
 
@@ -278,7 +296,12 @@ def _sole_writer(target: Path) -> Iterator[None]:
             path.unlink()
 
 
-def _refuse_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
+    """Refuse to write where something is that must be kept.
+
+    Raises:
+        EngineDirectoryError: `target` exists (without `force`), or is no engine directory.
+    """
     if target.exists() and not force:
         raise _error(target, "exists already", "Choose another place, or replace it with force")
     replaceable = (

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from medfocus.engine.parity import Parity, Thresholds
-from medfocus.engine.precision import Arithmetic, Precision
+from medfocus.engine.precision import ARITHMETIC, Arithmetic, Precision
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.settings import Focus, Preprocessing, Prompts, Selection, require
 
@@ -124,6 +124,9 @@ class Manifest:
             "is not an ascending list of positive batch sizes",
         )
         require(bool(self.backends), "backends", "names no runtime")
+        for name, arithmetic in self.backends.items():
+            able = arithmetic in ARITHMETIC.get(name, ())
+            require(able, "backends", f"{name} in {arithmetic} is no backend of this version")
         for name in self.files:
             require(_stays_inside(name), "files", f"{name!r} is not a plain relative file name")
 

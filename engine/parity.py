@@ -19,9 +19,14 @@ class Parity:
         embedding_cosine: of the worst image.
         top1_agreement: share of images that got the same label.
         probability_difference: the largest of any class.
+        focused_agreement: share of images that are focused in both or in neither.
         mask_iou: of the focus masks, cut at 0; mean. Two empty masks agree: 1.
+        mask_iou_alone: of the masks that an image gets in a batch and alone, from the same runtime;
+            the worst of the images whose mask is not the reference's. A mask that another candidate
+            has won is the same in both; one that its neighbours in the batch spoiled is not.
         mask_logit_error: largest difference of the focus logits over the largest logit, of the
             median image: where another candidate is chosen, the worst image tells nothing.
+        score_error: difference of the focus score, of the median image.
         patch_focus_difference: the largest of any patch.
     """
 
@@ -29,9 +34,12 @@ class Parity:
     embedding_cosine: float
     top1_agreement: float
     probability_difference: float
-    mask_iou: float
-    mask_logit_error: float
+    focused_agreement: float
     patch_focus_difference: float
+    mask_iou: float
+    mask_iou_alone: float
+    mask_logit_error: float
+    score_error: float
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,12 @@ class Thresholds:
     embedding_cosine: float
     top1_agreement: float
     probability_difference: float
-    mask_iou: float
-    mask_logit_error: float
+    focused_agreement: float
     patch_focus_difference: float
+    mask_iou: float
+    mask_iou_alone: float
+    mask_logit_error: float
+    score_error: float
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -67,5 +78,11 @@ class Thresholds:
         return f"at {'least' if name in AT_LEAST else 'most'} {getattr(self, name):g}"
 
 
-AT_LEAST = ("embedding_cosine", "top1_agreement", "mask_iou")
-SEGMENTER_FIGURES = ("mask_iou", "mask_logit_error")
+AT_LEAST = (
+    "embedding_cosine",
+    "top1_agreement",
+    "focused_agreement",
+    "mask_iou",
+    "mask_iou_alone",
+)
+SEGMENTER_FIGURES = ("mask_iou", "mask_iou_alone", "mask_logit_error", "score_error")

@@ -8,6 +8,14 @@ from medfocus.settings import require
 Dtype = Literal["fp32", "fp16", "bf16"]
 Arithmetic = Literal["fp32", "fp16", "bf16", "int8"]
 
+# What each backend can be asked to compute in.
+ARITHMETIC: dict[str, tuple[Arithmetic, ...]] = {
+    "torch": ("fp32", "fp16", "bf16"),
+    "onnxruntime": ("fp32", "fp16", "bf16"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp32", "fp16", "bf16"),
+}
+
 
 @dataclass(frozen=True)
 class Precision:

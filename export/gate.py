@@ -18,7 +18,8 @@ from medfocus.engine.artifact import (
 )
 from medfocus.engine.backends import load_backend
 from medfocus.engine.manifest import Manifest
-from medfocus.engine.parity import SEGMENTER_FIGURES, Parity
+from medfocus.engine.parity import SEGMENTER_FIGURES, Parity, Thresholds
+from medfocus.engine.precision import Arithmetic
 from medfocus.errors import ParityError
 from medfocus.export.onnx_graph import classifier_onnx, save, save_checked, segmenter_onnx
 from medfocus.export.parity import (
@@ -29,6 +30,7 @@ from medfocus.export.parity import (
     answers,
     batches,
     compare,
+    mask_iou_alone,
 )
 from medfocus.export.plan import Plan
 from medfocus.export.precision import lower, policy
@@ -131,7 +133,7 @@ class Gate:
                 self._build_plans(scratch, staging, manifest)
             parity, missed = self._check(staging, manifest)
             if not missed:
-                thresholds = {name: THRESHOLDS[backends[name]] for name in parity}
+                thresholds = {name: self._thresholds(backends[name]) for name in parity}
                 return replace(manifest, parity=parity, thresholds=thresholds)
             name, figures = missed
             if name == "openvino" and backends[name] == "bf16":
@@ -188,11 +190,16 @@ class Gate:
             plan = list(batches(len(self.images.prepared), self.plan.buckets))
             with self.stages(f"checking {name} in {arithmetic}", sum(map(len, plan))) as advance:
                 found = answers(backend, self.images, plan, self.reference, advance)
+            alone = mask_iou_alone(backend, self.images, found, self.reference, plan)
             backend.close()
-            parity[name] = compare(found, self.reference, plan)
-            if missed := THRESHOLDS[arithmetic].missed(parity[name]):
+            parity[name] = compare(found, self.reference, plan, alone)
+            if missed := self._thresholds(arithmetic).missed(parity[name]):
                 return parity, (name, missed)
         return parity, None
+
+    def _thresholds(self, arithmetic: Arithmetic) -> Thresholds:
+        """Of the graphs' type or the runtime's arithmetic, whichever is the coarser."""
+        return THRESHOLDS[max(self.plan.dtype, arithmetic, key=list(THRESHOLDS).index)]
 
     def _by_range(self, scratch: Path) -> list[str]:
         """All blocks, those with the largest activations first."""
@@ -252,5 +259,5 @@ def _too_far(name: str, arithmetic: str, figures: Sequence[str]) -> ParityError:
     return ParityError(
         f"{name} in {arithmetic}",
         "its answers are too far from the float32 model's: " + ", ".join(figures),
-        "export with more precision, or without this target; nothing was written",
+        "export with more precision, or name the other targets with --targets",
     )

@@ -17,13 +17,14 @@ from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.settings import Preprocessing
 
 THRESHOLDS: dict[Arithmetic, Thresholds] = {
-    "fp32": Thresholds(0.99999, 1.0, 1e-3, 0.999, 1e-3, 1e-3),
-    "fp16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.05, 0.02),
-    "bf16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.05, 0.02),
-    "int8": Thresholds(0.99, 0.98, 0.25, 0.95, 0.3, 0.05),
+    "fp32": Thresholds(0.99999, 1.0, 1e-3, 1.0, 1e-3, 0.999, 0.99, 1e-3, 1e-3),
+    "fp16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
+    "bf16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
+    "int8": Thresholds(0.99, 0.98, 0.25, 0.98, 0.05, 0.95, 0.9, 0.3, 0.05),
 }
 # A smaller segmenter is another model: it may find other edges, but must find the same regions.
-SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.85, 1.0, 1.0)
+SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.95, 1.0, 0.85, 0.0, 1.0, 0.2)
+DIFFERENT = 0.9  # an IoU with the reference's mask below it is looked at once more
 
 
 class Graphs(Protocol):
@@ -69,17 +70,19 @@ class Answers:
     """What graphs make of N images.
 
     Attributes:
-        focus_logits: (N, h, w), the graphs' own.
+        focus_logits: (N, h, w) and score: (N,), the graphs' own.
         labels: (N,) class index with their own masks.
-        embedding: (N, E), probabilities: (N, C), patch_focus: (N, g, g): with the masks of the
-            reference, where there is one.
+        embedding: (N, E), probabilities: (N, C), patch_focus: (N, g, g), focused: (N,): with the
+            masks of the reference, where there is one.
     """
 
     focus_logits: Array
+    score: Array
     labels: NDArray[np.int64]
     embedding: Array
     probabilities: Array
     patch_focus: Array
+    focused: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,22 +139,42 @@ def answers(
     for rows in plan:
         batch = images.batch(rows)
         if images.steered:
-            logits, _ = graphs.segment(batch.segmenter, batch.points, batch.labels)
+            logits, score = graphs.segment(batch.segmenter, batch.points, batch.labels)
         else:
             side = batch.rows.shape[-1]
             logits = np.full((len(rows), side, side), NO_REGION, np.float32)
+            score = np.zeros(len(rows), np.float32)
         found = graphs.classify(batch.classifier, logits, batch.rows, batch.cols)
         labels = found[1].argmax(-1)
         if reference is not None:
             given = reference.focus_logits[rows]
             found = graphs.classify(batch.classifier, given, batch.rows, batch.cols)
-        parts.append((logits, labels, *found[:3]))
+        parts.append((logits, score, labels, *found))
         advance(len(rows))
     return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def compare(found: Answers, reference: Answers, plan: Sequence[list[int]]) -> Parity:
-    """The figures of `found`, which ran in the order of `plan`, beside the reference's."""
+def mask_iou_alone(
+    graphs: Graphs, images: Images, found: Answers, reference: Answers, plan: Sequence[list[int]]
+) -> float:
+    """The worst IoU of an image's mask in its batch and alone, of those unlike the reference's."""
+    rows = [row for batch in plan for row in batch]
+    unlike = np.flatnonzero(_iou(found.focus_logits, reference.focus_logits[rows]) < DIFFERENT)
+    worst = 1.0
+    for place in unlike:
+        batch = images.batch([rows[place]])
+        alone, _ = graphs.segment(batch.segmenter, batch.points, batch.labels)
+        worst = min(worst, float(_iou(found.focus_logits[place : place + 1], alone)[0]))
+    return worst
+
+
+def compare(
+    found: Answers, reference: Answers, plan: Sequence[list[int]], alone: float = 1.0
+) -> Parity:
+    """The figures of `found`, which ran in the order of `plan`, beside the reference's.
+
+    `alone` is `mask_iou_alone`, where there are batches at all.
+    """
     rows = [row for batch in plan for row in batch]
     return Parity(
         images=len(set(rows)),
@@ -159,6 +182,9 @@ def compare(found: Answers, reference: Answers, plan: Sequence[list[int]]) -> Pa
         top1_agreement=float((found.labels == reference.labels[rows]).mean()),
         probability_difference=_largest(found.probabilities, reference.probabilities[rows]),
         mask_iou=float(_iou(found.focus_logits, reference.focus_logits[rows]).mean()),
+        focused_agreement=float((found.focused == reference.focused[rows]).mean()),
+        mask_iou_alone=alone,
+        score_error=float(np.median(np.abs(found.score - reference.score[rows]))),
         mask_logit_error=float(
             np.median(_logit_error(found.focus_logits, reference.focus_logits[rows]))
         ),

@@ -16,6 +16,8 @@ TARGETS = {
     "torch": ("torch", "torch"),
     "tensorrt": ("tensorrt", "tensorrt"),
 }
+# What the exporting and checking of anything but PyTorch in float32 is done with.
+ONNX_TOOLS = ("onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Plan:
                 raise InputError(f"target {target!r}", "not known", "use " + ", ".join(TARGETS))
             if refusal := refused(target, self.dtype):
                 raise InputError(f"target {target}", refusal, "install it, or leave it out")
+        plain = self.dtype == "fp32" and set(self.targets) == {"torch"}
+        for module in () if plain else (*ONNX_TOOLS, *(("nncf",) if self.int8 else ())):
+            if find_spec(module) is None:
+                problem = f"needs {module}, which is not installed"
+                raise InputError("export", problem, "pip install 'medfocus[export]'")
         if self.int8 and "openvino" not in self.targets:
             raise InputError("int8", "is for OpenVINO, which is no target", "add target openvino")
         ascending = list(self.buckets) == sorted(set(self.buckets))

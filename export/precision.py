@@ -6,7 +6,7 @@ operator, with a Cast wherever the type changes.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import ml_dtypes
 import numpy as np
@@ -39,8 +39,9 @@ FOLLOW = (
     "Transpose",
     "Unsqueeze",
 )
-# Coordinates go through sin and cos of large angles there.
-FLOAT32_SCOPES = ("pe_layer",)
+# Coordinates go through sin and cos of large angles there. (torch names no scope for the layer that
+# does it, `pe_layer`, as upstream calls it by another method than `forward`.)
+FLOAT32_SCOPES = ("sam_prompt_encoder",)
 
 # Sums and products follow only where the other operand is a constant of one dimension or none: a
 # layer's own bias, the scale of attention. Sums of activations are the residual stream.
@@ -208,15 +209,3 @@ def _is_float(value: ir.Value | None) -> bool:
 
 def _is_weight(value: ir.Value | None) -> bool:
     return value is not None and value.is_initializer()
-
-
-def half_blocks(models: Sequence[tuple[str, ir.Model]], precision: Precision) -> list[str]:
-    """The blocks, `<graph>: <module>`, of which something may compute in half precision."""
-    return sorted(
-        {
-            f"{name}: {block_of(node)}"
-            for name, model in models
-            for node in model.graph
-            if node.op_type in precision.half and block_of(node)
-        }
-    )

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import openvino
 from numpy.typing import NDArray
 
+from medfocus.errors import EngineDirectoryError
 from medfocus.export.precision import FLOAT32_SCOPES, is_exact
 
 nncf.set_log_level(logging.ERROR)
@@ -31,6 +32,9 @@ def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]
         source: a float32 .onnx file.
         target: the .xml file to write; its weights go into a .bin file of the same name.
         feeds: inputs by name, an image each, from which activation ranges are taken.
+
+    Raises:
+        EngineDirectoryError: the files cannot be written.
     """
     model = openvino.Core().read_model(source)
     exact = {
@@ -41,9 +45,10 @@ def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]
     }
     # OpenVINO names an operation after the node or its output, and its parts `<name>/<part>`.
     names = [op.get_friendly_name() for op in model.get_ops()]
-    ignored = nncf.IgnoredScope(
-        names=[name for name in names if name.split("/")[0] in exact], validate=False
-    )
+    spared = [name for name in names if name.split("/")[0] in exact]
+    assert spared, "OpenVINO names operations otherwise than it did"
+    # Not validated: constants among them are no part of NNCF's graph.
+    ignored = nncf.IgnoredScope(names=spared, validate=False)
     with redirect_stdout(io.StringIO()):  # its progress bars would run into ours
         quantised = nncf.quantize(
             model,
@@ -52,4 +57,9 @@ def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]
             subset_size=len(feeds),
             ignored_scope=ignored,
         )
-    openvino.save_model(quantised, target, compress_to_fp16=False)
+    try:
+        openvino.save_model(quantised, target, compress_to_fp16=False)
+    except (OSError, RuntimeError) as error:  # OpenVINO's own for a disk that is full
+        raise EngineDirectoryError(
+            str(target.parent), f"cannot be written ({error})", "make room, or choose another place"
+        ) from error

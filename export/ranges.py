@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from medfocus.export.onnx_graph import save
 from medfocus.export.precision import HALF, block_of
 
 
@@ -22,6 +23,9 @@ def activation_ranges(
         graph_name: `segmenter` or `classifier`.
         feeds: inputs by name; a batch each.
         scratch: a folder for a copy of the graph with the maxima as outputs.
+
+    Raises:
+        EngineDirectoryError: the copy cannot be written.
 
     Returns:
         by `<graph>: <module>`, as `Precision.float32_blocks` names blocks.
@@ -39,7 +43,7 @@ def activation_ranges(
             outputs[value.name] = f"{graph_name}: {block}"
             model.graph.outputs.append(value)
     measured = scratch / f"{graph_name}-ranges.onnx"
-    ir.save(model, measured, external_data=f"{measured.name}.data")
+    save(model, measured)
     session = onnxruntime.InferenceSession(measured, providers=["CPUExecutionProvider"])
     ranges = dict.fromkeys(outputs.values(), 0.0)
     for feed in feeds:

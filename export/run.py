@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medfocus.engine.artifact import check_target
 from medfocus.engine.manifest import Manifest
 from medfocus.errors import InputError
 from medfocus.export.check_images import AT_LEAST, check_images
@@ -38,6 +39,7 @@ def export(
     stages = Stages(report)
     chosen = _preset(options)
     plan = _plan(options, chosen, report)
+    check_target(out, options.force)
     head = Head.read(options.head) if options.head else None
     classes = () if head else _classes(options, chosen)
     images = check_images(options.calibration, max(AT_LEAST, plan.buckets[-1]))

@@ -69,8 +69,11 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
     ("embedding cosine", "embedding_cosine", ".6f"),
     ("same label", "top1_agreement", ".1%"),
     ("probability diff.", "probability_difference", ".1e"),
+    ("focused or not", "focused_agreement", ".1%"),
     ("mask IoU", "mask_iou", ".4f"),
+    ("mask IoU alone", "mask_iou_alone", ".4f"),
     ("mask logit error", "mask_logit_error", ".1e"),
+    ("focus score error", "score_error", ".1e"),
     ("patch focus diff.", "patch_focus_difference", ".1e"),
     ("images", "images", "d"),
 )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfocus.engine.artifact import EngineDirectory
-from medfocus.errors import DeviceError, EngineDirectoryError, InputError
+from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 
 Array = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ INSTALL = {
     "torch": "pip install 'medfocus[torch]'",
     "onnxruntime": "pip install 'medfocus[cpu]', or 'medfocus[gpu]' for CUDA",
     "openvino": "pip install 'medfocus[cpu]'",
-    "tensorrt": "pip install tensorrt",
+    "tensorrt": "pip install 'medfocus[tensorrt]'",
 }
 NAMES = tuple(CLASSES)
 
@@ -70,6 +70,9 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
     Raises:
         InputError: a backend or device that is unknown or not there, or one that this engine was
             not exported for.
+        DeviceError: a GPU that fails.
+        EngineDirectoryError: a file that is missing, or that the runtime cannot load.
+        WeightsError: tensors that do not fit the architectures (torch).
     """
     if backend not in ("auto", *NAMES):
         raise InputError(f"backend {backend!r}", "not known", "use auto, " + ", ".join(NAMES))
@@ -91,7 +94,7 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
                 continue
             try:
                 return _load(directory, name, place)
-            except (InputError, DeviceError, EngineDirectoryError) as error:
+            except MedfocusError as error:
                 log.info("%s on %s passed over: %s", name, place, error)
                 reasons.append(f"{name}: {error.problem}")
     raise InputError(
@@ -108,5 +111,17 @@ def _load(directory: EngineDirectory, name: str, device: str) -> Backend:
     except ModuleNotFoundError as error:
         problem = f"{error.name} is not installed"
         raise InputError(f"backend {name}", problem, INSTALL[name]) from error
-    backend: Backend = getattr(module, CLASSES[name])(directory, device)
+    except ImportError as error:  # a shared library that is missing or of another version
+        problem = f"is installed and cannot be loaded ({error})"
+        raise InputError(f"backend {name}", problem, INSTALL[name]) from error
+    try:
+        backend: Backend = getattr(module, CLASSES[name])(directory, device)
+    except MedfocusError:
+        raise
+    except Exception as error:  # each runtime has its own kinds, with no base in common
+        raise EngineDirectoryError(
+            str(directory.path),
+            f"{name} cannot load its graphs ({type(error).__name__}: {error})",
+            "export the engine again, or use another backend",
+        ) from error
     return backend

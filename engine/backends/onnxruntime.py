@@ -1,5 +1,6 @@
 """The ONNX Runtime backend: the exported graphs on a CPU or on CUDA, with no torch installed."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX, EngineDirectory
 from medfocus.engine.backends import Array
 from medfocus.errors import InputError
+
+log = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -29,15 +32,15 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
-        self.device = _device(device)
+        self.device = _device(device, directory.graph(CLASSIFIER_ONNX))
         if self.device == "cpu" and directory.manifest.precision.dtype == "bf16":
             raise InputError(
                 "backend onnxruntime",
                 "its CPU kernels do not know bf16, and this engine is bf16",
                 "use openvino, or export with --fp16 or --fp32",
             )
-        self._segmenter = self._session(directory.file(SEGMENTER_ONNX))
-        self._classifier = self._session(directory.file(CLASSIFIER_ONNX))
+        self._segmenter = self._session(directory.graph(SEGMENTER_ONNX))
+        self._classifier = self._session(directory.graph(CLASSIFIER_ONNX))
 
     def segment(
         self, image: Array, points: Array, labels: NDArray[np.int32]
@@ -66,17 +69,7 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings tell users of optimisations
         wanted = PROVIDERS[self.device]
-        # The CPU stands behind CUDA for what runs on shapes; without it nothing would load.
-        providers = list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
-        # A provider that cannot start is left out with no more than a warning.
-        if session.get_providers()[0] != wanted:
-            raise InputError(
-                f"device {self.device}",
-                f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}",
-                "install the CUDA libraries that this onnxruntime-gpu was built for, or use cpu",
-            )
-        return session
+        return _start(path, options, wanted)
 
     def _run(
         self, session: onnxruntime.InferenceSession, inputs: dict[str, NDArray[Any]]
@@ -91,12 +84,38 @@ class OnnxRuntimeBackend:
         return arrays
 
 
-def _device(device: str) -> str:
-    available = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    if device == "cuda" and not available:
+def _start(
+    path: Path, options: onnxruntime.SessionOptions, wanted: str
+) -> onnxruntime.InferenceSession:
+    # The CPU stands behind CUDA for what runs on shapes; without it nothing would load. And a
+    # float32 in the graph is meant: no TF32.
+    cpu = PROVIDERS["cpu"]
+    providers = [cpu] if wanted == cpu else [(wanted, {"use_tf32": "0"}), cpu]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    # A provider that cannot start is left out with no more than a warning.
+    if session.get_providers()[0] != wanted:
         raise InputError(
             "device cuda",
-            "this ONNX Runtime has no CUDA",
-            "install onnxruntime-gpu in place of onnxruntime (not beside it), or use cpu",
+            f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}",
+            "install the CUDA libraries that this onnxruntime-gpu was built for, or use cpu",
         )
-    return "cuda" if available and device != "cpu" else "cpu"
+    return session
+
+
+def _device(device: str, graph: Path) -> str:
+    """`auto` takes CUDA where a graph can be loaded there: what is listed may not start."""
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        if device == "cuda":
+            raise InputError(
+                "device cuda",
+                "this ONNX Runtime has no CUDA",
+                "install onnxruntime-gpu in place of onnxruntime (not beside it), or use cpu",
+            )
+        return "cpu"
+    if device == "auto":
+        try:
+            _start(graph, onnxruntime.SessionOptions(), PROVIDERS["cuda"])
+        except InputError as error:
+            log.warning("%s", error)
+            return "cpu"
+    return "cpu" if device == "cpu" else "cuda"

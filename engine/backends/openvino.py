@@ -50,7 +50,7 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._segmenter, self._classifier = (
-            core.compile_model(directory.file(name), "CPU", hints).create_infer_request()
+            core.compile_model(directory.graph(name), "CPU", hints).create_infer_request()
             for name in (
                 SEGMENTER_INT8 if quantised else SEGMENTER_ONNX,
                 CLASSIFIER_INT8 if quantised else CLASSIFIER_ONNX,

@@ -1,6 +1,7 @@
 """Which runtime an engine takes, what it says where it cannot, and that all answer alike."""
 
 import importlib.machinery
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 from medfocus.engine import Engine
 from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import load_backend
-from medfocus.errors import InputError
+from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.check_images import phantoms
 
 
@@ -127,6 +128,50 @@ def test_bf16_is_not_for_onnx_runtime_on_a_cpu(directory: EngineDirectory) -> No
     bf16 = replace(manifest, precision=replace(manifest.precision, dtype="bf16"))
     with pytest.raises(InputError, match="CPU kernels do not know bf16"):
         load_backend(replace(directory, manifest=bf16), "onnxruntime", "cpu")
+
+
+def test_weights_that_are_not_listed_are_not_loaded(directory: EngineDirectory) -> None:
+    manifest = directory.manifest
+    files = {name: r for name, r in manifest.files.items() if name != "classifier.onnx.data"}
+    less = replace(directory, manifest=replace(manifest, files=files))
+    for name in ("onnxruntime", "openvino"):
+        with pytest.raises(EngineDirectoryError, match=r"classifier\.onnx\.data: is not part of"):
+            load_backend(less, name, "cpu")
+
+
+def test_a_graph_that_a_runtime_cannot_load(directory: EngineDirectory, tmp_path: Path) -> None:
+    """It is named, and `auto` goes on to the next."""
+    shutil.copytree(directory.path, tmp_path / "engine")
+    (tmp_path / "engine" / "segmenter.onnx").write_bytes(b"no graph")
+    broken = replace(directory, path=tmp_path / "engine")
+    for name in ("onnxruntime", "openvino"):
+        with pytest.raises(EngineDirectoryError, match=f"{name} cannot load its graphs"):
+            load_backend(broken, name, "cpu")
+    assert load_backend(broken, "auto", "cpu").name == "torch"
+
+
+def test_a_library_that_is_broken_is_passed_over(
+    directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, "openvino")
+    finder = sys.meta_path[0]
+
+    def broken(name: str, *_: object) -> None:
+        if name == "openvino":
+            raise ImportError("libopenvino.so: version mismatch")
+
+    monkeypatch.setattr(finder, "find_spec", broken)
+    with pytest.raises(InputError, match=r"is installed and cannot be loaded .*mismatch"):
+        load_backend(directory, "openvino", "cpu")
+    assert load_backend(directory, "auto", "cpu").name == "onnxruntime"
+
+
+def test_auto_goes_without_a_provider_that_cannot_start(
+    directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert load_backend(directory, "onnxruntime", "auto").device == "cpu"
+    assert "could not start CUDAExecutionProvider" in caplog.text
 
 
 def test_a_provider_that_cannot_start_is_an_error(

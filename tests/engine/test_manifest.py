@@ -32,7 +32,7 @@ from medfocus.settings import (
 )
 
 HALF = (0.5, 0.5, 0.5)
-PARITY = Parity(64, 0.99, 1.0, 0.001, 0.98, 0.01, 0.02)
+PARITY = Parity(64, 0.99, 1.0, 0.001, 1.0, 0.02, 0.98, 0.97, 0.01, 0.003)
 MANIFEST = Manifest(
     producer=Producer("medfocus", "0.1.0"),
     models=Models(ClipModel("ViT-B-16", "a" * 64), Sam2Model("sam2.1_hiera_tiny", 1024, "b" * 64)),
@@ -49,7 +49,7 @@ MANIFEST = Manifest(
     files={"plans/a.plan": FileRecord("c" * 64, 12), "head.safetensors": FileRecord("d" * 64, 0)},
     backends={"openvino": "int8", "torch": "fp16"},
     parity={"openvino": PARITY},
-    thresholds={"openvino": Thresholds(0.9, 0.98, 0.01, 0.95, 0.1, 0.1)},
+    thresholds={"openvino": Thresholds(0.9, 0.98, 0.01, 0.98, 0.1, 0.95, 0.9, 0.1, 0.1)},
 )
 
 
@@ -128,6 +128,9 @@ def test_unknown_keys_are_named(place: str) -> None:
     [
         ("precision.dtype", "fp8"),
         ("backends", {}),
+        ("backends", {"jax": "fp32"}),
+        ("backends", {"openvino": "fp16"}),
+        ("backends", {"torch": "int8"}),
         ("backends.openvino", "int4"),
         ("parity.openvino.images", 1.5),
         ("thresholds.openvino.mask_iou", -0.1),
@@ -248,7 +251,7 @@ def test_float32_names_no_operators() -> None:
 def test_a_manifest_that_could_not_be_read_is_not_written() -> None:
     with pytest.raises(EngineDirectoryError, match="is not a finite number"):
         to_json(replace(MANIFEST, parity={"torch": replace(PARITY, embedding_cosine=float("nan"))}))
-    with pytest.raises(EngineDirectoryError, match=r"backends\.torch"):
+    with pytest.raises(EngineDirectoryError, match=r"backends: torch in int4"):
         to_json(replace(MANIFEST, backends={"torch": "int4"}))  # type: ignore[dict-item]
 
 

@@ -61,6 +61,18 @@ def test_bf16_holds_the_same_range(tmp_path: Path) -> None:
     assert manifest.precision.float32_blocks == ()
 
 
+def test_a_bf16_graph_is_held_to_bf16_in_float32_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a processor without bf16: the graph's weights are rounded all the same."""
+    monkeypatch.setattr("medfocus.engine.backends.openvino.best_arithmetic", lambda dtype: "fp32")
+    manifest = build(
+        tmp_path / "engine", random_parts(), Plan("bf16", ("openvino",), buckets=(1,)), phantoms(4)
+    )
+    assert manifest.backends == {"openvino": "fp32"}
+    assert manifest.thresholds["openvino"].embedding_cosine == 0.999
+
+
 def test_what_never_passes_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     impossible = replace(THRESHOLDS["fp16"], embedding_cosine=1.1)
     monkeypatch.setitem(THRESHOLDS, "fp16", impossible)

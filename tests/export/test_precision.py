@@ -1,6 +1,6 @@
 """Half precision as it is written into the graphs: which operators, where it stops, how exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,16 @@ def types(node: ir.Node) -> set[ir.DataType | None]:
     return {value.dtype for value in values if value.dtype and value.dtype.is_floating_point()}
 
 
+def before(value: ir.Value) -> Iterator[ir.Node]:
+    """The nodes that a value is computed by."""
+    node = value.producer()
+    if node is not None:
+        yield node
+        for given in node.inputs:
+            if given is not None:
+                yield from before(given)
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["segmenter", "classifier"])
 def test_what_computes_in_which_type(graphs: dict[str, Path], name: str, dtype: Dtype) -> None:
@@ -48,9 +58,13 @@ def test_what_computes_in_which_type(graphs: dict[str, Path], name: str, dtype: 
         if node.op_type in ("LayerNormalization", "Softmax", "Sin", "Cos", "Pow", "ReduceMean"):
             assert types(node) == {ir.DataType.FLOAT}, node
             seen["exact"] += 1
+        if node.op_type in ("Sin", "Cos"):
+            (angle,) = node.inputs
+            assert angle is not None
+            assert not any(types(n) & set(HALVES.values()) for n in before(angle)), "coordinates"
         elif node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose"):
             scopes = node.metadata_props["pkg.torch.onnx.name_scopes"]
-            exact = not block_of(node) or "pe_layer" in scopes
+            exact = not block_of(node) or "sam_prompt_encoder" in scopes
             assert types(node) == {ir.DataType.FLOAT if exact else half}, node
             seen["products"] += not exact
         elif node.op_type == "Add" and not any(v.is_initializer() for v in node.inputs if v):
