@@ -83,6 +83,7 @@ def measure(reference: Path, engines: list[Path], count: int) -> list[dict[str, 
                     "exported": directory.manifest.precision.dtype,
                     "backend": name,
                     "arithmetic": arithmetic,
+                    "float32_blocks": list(directory.manifest.precision.float32_blocks),
                     **asdict(compare(found, expected, plan, alone)),
                 }
             )

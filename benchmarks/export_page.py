@@ -77,7 +77,8 @@ Each runtime computes as it can, and is checked as it does:
 - OpenVINO takes a hint for the whole graph: bf16 for fp16 and bf16 engines where the processor has
   it. Where that misses the gate, float32.
 - PyTorch runs in autocast: on the processor used here its fp16 is slower than its float32.
-- `--int8` quantises weights and activations for OpenVINO with NNCF, calibrated on the checked images;
+- `--int8` quantises weights and activations for OpenVINO with NNCF, calibrated
+  on phantoms that are not those of the check, after the images of `--calibration`;
   pooling, head and the coordinates stay float32. NNCF would report its use to its maker; that is
   switched off.
 
@@ -231,6 +232,7 @@ def render(results: dict[str, Any]) -> str:
             [
                 ["backend", *(row["backend"] for row in parity)],
                 ["arithmetic", *(row["arithmetic"] for row in parity)],
+                ["blocks in fp32", *(len(row["float32_blocks"]) for row in parity)],
                 *(
                     [label, *(_figure(figure, row[figure]) for row in parity)]
                     for figure, label in FIGURES.items()

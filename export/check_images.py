@@ -6,16 +6,18 @@ from medfocus.engine.images import SourceImage, read_images
 from medfocus.engine.inputs import find_files
 from medfocus.fewshot.phantoms import KINDS, ORGANS, make_phantom
 
-AT_LEAST = 64
-SEED = 40_000_000  # nothing is trained or measured on phantoms from here
+AT_LEAST, TO_CALIBRATE = 64, 128
+# Nothing is trained or measured on phantoms from here, and none is both checked and calibrated on.
+SEED, CALIBRATION_SEED = 40_000_000, 45_000_000
 
 
-def check_images(folder: Path | None, count: int = AT_LEAST) -> list[SourceImage]:
+def check_images(folder: Path | None, count: int = AT_LEAST, seed: int = SEED) -> list[SourceImage]:
     """The images of a folder, and phantoms up to `count` images at least.
 
     Args:
         folder: of the user's own images, or None.
         count: how many there must be.
+        seed: of the first phantom.
 
     Raises:
         InputError: a folder without images.
@@ -24,16 +26,16 @@ def check_images(folder: Path | None, count: int = AT_LEAST) -> list[SourceImage
     own: list[SourceImage] = []
     if folder is not None:
         own = [image for path in find_files([str(folder)]) for image in read_images(path)]
-    return own + phantoms(max(0, count - len(own)))
+    return own + phantoms(max(0, count - len(own)), seed)
 
 
-def phantoms(count: int) -> list[SourceImage]:
+def phantoms(count: int, seed: int = SEED) -> list[SourceImage]:
     """Phantoms of all organs and kinds in turn, every eighth of them healthy."""
     drawn: list[SourceImage] = []
     for number in range(count):
         healthy = number % 8 == 7
         phantom = make_phantom(
-            SEED + number,
+            seed + number,
             ORGANS[number % len(ORGANS)],
             None if healthy else KINDS[number * 5 % len(KINDS)],
             lesions=0 if healthy else 1,

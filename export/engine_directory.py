@@ -66,6 +66,7 @@ def build(
     parts: Parts,
     plan: Plan | None = None,
     images: Sequence[SourceImage] = (),
+    calibration: Sequence[SourceImage] = (),
     *,
     force: bool = False,
     stages: Stages | None = None,
@@ -77,6 +78,7 @@ def build(
         parts: the models and their settings.
         plan: what to build; PyTorch in float32, which is the reference itself, when None.
         images: what everything else is checked on; as many as the largest bucket at least.
+        calibration: what int8 takes its ranges from; `images` where there are none.
         force: replace an engine directory that is there.
         stages: progress.
 
@@ -96,7 +98,11 @@ def build(
         manifest = _manifest(parts, plan)
         smaller = parts.native_segmenter is not None and parts.focus.mode != "none"
         if smaller or plan.backends != {"torch": "fp32"}:
-            manifest = _checked(staging, manifest, parts, plan, images, stages)
+            if not plan.int8:
+                calibration = ()
+            elif not calibration:
+                calibration = images
+            manifest = _checked(staging, manifest, parts, plan, images, calibration, stages)
         with stages("hashing"):
             return write_manifest(staging, manifest)
 
@@ -107,6 +113,7 @@ def _checked(
     parts: Parts,
     plan: Plan,
     images: Sequence[SourceImage],
+    calibration: Sequence[SourceImage],
     stages: Stages,
 ) -> Manifest:
     """Write and check all but PyTorch in float32; the manifest with what was found."""
@@ -121,12 +128,14 @@ def _checked(
             "check on more images, or export for smaller batches",
         )
     steered = manifest.focus.mode != "none"
-    prepared = [
-        prepare(image, manifest.preprocessing, manifest.focus, manifest.prompts) for image in images
-    ]
     segmenter, classifier = _graphs(parts, manifest)
     gate = Gate.prepare(
-        segmenter, classifier, Images(prepared, manifest.preprocessing, steered), plan, stages
+        segmenter,
+        classifier,
+        _prepared(images, manifest),
+        _prepared(calibration, manifest),
+        plan,
+        stages,
     )
     sizes: dict[str, Parity] = {}
     if parts.native_segmenter is not None and steered:
@@ -140,6 +149,12 @@ def _checked(
         parity={**manifest.parity, **sizes},
         thresholds={**manifest.thresholds, **dict.fromkeys(sizes, SEGMENTER_SIZE)},
     )
+
+
+def _prepared(images: Sequence[SourceImage], manifest: Manifest) -> Images:
+    preprocessing, focus = manifest.preprocessing, manifest.focus
+    prepared = [prepare(image, preprocessing, focus, manifest.prompts) for image in images]
+    return Images(prepared, preprocessing, steered=focus.mode != "none")
 
 
 def _graphs(parts: Parts, manifest: Manifest) -> tuple[SegmenterGraph, ClassifierGraph]:

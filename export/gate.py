@@ -43,7 +43,7 @@ ONNX = {"segmenter": SEGMENTER_ONNX, "classifier": CLASSIFIER_ONNX}
 INT8 = {"segmenter": SEGMENTER_INT8, "classifier": CLASSIFIER_INT8}
 # Images that activation ranges are taken from. NNCF passes over its images more than once, and at
 # 1024² spends seconds on each.
-RANGE_IMAGES, SEGMENTER_INT8_IMAGES = 8, 16
+RANGE_IMAGES, INT8_IMAGES = 8, {"classifier": 128, "segmenter": 16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,8 @@ class Gate:
     Attributes:
         segmenter, classifier: the PyTorch graphs.
         images: what everything is compared on.
-        reference: their answers.
+        calibration: what int8 ranges are taken from.
+        reference: the answers to `images`.
         plan: what is to be built.
         stages: progress.
     """
@@ -61,6 +62,7 @@ class Gate:
     segmenter: SegmenterGraph
     classifier: ClassifierGraph
     images: Images
+    calibration: Images
     reference: Answers
     plan: Plan
     stages: Stages
@@ -71,12 +73,13 @@ class Gate:
         segmenter: SegmenterGraph,
         classifier: ClassifierGraph,
         images: Images,
+        calibration: Images,
         plan: Plan,
         stages: Stages,
     ) -> "Gate":
         """Run the PyTorch graphs on the images."""
         reference = reference_answers(Reference(segmenter, classifier), images, stages)
-        return cls(segmenter, classifier, images, reference, plan, stages)
+        return cls(segmenter, classifier, images, calibration, reference, plan, stages)
 
     def build(self, staging: Path, manifest: Manifest) -> Manifest:
         """Write the graphs of every target into `staging`, and check each of them.
@@ -113,12 +116,10 @@ class Gate:
     def _quantise(self, scratch: Path, staging: Path) -> None:
         from medfocus.export.quantise import quantise  # what it imports is large
 
-        for graph, count in (
-            ("classifier", len(self.images.prepared)),
-            ("segmenter", SEGMENTER_INT8_IMAGES),
-        ):
+        for graph, count in INT8_IMAGES.items():
+            feeds = self._feeds(graph, self.calibration, count)
             with self.stages(f"quantising the {graph}"):
-                quantise(scratch / ONNX[graph], staging / INT8[graph], self._feeds(graph, count))
+                quantise(scratch / ONNX[graph], staging / INT8[graph], feeds)
 
     def _until_it_passes(self, scratch: Path, staging: Path, manifest: Manifest) -> Manifest:
         backends, blocks, step = self.plan.backends, list[str](), 1
@@ -206,25 +207,29 @@ class Gate:
         ranges: dict[str, float] = {}
         for graph, file in ONNX.items():
             with self.stages(f"measuring ranges of the {graph}"):
-                feeds = self._feeds(graph, RANGE_IMAGES)
+                feeds = self._feeds(graph, self.images, RANGE_IMAGES)
                 ranges |= activation_ranges(scratch / file, graph, feeds, scratch)
         return sorted(ranges, key=lambda block: -ranges[block])
 
-    def _feeds(self, graph: str, count: int) -> list[dict[str, NDArray[Any]]]:
-        """A graph's inputs by name, an image each."""
+    def _feeds(self, graph: str, images: Images, count: int) -> list[dict[str, NDArray[Any]]]:
+        """A graph's inputs by name, an image each.
+
+        The classifier gets the reference's masks in turn: they need not be an image's own for
+        ranges, and segmenting more images would take longer than quantising.
+        """
         feeds: list[dict[str, NDArray[Any]]] = []
-        for row in range(min(count, len(self.images.prepared))):
-            batch = self.images.batch([row])
+        masks = self.reference.focus_logits
+        for row in range(min(count, len(images.prepared))):
+            batch = images.batch([row])
             if graph == "segmenter":
                 feeds.append(
                     {"image": batch.segmenter, "points": batch.points, "labels": batch.labels}
                 )
             else:
-                logits = self.reference.focus_logits[row : row + 1]
                 feeds.append(
                     {
                         "image": batch.classifier,
-                        "focus_logits": logits,
+                        "focus_logits": masks[[row % len(masks)]],
                         "rows": batch.rows,
                         "cols": batch.cols,
                     }

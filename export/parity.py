@@ -20,7 +20,7 @@ THRESHOLDS: dict[Arithmetic, Thresholds] = {
     "fp32": Thresholds(0.99999, 1.0, 1e-3, 1.0, 1e-3, 0.999, 0.99, 1e-3, 1e-3),
     "fp16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
     "bf16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
-    "int8": Thresholds(0.99, 0.98, 0.25, 0.98, 0.05, 0.95, 0.9, 0.3, 0.05),
+    "int8": Thresholds(0.98, 0.98, 0.25, 0.98, 0.05, 0.95, 0.9, 0.3, 0.05),
 }
 # A smaller segmenter is another model: it may find other edges, but must find the same regions.
 SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.95, 1.0, 0.85, 0.0, 1.0, 0.2)

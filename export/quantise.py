@@ -24,6 +24,10 @@ nncf.set_log_level(logging.ERROR)
 # NNCF brings in PyTorch's compiler of extensions, which warns where there is no CUDA.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
+# How much of the activations' range the weights take over before a product: SmoothQuant's α (Xiao
+# et al. 2023, whose value this is). NNCF's own 0.95 gave `tiny` a worst embedding cosine of 0.97.
+SMOOTHING = 0.5
+
 
 def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]]) -> None:
     """Write an int8 graph. What half precision leaves in float32 outside of blocks stays so here.
@@ -56,6 +60,9 @@ def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(feeds),
             ignored_scope=ignored,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHING)
+            ),
         )
     try:
         openvino.save_model(quantised, target, compress_to_fp16=False)

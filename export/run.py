@@ -10,7 +10,12 @@ from rich.console import Console
 from medfocus.engine.artifact import check_target
 from medfocus.engine.manifest import Manifest
 from medfocus.errors import InputError
-from medfocus.export.check_images import AT_LEAST, check_images
+from medfocus.export.check_images import (
+    AT_LEAST,
+    CALIBRATION_SEED,
+    TO_CALIBRATE,
+    check_images,
+)
 from medfocus.export.engine_directory import Parts, build
 from medfocus.export.plan import Plan, installed_targets
 from medfocus.export.stages import Stages
@@ -43,9 +48,12 @@ def export(
     head = Head.read(options.head) if options.head else None
     classes = () if head else _classes(options, chosen)
     images = check_images(options.calibration, max(AT_LEAST, plan.buckets[-1]))
+    calibration = (
+        check_images(options.calibration, TO_CALIBRATE, CALIBRATION_SEED) if plan.int8 else []
+    )
     with stages("loading weights"):
         parts = _parts(options, chosen, head, classes)
-    manifest = build(out, parts, plan, images, force=options.force, stages=stages)
+    manifest = build(out, parts, plan, images, calibration, force=options.force, stages=stages)
     return manifest, stages.seconds
 
 
