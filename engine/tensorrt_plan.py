@@ -3,6 +3,7 @@
 Imported only once `require_tensorrt` has passed.
 """
 
+from collections import deque
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,15 +16,17 @@ from medfocus.errors import DeviceError, EngineDirectoryError, InputError
 
 Limits = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # input -> least and greatest shape
 
+KEPT = 100  # lines; a plan that warns in every call must not fill a service's memory
+
 _T = TypeVar("_T")
 
 
 class Logger(trt.ILogger):  # type: ignore[misc]  # Any where TensorRT is not installed
-    """Keeps warnings and errors, until they are asked for."""
+    """Keeps the latest warnings and errors, until they are asked for."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)  # as the bindings demand, not through super()
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque(maxlen=KEPT)
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
         """Called by TensorRT, from any of its threads."""
@@ -32,7 +35,7 @@ class Logger(trt.ILogger):  # type: ignore[misc]  # Any where TensorRT is not in
 
     def said(self) -> str:
         """What was kept, a line each, or that there was nothing; it is then forgotten."""
-        lines, self._lines = self._lines, []
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
         return "\n".join(lines) or "TensorRT said nothing"
 
 

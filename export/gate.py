@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from medfocus.engine.artifact import (
     SEGMENTER_ONNX,
     unpublished,
 )
-from medfocus.engine.backends import load_backend
+from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import SEGMENTER_FIGURES, Parity, Thresholds
-from medfocus.engine.precision import Arithmetic
+from medfocus.engine.precision import Arithmetic, Precision
 from medfocus.errors import ParityError
 from medfocus.export.onnx_graph import classifier_onnx, save, save_checked, segmenter_onnx
 from medfocus.export.parity import (
@@ -125,14 +126,14 @@ class Gate:
         backends, blocks, step = self.plan.backends, list[str](), 1
         order: list[str] | None = None
         while True:
-            manifest = replace(
-                manifest, precision=policy(self.plan.dtype, blocks), backends=backends
-            )
+            # Without ONNX there are no types to tell of, and PyTorch's autocast has its own policy.
+            precision = Precision(self.plan.dtype)
+            if self.plan.writes_onnx:
+                precision = policy(self.plan.dtype, blocks)
+            manifest = replace(manifest, precision=precision, backends=backends)
             if self.plan.writes_onnx:
                 self._write_graphs(scratch, staging, manifest)
-            if "tensorrt" in self.plan.targets:
-                self._build_plans(scratch, staging, manifest)
-            parity, missed = self._check(staging, manifest)
+            parity, missed = self._check(scratch, staging, manifest)
             if not missed:
                 thresholds = {name: self._thresholds(backends[name]) for name in parity}
                 return replace(manifest, parity=parity, thresholds=thresholds)
@@ -178,25 +179,29 @@ class Gate:
             )
 
     def _check(
-        self, staging: Path, manifest: Manifest
+        self, scratch: Path, staging: Path, manifest: Manifest
     ) -> tuple[dict[str, Parity], tuple[str, tuple[str, ...]] | None]:
         """Parity of every backend, up to the first that misses, and what that one missed."""
-        directory = unpublished(staging, manifest)
         parity: dict[str, Parity] = {}
         for name, arithmetic in manifest.backends.items():
             if (name, arithmetic) == ("torch", "fp32"):
                 continue  # the reference itself
+            if name == "tensorrt":  # the last, for it takes minutes to build
+                self._build_plans(scratch, staging, manifest)
             with self.stages(f"loading {name}"):
-                backend = load_backend(directory, name, "auto")
-            plan = list(batches(len(self.images.prepared), self.plan.buckets))
-            with self.stages(f"checking {name} in {arithmetic}", sum(map(len, plan))) as advance:
-                found = answers(backend, self.images, plan, self.reference, advance)
-            alone = mask_iou_alone(backend, self.images, found, self.reference, plan)
-            backend.close()
-            parity[name] = compare(found, self.reference, plan, alone)
+                backend = load_backend(unpublished(staging, manifest), name, "auto")
+            with closing(backend):
+                parity[name] = self._compare(backend, f"checking {name} in {arithmetic}")
             if missed := self._thresholds(arithmetic).missed(parity[name]):
                 return parity, (name, missed)
         return parity, None
+
+    def _compare(self, backend: Backend, stage: str) -> Parity:
+        plan = list(batches(len(self.images.prepared), self.plan.buckets))
+        with self.stages(stage, sum(map(len, plan))) as advance:
+            found = answers(backend, self.images, plan, self.reference, advance)
+        alone = mask_iou_alone(backend, self.images, found, self.reference, plan)
+        return compare(found, self.reference, plan, alone)
 
     def _thresholds(self, arithmetic: Arithmetic) -> Thresholds:
         """Of the graphs' type or the runtime's arithmetic, whichever is the coarser."""

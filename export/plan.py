@@ -49,7 +49,7 @@ class Plan:
             if target not in TARGETS:
                 raise InputError(f"target {target!r}", "not known", "use " + ", ".join(TARGETS))
             if refusal := refused(target, self.dtype):
-                raise InputError(f"target {target}", refusal, "install it, or leave it out")
+                raise InputError(f"target {target}", refusal, "leave it out, or install it")
         plain = self.dtype == "fp32" and set(self.targets) == {"torch"}
         for module in () if plain else (*ONNX_TOOLS, *(("nncf",) if self.int8 else ())):
             if find_spec(module) is None:

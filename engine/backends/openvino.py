@@ -1,5 +1,6 @@
 """The OpenVINO backend: the exported graphs on a CPU, in bf16 or int8 where it has them."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from medfocus.engine.artifact import (
 from medfocus.engine.backends import Array
 from medfocus.engine.precision import Arithmetic
 from medfocus.errors import InputError
+
+log = logging.getLogger(__name__)
 
 # OpenVINO chooses the arithmetic by a hint, whatever types the graph has. In an int8 graph the
 # hint is for what is not quantised.
@@ -43,7 +46,10 @@ class OpenVinoBackend:
         core = openvino.Core()
         checked = directory.manifest.backends[self.name]
         # Where this processor lacks bf16, float32 is the closer to the reference.
-        arithmetic = "fp32" if checked == "bf16" and not has_bf16(core) else checked
+        arithmetic = checked
+        if checked == "bf16" and not has_bf16(core):
+            arithmetic = "fp32"
+            log.warning("OpenVINO was checked in bf16, which this processor lacks: fp32 instead")
         quantised = arithmetic == "int8"
         hints = {
             "INFERENCE_PRECISION_HINT": HINTS[arithmetic],

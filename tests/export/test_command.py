@@ -240,9 +240,11 @@ def test_a_kill_leaves_the_former_engine_or_the_new(tmp_path: Path) -> None:
     draw = random.Random(11)
     for _ in range(4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(draw.uniform(0.5, 1.0) * whole)
-        process.kill()
-        process.wait()
+        try:
+            process.wait(draw.uniform(0.5, 1.0) * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         assert read_engine_directory(out).manifest.focus.mode == "soft"
         loadable = []
         for path in tmp_path.iterdir():
