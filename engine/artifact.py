@@ -93,6 +93,13 @@ def _explained(path: Path, problem: str, mend: str) -> Iterator[None]:
         raise _error(path, f"{problem}: {error.strerror}", mend) from error
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise an OSError of what is written into `folder` as EngineDirectoryError."""
+    with _explained(folder, "cannot be written", WRITABLE):
+        yield
+
+
 # --- reading
 
 
@@ -230,7 +237,7 @@ def write_engine_directory(target: str | Path, *, force: bool = False) -> Iterat
     with _sole_writer(target):
         _mend(target, staging, former)
         check_target(target, force)
-        with _explained(target, "cannot be written", WRITABLE):
+        with writing(target):
             staging.mkdir()
         try:
             yield staging
@@ -250,7 +257,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """
     manifest = unpublished(directory, manifest).manifest
     data = to_json(manifest).encode()
-    with _explained(directory, "cannot be written", WRITABLE):
+    with writing(directory):
         (directory / FILE_NAME).write_bytes(data)
         (directory / DIGEST_NAME).write_bytes(_digest_line(data))
     return manifest
@@ -278,7 +285,7 @@ def _list_files(directory: Path) -> list[str]:
 def _sole_writer(target: Path) -> Iterator[None]:
     """Hold a lock that the system releases should this process die."""
     path = _sibling(target, "lock")
-    with _explained(target, "cannot be written", WRITABLE):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("wb")
     with stream:

@@ -14,6 +14,7 @@ from medfocus.engine.artifact import (
     SEGMENTER_WEIGHTS,
     write_engine_directory,
     write_manifest,
+    writing,
 )
 from medfocus.engine.images import SourceImage
 from medfocus.engine.manifest import (
@@ -26,7 +27,7 @@ from medfocus.engine.manifest import (
 from medfocus.engine.parity import Parity
 from medfocus.engine.precision import Precision
 from medfocus.engine.prepare import prepare
-from medfocus.errors import EngineDirectoryError, InputError
+from medfocus.errors import InputError
 from medfocus.export.parity import SEGMENTER_SIZE, Images
 from medfocus.export.plan import Plan
 from medfocus.export.stages import Stages
@@ -90,11 +91,14 @@ def build(
     plan, stages = plan or Plan(), stages or Stages()
     _check_head(parts)
     with write_engine_directory(target, force=force) as staging:
-        with stages("writing weights"):
-            _write(staging / HEAD_WEIGHTS, save(parts.head.tensors()))
+        with stages("writing weights"), writing(staging):
+            (staging / HEAD_WEIGHTS).write_bytes(save(parts.head.tensors()))
             if "torch" in plan.targets:
-                _write(staging / SEGMENTER_WEIGHTS, save(_contiguous(parts.segmenter)))
-                _write(staging / CLASSIFIER_WEIGHTS, save(_contiguous(parts.clip)))
+                for name, module in (
+                    (SEGMENTER_WEIGHTS, parts.segmenter),
+                    (CLASSIFIER_WEIGHTS, parts.clip),
+                ):
+                    (staging / name).write_bytes(save(_contiguous(module)))
         manifest = _manifest(parts, plan)
         smaller = parts.native_segmenter is not None and parts.focus.mode != "none"
         if smaller or plan.backends != {"torch": "fp32"}:
@@ -181,17 +185,6 @@ def _check_head(parts: Parts) -> None:
     if head.focus != parts.focus.mode:
         problem = f"was made with focus {head.focus}, and this engine has {parts.focus.mode}"
         raise InputError("head", problem, mend)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise EngineDirectoryError(
-            str(path.parent),
-            f"cannot be written ({error.strerror})",
-            "make room, or choose another place",
-        ) from error
 
 
 def _contiguous(module: FocusCLIP | Segmenter) -> dict[str, torch.Tensor]:

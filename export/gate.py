@@ -16,6 +16,7 @@ from medfocus.engine.artifact import (
     SEGMENTER_INT8,
     SEGMENTER_ONNX,
     unpublished,
+    writing,
 )
 from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.manifest import Manifest
@@ -92,7 +93,8 @@ class Gate:
             ParityError: a target that no precision at hand brings near enough.
         """
         scratch = staging / SCRATCH
-        scratch.mkdir()
+        with writing(staging):
+            scratch.mkdir()
         try:
             if set(self.plan.targets) != {"torch"}:
                 self._export(scratch)

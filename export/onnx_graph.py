@@ -14,7 +14,7 @@ from onnx.shape_inference import InferenceError
 from torch import Tensor, nn
 from torch.export import Dim
 
-from medfocus.engine.artifact import DATA_SUFFIX
+from medfocus.engine.artifact import DATA_SUFFIX, writing
 from medfocus.errors import EngineDirectoryError
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.segmenter import Segmenter
@@ -135,14 +135,8 @@ def save(model: ir.Model, path: Path) -> None:
     Raises:
         EngineDirectoryError: the files cannot be written.
     """
-    try:
+    with writing(path.parent):
         ir.save(model, path, external_data=path.name + DATA_SUFFIX)
-    except OSError as error:
-        raise EngineDirectoryError(
-            str(path.parent),
-            f"cannot be written ({error.strerror})",
-            "make room, or choose another place",
-        ) from error
 
 
 def save_checked(model: ir.Model, path: Path) -> None:

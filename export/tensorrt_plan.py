@@ -14,14 +14,13 @@ import onnx
 from rich.progress import Progress
 
 from medfocus.engine import cuda
-from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX
+from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX, writing
 from medfocus.engine.tensorrt_library import (
     CLASSIFIER_PLAN,
     SEGMENTER_PLAN,
     plan_folder,
     require_tensorrt,
 )
-from medfocus.errors import EngineDirectoryError
 from medfocus.settings import Prompts
 
 Attention = Literal["native", "plugin"]
@@ -77,7 +76,9 @@ def build_plans(
         (classifier or staging / CLASSIFIER_ONNX, CLASSIFIER_PLAN),
     ):
         plan = builder.build(source, profiles(input_dimensions(source), buckets, sizes))
-        _write(staging / folder / name, plan)
+        with writing(staging / folder):
+            (staging / folder).mkdir(parents=True, exist_ok=True)
+            (staging / folder / name).write_bytes(plan)
     return folder
 
 
@@ -123,15 +124,3 @@ def timing_cache(architecture: int, version: str) -> Path:
     """Where measured kernel times are kept between builds; no part of an engine."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "medfocus" / f"tensorrt-sm{architecture}-{version}.timing"
-
-
-def _write(path: Path, plan: bytes | memoryview) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(plan)
-    except OSError as error:
-        raise EngineDirectoryError(
-            str(path.parent),
-            f"cannot be written ({error.strerror})",
-            "make room, or choose another place",
-        ) from error
