@@ -102,10 +102,7 @@ def build(
         manifest = _manifest(parts, plan)
         smaller = parts.native_segmenter is not None and parts.focus.mode != "none"
         if smaller or plan.backends != {"torch": "fp32"}:
-            if not plan.int8:
-                calibration = ()
-            elif not calibration:
-                calibration = images
+            calibration = (calibration or images) if plan.int8 else ()
             manifest = _checked(staging, manifest, parts, plan, images, calibration, stages)
         with stages("hashing"):
             return write_manifest(staging, manifest)

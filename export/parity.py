@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medfocus.engine.backends import Array
+from medfocus.engine.backends import Array, Graphs
 from medfocus.engine.engine import NO_REGION
 from medfocus.engine.parity import Parity, Thresholds
 from medfocus.engine.precision import Arithmetic
@@ -25,20 +25,6 @@ THRESHOLDS: dict[Arithmetic, Thresholds] = {
 # A smaller segmenter is another model: it may find other edges, but must find the same regions.
 SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.95, 1.0, 0.85, 0.0, 1.0, 0.2)
 DIFFERENT = 0.9  # an IoU with the reference's mask below it is looked at once more
-
-
-class Graphs(Protocol):
-    """What the gate runs: a backend, or the PyTorch graphs themselves."""
-
-    def segment(
-        self, image: Array, points: Array, labels: NDArray[np.int32]
-    ) -> tuple[Array, Array]:
-        """See `Backend.segment`."""
-
-    def classify(
-        self, image: Array, focus_logits: Array, rows: Array, cols: Array
-    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
-        """See `Backend.classify`."""
 
 
 class Reference:

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from medfocus.export.onnx_graph import save
-from medfocus.export.precision import HALF, block_of
+from medfocus.export.precision import FLOAT32_SCOPES, HALF, block_of, is_exact
 
 
 def activation_ranges(
@@ -33,14 +33,14 @@ def activation_ranges(
     model = ir.load(path)
     outputs: dict[str, str] = {}
     for node in list(model.graph):
-        if node.op_type in HALF and (block := block_of(node)):
+        if node.op_type in HALF and not is_exact(node, FLOAT32_SCOPES):
             absolute = ir.node("Abs", [node.outputs[0]])
             largest = ir.node("ReduceMax", [absolute.outputs[0]], {"keepdims": 0})
             value = largest.outputs[0]
             value.name, value.dtype = f"range_{len(outputs)}", ir.DataType.FLOAT
             value.shape = ir.Shape([])
             model.graph.extend([absolute, largest])
-            outputs[value.name] = f"{graph_name}: {block}"
+            outputs[value.name] = f"{graph_name}: {block_of(node)}"
             model.graph.outputs.append(value)
     measured = scratch / f"{graph_name}-ranges.onnx"
     save(model, measured)

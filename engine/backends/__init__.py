@@ -15,11 +15,8 @@ Array = NDArray[np.float32]
 log = logging.getLogger(__name__)
 
 
-class Backend(Protocol):
-    """What the engine asks of a runtime. Arrays in, arrays out, one batch a call."""
-
-    name: str
-    device: str
+class Graphs(Protocol):
+    """The two graphs, whatever runs them. Arrays in, arrays out, one batch a call."""
 
     def segment(
         self, image: Array, points: Array, labels: NDArray[np.int32]
@@ -31,6 +28,13 @@ class Backend(Protocol):
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """(B, 3, R, R), (B, h, w), (B, c, h), (B, c, w) -> embedding (B, E),
         probabilities (B, C), patch focus (B, g, g), focused (B,)."""
+
+
+class Backend(Graphs, Protocol):
+    """What the engine asks of a runtime."""
+
+    name: str
+    device: str
 
     def close(self) -> None:
         """Release memory and devices; the backend cannot be used afterwards."""
