@@ -29,6 +29,7 @@ from rich.progress import track
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
+from medfocus.benchmarks.random_weights import SAM2_CONFIGS
 from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import Array, load_backend
 from medfocus.engine.images import SourceImage
@@ -38,12 +39,6 @@ from medfocus.models.architectures import build_clip
 from medfocus.models.weights import CLIP_BUFFERS, load_strictly, read_weights
 from medfocus.settings import Prompts
 
-SAM2_CONFIGS = {
-    "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
-    "sam2.1_hiera_small": "configs/sam2.1/sam2.1_hiera_s.yaml",
-    "sam2.1_hiera_base_plus": "configs/sam2.1/sam2.1_hiera_b+.yaml",
-    "sam2.1_hiera_large": "configs/sam2.1/sam2.1_hiera_l.yaml",
-}
 UPSTREAM = "SAM2ImagePredictor + open_clip, eager, fp32"
 
 

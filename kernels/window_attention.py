@@ -108,18 +108,17 @@ def reference(
         below = padding.expand(qkv.shape[0], more_rows, columns + more_columns, packed)
         qkv = torch.cat([torch.cat([qkv, right], 2), below], 1)
     windows_y, windows_x = (rows + more_rows) // side_y, (columns + more_columns) // side_x
-    # (B, ny·wy, nx·wx, 3·C) -> (B·ny·nx, wy·wx, 3·C)
-    windows = qkv.reshape(-1, windows_y, side_y, windows_x, side_x, packed)
-    windows = windows.transpose(2, 3).reshape(-1, side_y * side_x, packed)
-    q, k, v = windows.chunk(3, -1)
+    width = packed // 3 // num_heads
+    # (B, ny·wy, nx·wx, 3·C) -> (3, B·ny·nx, heads, wy·wx, D)
+    parts = qkv.reshape(-1, side_y, windows_x, side_x, 3, num_heads, width)
+    parts = parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, -1, num_heads, side_y * side_x, width)
+    q, k, v = parts.unbind(0)
     if pool:
-        # (B·ny·nx, wy·wx, C) -> (B·ny·nx, C, wy, wx) -> (B·ny·nx, wy/2·wx/2, C)
-        q = q.reshape(-1, side_y, side_x, packed // 3).permute(0, 3, 1, 2)
+        # (B·ny·nx, heads, wy·wx, D) -> (·, D, wy, wx) -> (B·ny·nx, heads, wy/2·wx/2, D)
+        q = q.reshape(-1, side_y, side_x, width).permute(0, 3, 1, 2)
         q = F.max_pool2d(q, 2).flatten(2).transpose(1, 2)
         rows, columns, side_y, side_x = rows // 2, columns // 2, side_y // 2, side_x // 2
-    # (·, T, C) -> (·, heads, T, D)
-    split = (num_heads, packed // 3 // num_heads)
-    q, k, v = (part.reshape(-1, part.shape[1], *split).transpose(1, 2) for part in (q, k, v))
+        q = q.reshape(-1, num_heads, side_y * side_x, width)
     heads = F.scaled_dot_product_attention(q, k, v)
     # (B·ny·nx, heads, wy·wx, D) -> (B, ny·wy, nx·wx, C)
     grid = heads.transpose(1, 2).reshape(-1, windows_y, windows_x, side_y, side_x, packed // 3)

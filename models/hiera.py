@@ -29,15 +29,18 @@ class HieraBlock(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C'), H and W halved where the block pools."""
-        normed = self.norm1(grid)
-        shortcut = grid if self.proj is None else self._pool(self.proj(normed))
+        rows, columns = grid.shape[1:3]
+        tokens = grid.flatten(1, 2)
+        normed = self.norm1(tokens)
+        shortcut = tokens
+        if self.proj is not None:
+            shortcut = self._pool(self.proj(normed).unflatten(1, (rows, columns))).flatten(1, 2)
         attn = self.attn
-        attended = window_attention(
-            attn.qkv(normed), attn.qkv.bias, attn.num_heads, self.window, self.pool
-        )
-        grid = shortcut + attn.proj(attended)
-        grid = grid + self.mlp(self.norm2(grid))
-        return grid
+        qkv = attn.qkv(normed).unflatten(1, (rows, columns))
+        attended = window_attention(qkv, attn.qkv.bias, attn.num_heads, self.window, self.pool)
+        tokens = shortcut + attn.proj(attended.flatten(1, 2))
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        return tokens.unflatten(1, attended.shape[1:3])
 
     def _pool(self, grid: Tensor) -> Tensor:
         if not self.pool:
