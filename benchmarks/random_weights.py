@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from sam2.build_sam import build_sam2
 from safetensors.torch import save_file
+from sam2.build_sam import build_sam2
 
 from medfocus.models.architectures import build_clip, clip_configuration
 from medfocus.models.presets import PRESETS, preset

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from medfocus.settings import require
 
@@ -28,6 +29,7 @@ class Parity:
             median image: where another candidate is chosen, the worst image tells nothing.
         score_error: difference of the focus score, of the median image.
         patch_focus_difference: the largest of any patch.
+        device: where it was checked, `cpu` or `cuda`.
     """
 
     images: int
@@ -40,6 +42,7 @@ class Parity:
     mask_iou_alone: float
     mask_logit_error: float
     score_error: float
+    device: Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)

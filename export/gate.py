@@ -1,7 +1,7 @@
 """From float32 graphs to files that pass the parity gate, made more precise where they do not."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import SEGMENTER_FIGURES, Parity, Thresholds
 from medfocus.engine.precision import Arithmetic, Precision
+from medfocus.engine.tensorrt_library import PLANS
 from medfocus.errors import ParityError
 from medfocus.export.onnx_graph import classifier_onnx, save, save_checked, segmenter_onnx
 from medfocus.export.parity import (
@@ -34,7 +35,7 @@ from medfocus.export.parity import (
     compare,
     mask_iou_alone,
 )
-from medfocus.export.plan import Plan
+from medfocus.export.plan import Plan, files_of
 from medfocus.export.precision import lower, policy
 from medfocus.export.ranges import activation_ranges
 from medfocus.export.stages import Stages
@@ -127,15 +128,20 @@ class Gate:
     def _until_it_passes(self, scratch: Path, staging: Path, manifest: Manifest) -> Manifest:
         backends, blocks, step = self.plan.backends, list[str](), 1
         order: list[str] | None = None
+        written: Precision | None = None
+        parity: dict[str, Parity] = {}
         while True:
             # Without ONNX there are no types to tell of, and PyTorch's autocast has its own policy.
+            writes_onnx = _reads(backends, SEGMENTER_ONNX)
             precision = Precision(self.plan.dtype)
-            if self.plan.writes_onnx:
+            if writes_onnx:
                 precision = policy(self.plan.dtype, blocks)
             manifest = replace(manifest, precision=precision, backends=backends)
-            if self.plan.writes_onnx:
-                self._write_graphs(scratch, staging, manifest)
-            parity, missed = self._check(scratch, staging, manifest)
+            if precision != written:
+                written, parity = precision, {}
+                if writes_onnx:
+                    self._write_graphs(scratch, staging, manifest)
+            missed = self._check(scratch, staging, manifest, parity)
             if not missed:
                 thresholds = {name: self._thresholds(backends[name]) for name in parity}
                 return replace(manifest, parity=parity, thresholds=thresholds)
@@ -144,16 +150,33 @@ class Gate:
                 # OpenVINO's bf16 is a hint that knows no blocks.
                 backends = {**backends, name: "fp32"}
                 continue
-            if backends[name] not in ("fp16", "bf16") or not self.plan.writes_onnx:
-                raise _too_far(name, backends[name], figures)
-            if order is None:
-                order = self._by_range(scratch)
-            graphs = _blamed(figures)
-            left = [b for b in order if b not in blocks and b.startswith(graphs)]
-            if not left:
-                raise _too_far(name, backends[name], figures)
-            blocks += left[:step]
-            step *= 2
+            left: list[str] = []
+            if writes_onnx and backends[name] in ("fp16", "bf16"):
+                order = order or self._by_range(scratch)
+                blamed = _blamed(figures)
+                left = [b for b in order if b not in blocks and b.startswith(blamed)]
+            if left:
+                blocks += left[:step]
+                step *= 2
+                continue
+            error = _too_far(name, backends[name], figures)
+            if not self.plan.optional or len(backends) == 1:
+                raise error
+            self.stages.say(f"backend {name} left out: {error.problem}")
+            backends = self._without(name, backends, staging)
+            blocks, step = [], 1  # they may have been spared for its sake alone
+
+    def _without(
+        self, name: str, backends: Mapping[str, Arithmetic], staging: Path
+    ) -> dict[str, Arithmetic]:
+        """The other backends; what they do not read is deleted."""
+        others = {other: backends[other] for other in backends if other != name}
+        for file in files_of(name, backends[name]):
+            if not _reads(others, file):
+                (staging / file).unlink(missing_ok=True)
+        if name == "tensorrt":
+            shutil.rmtree(staging / PLANS, ignore_errors=True)
+        return others
 
     def _write_graphs(self, scratch: Path, staging: Path, manifest: Manifest) -> None:
         with self.stages(f"writing {manifest.precision.dtype} graphs"):
@@ -181,29 +204,33 @@ class Gate:
             )
 
     def _check(
-        self, scratch: Path, staging: Path, manifest: Manifest
-    ) -> tuple[dict[str, Parity], tuple[str, tuple[str, ...]] | None]:
-        """Parity of every backend, up to the first that misses, and what that one missed."""
-        parity: dict[str, Parity] = {}
+        self, scratch: Path, staging: Path, manifest: Manifest, parity: dict[str, Parity]
+    ) -> tuple[str, tuple[str, ...]] | None:
+        """Check every backend that `parity` lacks, and put it there if it passes.
+
+        Returns:
+            The first that misses, and what it missed.
+        """
         for name, arithmetic in manifest.backends.items():
-            if (name, arithmetic) == ("torch", "fp32"):
-                continue  # the reference itself
+            if name in parity or (name, arithmetic) == ("torch", "fp32"):  # the reference itself
+                continue
             if name == "tensorrt":  # the last, for it takes minutes to build
                 self._build_plans(scratch, staging, manifest)
             with self.stages(f"loading {name}"):
                 backend = load_backend(unpublished(staging, manifest), name, "auto")
             with closing(backend):
-                parity[name] = self._compare(backend, f"checking {name} in {arithmetic}")
-            if missed := self._thresholds(arithmetic).missed(parity[name]):
-                return parity, (name, missed)
-        return parity, None
+                found = self._compare(backend, f"checking {name} in {arithmetic}")
+            if missed := self._thresholds(arithmetic).missed(found):
+                return name, missed
+            parity[name] = found
+        return None
 
     def _compare(self, backend: Backend, stage: str) -> Parity:
         plan = list(batches(len(self.images.prepared), self.plan.buckets))
         with self.stages(stage, sum(map(len, plan))) as advance:
             found = answers(backend, self.images, plan, self.reference, advance)
         alone = mask_iou_alone(backend, self.images, found, self.reference, plan)
-        return compare(found, self.reference, plan, alone)
+        return compare(found, self.reference, plan, alone, backend.device)
 
     def _thresholds(self, arithmetic: Arithmetic) -> Thresholds:
         """Of the graphs' type or the runtime's arithmetic, whichever is the coarser."""
@@ -255,6 +282,10 @@ def reference_answers(
     plan = [[row] for row in range(len(images.prepared))]
     with stages(stage, len(plan)) as advance:
         return answers(reference, images, plan, advance=advance)
+
+
+def _reads(backends: Mapping[str, Arithmetic], file: str) -> bool:
+    return any(file in files_of(name, arithmetic) for name, arithmetic in backends.items())
 
 
 def _blamed(figures: Sequence[str]) -> tuple[str, ...]:

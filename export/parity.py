@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -155,9 +155,13 @@ def mask_iou_alone(
 
 
 def compare(
-    found: Answers, reference: Answers, plan: Sequence[list[int]], alone: float = 1.0
+    found: Answers,
+    reference: Answers,
+    plan: Sequence[list[int]],
+    alone: float = 1.0,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> Parity:
-    """The figures of `found`, which ran in the order of `plan`, beside the reference's.
+    """The figures of `found`, which ran on `device` in the order of `plan`, beside the reference's.
 
     `alone` is `mask_iou_alone`, where there are batches at all.
     """
@@ -175,6 +179,7 @@ def compare(
             np.median(_logit_error(found.focus_logits, reference.focus_logits[rows]))
         ),
         patch_focus_difference=_largest(found.patch_focus, reference.patch_focus[rows]),
+        device=device,
     )
 
 

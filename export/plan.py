@@ -5,6 +5,15 @@ from importlib.util import find_spec
 from typing import Literal
 
 from medfocus.engine import cuda
+from medfocus.engine.artifact import (
+    CLASSIFIER_INT8,
+    CLASSIFIER_ONNX,
+    CLASSIFIER_WEIGHTS,
+    SEGMENTER_INT8,
+    SEGMENTER_ONNX,
+    SEGMENTER_WEIGHTS,
+    weights_of,
+)
 from medfocus.engine.precision import Arithmetic, Dtype
 from medfocus.engine.tensorrt_library import require_tensorrt
 from medfocus.errors import InputError, MedfocusError
@@ -30,6 +39,8 @@ class Plan:
         int8: OpenVINO computes in int8.
         buckets: batch sizes to prepare for and to check.
         trt_attention: of the classifier's TensorRT plan: TensorRT's own, or our kernel as a plugin.
+        optional: a target that misses the parity gate is left out, as long as another is there;
+            else the export fails.
 
     Raises:
         InputError: a target that is unknown, not installed or cannot be checked here, or none;
@@ -41,6 +52,7 @@ class Plan:
     int8: bool = False
     buckets: tuple[int, ...] = (1, 8, 32)
     trt_attention: Literal["native", "plugin"] = "native"
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -74,11 +86,15 @@ class Plan:
             found["openvino"] = "int8" if self.int8 else best_arithmetic(self.dtype)
         return found
 
-    @property
-    def writes_onnx(self) -> bool:
-        """Whether the engine holds ONNX graphs."""
-        readers = {"onnx", "tensorrt"} if self.int8 else {"onnx", "tensorrt", "openvino"}
-        return bool(readers.intersection(self.targets))
+
+def files_of(backend: str, arithmetic: Arithmetic) -> tuple[str, ...]:
+    """The files of an engine directory that a backend reads, but for TensorRT's plans."""
+    if backend == "torch":
+        return SEGMENTER_WEIGHTS, CLASSIFIER_WEIGHTS
+    graphs = (SEGMENTER_ONNX, CLASSIFIER_ONNX)
+    if arithmetic == "int8":
+        graphs = (SEGMENTER_INT8, CLASSIFIER_INT8)
+    return (*graphs, *map(weights_of, graphs))
 
 
 def refused(target: str, dtype: Dtype) -> str | None:

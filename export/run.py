@@ -70,7 +70,14 @@ def _plan(options: argparse.Namespace, chosen: Preset, report: Console) -> Plan:
     else:
         targets = tuple(options.targets.split(","))
     buckets = _buckets(options.batch) or chosen.buckets
-    return Plan(options.dtype, targets, options.int8, buckets, options.trt_attention)
+    return Plan(
+        options.dtype,
+        targets,
+        options.int8,
+        buckets,
+        options.trt_attention,
+        optional=options.targets == "auto",
+    )
 
 
 def _buckets(text: str | None) -> tuple[int, ...]:

@@ -55,6 +55,10 @@ class Stages:
             yield progress
         self._done("building TensorRT plans", time.perf_counter() - begun)
 
+    def say(self, line: str) -> None:
+        """A line for the user, between stages."""
+        self._console.print(line)
+
     def _done(self, name: str, elapsed: float) -> None:
         self._console.print(f"{name:<34} {elapsed:7.1f} s")
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed

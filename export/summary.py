@@ -76,6 +76,7 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
     ("focus score error", "score_error", ".1e"),
     ("patch focus diff.", "patch_focus_difference", ".1e"),
     ("images", "images", "d"),
+    ("checked on", "device", "s"),
 )
 
 

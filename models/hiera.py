@@ -40,7 +40,8 @@ class HieraBlock(nn.Module):
         attended = window_attention(qkv, attn.qkv.bias, attn.num_heads, self.window, self.pool)
         tokens = shortcut + attn.proj(attended.flatten(1, 2))
         tokens = tokens + self.mlp(self.norm2(tokens))
-        return tokens.unflatten(1, attended.shape[1:3])
+        grid = tokens.unflatten(1, attended.shape[1:3])
+        return grid
 
     def _pool(self, grid: Tensor) -> Tensor:
         if not self.pool:

@@ -2,7 +2,7 @@
 
 import logging
 from importlib import import_module
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from medfocus.engine.artifact import EngineDirectory
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 
 Array = NDArray[np.float32]
+Device = Literal["cpu", "cuda"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Backend(Graphs, Protocol):
     """What the engine asks of a runtime."""
 
     name: str
-    device: str
+    device: Device
 
     def close(self) -> None:
         """Release memory and devices; the backend cannot be used afterwards."""
@@ -128,4 +129,10 @@ def _load(directory: EngineDirectory, name: str, device: str) -> Backend:
             f"{name} cannot load its graphs ({type(error).__name__}: {error})",
             "export the engine again, or use another backend",
         ) from error
+    checked = directory.manifest.parity.get(name)
+    if checked is not None and checked.device != backend.device:
+        log.warning(
+            "%s runs on %s, and this engine was checked on %s alone",
+            name, backend.device, checked.device,
+        )  # fmt: skip
     return backend

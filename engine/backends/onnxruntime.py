@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX, EngineDirectory
-from medfocus.engine.backends import Array
+from medfocus.engine.backends import Array, Device
 from medfocus.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _start(
     return session
 
 
-def _device(device: str, graph: Path) -> str:
+def _device(device: str, graph: Path) -> Device:
     """`auto` takes CUDA where a graph can be loaded there: what is listed may not start."""
     if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         if device == "cuda":

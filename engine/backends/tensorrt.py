@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from medfocus.engine import cuda
 from medfocus.engine.artifact import EngineDirectory
-from medfocus.engine.backends import Array
+from medfocus.engine.backends import Array, Device
 from medfocus.engine.tensorrt_library import (
     CLASSIFIER_PLAN,
     PLANS,
@@ -36,7 +36,7 @@ class TensorRTBackend:
     def __init__(self, directory: EngineDirectory, device: str) -> None:
         if device == "cpu":
             raise InputError("device cpu", "TensorRT runs on GPUs", "use cuda or auto")
-        self.device = "cuda"
+        self.device: Device = "cuda"
         version = require_tensorrt()
         folder = plan_folder(cuda.architecture(), version)
         _require_plans(directory, folder)

@@ -14,7 +14,7 @@ from medfocus.engine.artifact import (
     EngineDirectory,
     load_tensors,
 )
-from medfocus.engine.backends import Array
+from medfocus.engine.backends import Array, Device
 from medfocus.errors import InputError
 from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
@@ -48,7 +48,7 @@ class TorchBackend:
         available = torch.cuda.is_available()
         if device == "cuda" and not available:
             raise InputError("device cuda", "torch sees no CUDA device", "use cpu or auto")
-        self.device = "cuda" if available and device != "cpu" else "cpu"
+        self.device: Device = "cuda" if available and device != "cpu" else "cpu"
         self._arithmetic = DTYPES[directory.manifest.backends[self.name]]
         self._float32 = {
             block.partition(":")[0] for block in directory.manifest.precision.float32_blocks
@@ -61,7 +61,7 @@ class TorchBackend:
         self, image: Array, points: Array, labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """See `Backend.segment`."""
-        with self._autocast("segmenter"):
+        with self._autocast("segmenter"), _no_tf32():
             output = self._segmenter(*self._tensors(image, points, labels))
         focus_logits, score = (tensor.float().cpu().numpy() for tensor in output)
         return focus_logits, score
@@ -71,7 +71,7 @@ class TorchBackend:
         self, image: Array, focus_logits: Array, rows: Array, cols: Array
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """See `Backend.classify`."""
-        with self._autocast("classifier"):
+        with self._autocast("classifier"), _no_tf32():
             output = self._classifier(*self._tensors(image, focus_logits, rows, cols))
         embedding, probabilities, patch_focus = (t.float().cpu().numpy() for t in output[:3])
         return embedding, probabilities, patch_focus, output.focused.cpu().numpy()
@@ -87,6 +87,18 @@ class TorchBackend:
 
     def _tensors(self, *arrays: NDArray[Any]) -> list[torch.Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+
+def _no_tf32() -> AbstractContextManager[None]:
+    """A float32 is meant: by default cuDNN rounds a convolution's inputs to ten bits."""
+    cudnn = torch.backends.cudnn
+    flags: AbstractContextManager[None] = cudnn.flags(
+        enabled=True,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
+    return flags
 
 
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:

@@ -52,6 +52,20 @@ def with_backends(directory: EngineDirectory, **backends: Any) -> EngineDirector
 
 
 @pytest.mark.slow
+def test_another_device_than_the_checks_is_said(
+    directory: EngineDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_backend(directory, "onnxruntime", "cpu").close()
+    assert caplog.messages == []
+    manifest = directory.manifest
+    elsewhere = replace(manifest.parity["onnxruntime"], device="cuda")
+    parity = {**manifest.parity, "onnxruntime": elsewhere}
+    moved = replace(directory, manifest=replace(manifest, parity=parity))
+    load_backend(moved, "onnxruntime", "cpu").close()
+    assert caplog.messages == ["onnxruntime runs on cpu, and this engine was checked on cuda alone"]
+
+
+@pytest.mark.slow
 def test_all_backends_answer_alike(exported_engine: Path) -> None:
     images = [image.pixels for image in phantoms(5)]
     expected = Engine.load(exported_engine, "torch", "cpu").classify(images, strict=True)

@@ -32,7 +32,7 @@ from medfocus.settings import (
 )
 
 HALF = (0.5, 0.5, 0.5)
-PARITY = Parity(64, 0.99, 1.0, 0.001, 1.0, 0.02, 0.98, 0.97, 0.01, 0.003)
+PARITY = Parity(64, 0.99, 1.0, 0.001, 1.0, 0.02, 0.98, 0.97, 0.01, 0.003, "cpu")
 MANIFEST = Manifest(
     producer=Producer("medfocus", "0.1.0"),
     models=Models(ClipModel("ViT-B-16", "a" * 64), Sam2Model("sam2.1_hiera_tiny", 1024, "b" * 64)),

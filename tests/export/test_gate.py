@@ -2,20 +2,24 @@
 
 import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 import torch
+from rich.console import Console
 
 from medfocus.engine import Engine
-from medfocus.engine.artifact import read_engine_directory
+from medfocus.engine.artifact import CLASSIFIER_WEIGHTS, SEGMENTER_WEIGHTS, read_engine_directory
 from medfocus.errors import InputError, ParityError
 from medfocus.export import gate
 from medfocus.export.check_images import check_images, phantoms
 from medfocus.export.engine_directory import Parts, build
+from medfocus.export.gate import Gate
 from medfocus.export.parity import THRESHOLDS
 from medfocus.export.plan import Plan
+from medfocus.export.stages import Stages
 from medfocus.models.segmenter import Segmenter
 from tests.conftest import OnnxFile, random_parts
 from tests.tensorrt_api.installed import installed
@@ -83,6 +87,30 @@ def test_what_never_passes_is_not_written(tmp_path: Path, monkeypatch: pytest.Mo
             tmp_path / "engine", random_parts(), Plan("fp16", ("onnx",), buckets=(1,)), phantoms(2)
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_optional_target_that_misses_is_left_out_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's bf16 stands for the one that misses; what it alone reads goes with it."""
+    monkeypatch.setitem(THRESHOLDS, "bf16", replace(THRESHOLDS["bf16"], mask_iou=1.1))
+    monkeypatch.setattr("medfocus.engine.backends.openvino.best_arithmetic", lambda dtype: "fp32")
+    monkeypatch.setattr(Gate, "_by_range", lambda *_: [])  # no block is to be spared
+    said = StringIO()
+    plan = Plan("bf16", ("torch", "openvino"), buckets=(1,), optional=True)
+    with pytest.raises(ParityError, match="torch in bf16"):
+        build(tmp_path / "engine", random_parts(), plan, phantoms(2))
+    assert list(tmp_path.iterdir()) == [], "the last one that is left is no more optional"
+
+    reachable = {"fp32": THRESHOLDS["fp16"], "bf16": THRESHOLDS["bf16"]}
+    monkeypatch.setattr(Gate, "_thresholds", lambda gate, arithmetic: reachable[arithmetic])
+    stages = Stages(Console(file=said))
+    manifest = build(tmp_path / "engine", random_parts(), plan, phantoms(2), stages=stages)
+    assert manifest.backends == {"openvino": "fp32"}
+    assert set(manifest.parity) == {"openvino"}
+    assert not [name for name in manifest.files if name in (SEGMENTER_WEIGHTS, CLASSIFIER_WEIGHTS)]
+    assert "backend torch left out" in said.getvalue()
+    assert Engine.load(tmp_path / "engine").backend == "openvino"
 
 
 def test_an_engine_that_is_there_survives_a_failed_export(

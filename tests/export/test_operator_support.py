@@ -8,14 +8,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from medfocus.export.onnx_graph import operators
-from medfocus.export.operator_support import (
+from tests.conftest import OnnxFile
+from tests.export.graphs import MODES
+from tests.export.operator_support import (
     ONNXRUNTIME_CPU,
     TENSORRT,
     onnxruntime_problems,
     tensorrt_problems,
 )
-from tests.conftest import OnnxFile
-from tests.export.graphs import MODES
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from medfocus.export.plan import Plan
 from medfocus.export.stages import Stages
 from tests.conftest import random_parts
 
-PASSING = Parity(64, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
+PASSING = Parity(64, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, "cpu")
 LIMITS = Thresholds(0.9, 0.8, 0.1, 0.6, 0.3, 0.7, 0.5, 0.2, 0.4)
 
 

@@ -19,12 +19,12 @@ from onnx.reference.op_run import OpRun
 
 from medfocus.errors import InputError
 from medfocus.export.onnx_graph import CLASSIFIER_INPUTS, operators, save_checked
-from medfocus.export.operator_support import tensorrt_problems
 from medfocus.export.plugin_graph import PLUGIN, _masked_attention, plugin_classifier_onnx
 from medfocus.kernels import dispatch
 from medfocus.kernels.masked_attention import reference
 from medfocus.kernels.tile import choose
 from tests.export.graphs import MASK, classifier
+from tests.export.operator_support import tensorrt_problems
 from tests.export.test_onnx_graph import classifier_inputs
 from tests.tensorrt_api import bindings
 
