@@ -10,6 +10,7 @@ regions, focus moves them, and the cosine says so.
 """
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
+    runs = json.loads(options.out.read_text()) if options.out.exists() else []
     torch.set_num_threads(options.threads)
     directories = [read_engine_directory(path) for path in options.engines]
     contenders = [_upstream(directories[0], options.clip_weights, options.sam2_weights)]
@@ -70,6 +72,7 @@ def main() -> None:
         for name in directory.manifest.backends
     ]
     figures = {
+        "date": datetime.date.today().isoformat(),
         "machine": _machine(options.threads),
         "clip": directories[0].manifest.models.clip.architecture,
         "sam2": directories[0].manifest.models.sam2.architecture,
@@ -78,7 +81,7 @@ def main() -> None:
         "rows": measure(contenders, phantoms(options.images), options.rounds),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    options.out.write_text(json.dumps([*runs, figures], indent=1) + "\n")
     for row in figures["rows"]:
         print(json.dumps(row))
 

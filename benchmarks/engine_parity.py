@@ -84,7 +84,7 @@ def measure(reference: Path, engines: list[Path], count: int) -> list[dict[str, 
                     "backend": name,
                     "arithmetic": arithmetic,
                     "float32_blocks": list(directory.manifest.precision.float32_blocks),
-                    **asdict(compare(found, expected, plan, alone)),
+                    **asdict(compare(found, expected, plan, alone, "cpu")),
                 }
             )
     return rows

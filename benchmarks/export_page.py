@@ -47,8 +47,8 @@ medfocus-export --inspect engines/mine     # what it holds, whether it is intact
 | `torch` | `segmenter.safetensors`, `classifier.safetensors` | PyTorch, with the Triton kernels on CUDA |
 | `tensorrt` | the ONNX files and `plans/<architecture>-<version>/` | TensorRT, CUDA |
 
-`--targets` names them; without it, all that can be built and checked on this machine are, and the
-others are named with the reason. An engine loads only in the backends it was checked in;
+`--targets` names them; without it, all that can be built and checked on this machine are, the
+others are named with the reason, and a target that misses the gate is left out. An engine loads only in the backends it was checked in;
 `Engine.load(backend="auto")` takes the fastest that is installed: on CUDA TensorRT, PyTorch, ONNX
 Runtime, on a CPU OpenVINO, ONNX Runtime, PyTorch.
 
@@ -74,9 +74,10 @@ Each runtime computes as it can, and is checked as it does:
 
 - ONNX Runtime's CPU rounds where the graph says and computes most operators in float32; it has no
   bf16. What an fp16 graph does on CUDA **was not measured**.
-- OpenVINO takes a hint for the whole graph: bf16 for fp16 and bf16 engines where the processor has
-  it. Where that misses the gate, float32.
-- PyTorch runs in autocast: on the processor used here its fp16 is slower than its float32.
+- OpenVINO takes a hint for the whole graph. fp16 and bf16 engines get bf16 where the exporting
+  machine multiplies faster in it than in float32, which one product tells. Where bf16 misses the
+  gate, float32.
+- PyTorch runs in autocast: on CPUs its fp16 was slower than its float32.
 - `--int8` quantises weights and activations for OpenVINO with NNCF, calibrated
   on phantoms that are not those of the check, after the images of `--calibration`;
   pooling, head and the coordinates stay float32. NNCF would report its use to its maker; that is
@@ -84,7 +85,8 @@ Each runtime computes as it can, and is checked as it does:
 
 ## The parity gate
 
-At least 64 images: those of `--calibration`, then phantoms. Every bucket gets its share of them, in
+On the CPU, or on CUDA where the backend runs on it; the manifest says on which, and an engine that
+loads on the other logs a warning. At least 64 images: those of `--calibration`, then phantoms. Every bucket gets its share of them, in
 full batches of images that differ. Masks, scores and labels are compared end to end; embeddings,
 probabilities, patch focus and whether it is focused with both classifiers given the same masks.
 *Worst* is over images, *largest* over all values. An image whose mask is not the reference's runs
@@ -103,17 +105,17 @@ weights at the architecture's own size. Trained weights may pass it; random ones
 
 ## Speed on a CPU
 
-`base`, {processor}, {threads} threads, {rounds} in one interleaved run
-(`python -m medfocus.benchmarks.cpu_speed`), from uint8 arrays to the embedding with nine prompts an
-image. *Ratio* is the median of the rounds' ratios to upstream's own code, with quartiles. The
-weights are random and find no region, so the cosine is that with upstream's `encode_image`:
+From uint8 arrays to the embedding with nine prompts an image; each table is one interleaved run
+(`python -m medfocus.benchmarks.cpu_speed`). *Ratio* is the median of the rounds'
+ratios to upstream's own code, with quartiles. The weights are random and find no region, so the
+cosine is that with upstream's `encode_image`.
 
 {speed}
 
 ## What an export costs
 
-Two cores, no GPU, random weights from files (`python -m medfocus.benchmarks.export_cost`). *Without
-checks* is all but running the images of the gate: loading, tracing, writing and hashing, and every
+Two cores, no GPU, random weights from the files that `python -m medfocus.benchmarks.random_weights`
+writes (`python -m medfocus.benchmarks.export_cost`). *Without checks* is all but running the images of the gate: loading, tracing, writing and hashing, and every
 backend loaded.
 
 {cost}
@@ -212,7 +214,7 @@ they are skipped and say why.
 
 def render(results: dict[str, Any]) -> str:
     """The page, from the parsed files by name."""
-    speed, parity = results["speed"], results["engine_parity"]
+    parity = results["engine_parity"]
     limits: list[tuple[str, Thresholds]] = [*THRESHOLDS.items()]
     limits.append(("segmenter size", SEGMENTER_SIZE))
     return TEXT.format(
@@ -239,22 +241,7 @@ def render(results: dict[str, Any]) -> str:
                 ),
             ],
         ),
-        processor=speed["machine"]["processor"],
-        threads=speed["machine"]["threads"],
-        rounds=f"{speed['rounds']} rounds of {speed['images a round']} images",
-        speed=_table(
-            ("", "images a second", "ratio", "quartiles", "worst cosine"),
-            [
-                [
-                    row["contender"],
-                    f"{row['images_per_second']:.2f}",
-                    f"{row['ratio'][1]:.2f}",
-                    f"{row['ratio'][0]:.2f} to {row['ratio'][2]:.2f}",
-                    f"{row['worst_cosine']:.6f}",
-                ]
-                for row in speed["rows"]
-            ],
-        ),
+        speed="\n\n".join(map(_speed, results["speed"])),
         cost=_table(
             ("export", "seconds", "without checks", "peak memory"),
             [
@@ -280,6 +267,27 @@ def render(results: dict[str, Any]) -> str:
             ],
         ),
     )
+
+
+def _speed(run: dict[str, Any]) -> str:
+    machine = run["machine"]
+    table = _table(
+        ("", "images a second", "ratio", "quartiles", "worst cosine"),
+        [
+            [
+                row["contender"],
+                f"{row['images_per_second']:.2f}",
+                f"{row['ratio'][1]:.2f}",
+                f"{row['ratio'][0]:.2f} to {row['ratio'][2]:.2f}",
+                f"{row['worst_cosine']:.6f}",
+            ]
+            for row in run["rows"]
+        ],
+    )
+    rounds = f"{run['rounds']} rounds of {run['images a round']} images"
+    models = f"{run['clip']} and {run['sam2']}"
+    where = f"{machine['processor']}, {machine['threads']} threads, {rounds}, {run['date']}"
+    return f"{models} on {where}:\n\n{table}"
 
 
 def _figure(name: str, value: float) -> str:

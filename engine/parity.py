@@ -6,6 +6,8 @@ from typing import Literal
 
 from medfocus.settings import require
 
+Device = Literal["cpu", "cuda"]
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -42,7 +44,7 @@ class Parity:
     mask_iou_alone: float
     mask_logit_error: float
     score_error: float
-    device: Literal["cpu", "cuda"]
+    device: Device
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from medfocus.export.parity import (
     compare,
     mask_iou_alone,
 )
-from medfocus.export.plan import Plan, files_of
+from medfocus.export.plan import TARGETS, Plan, files_of
 from medfocus.export.precision import lower, policy
 from medfocus.export.ranges import activation_ranges
 from medfocus.export.stages import Stages
@@ -138,7 +138,9 @@ class Gate:
                 precision = policy(self.plan.dtype, blocks)
             manifest = replace(manifest, precision=precision, backends=backends)
             if precision != written:
-                written, parity = precision, {}
+                # Graphs in int8 are others, made once.
+                parity = {name: parity[name] for name in parity if backends[name] == "int8"}
+                written = precision
                 if writes_onnx:
                     self._write_graphs(scratch, staging, manifest)
             missed = self._check(scratch, staging, manifest, parity)
@@ -152,7 +154,7 @@ class Gate:
                 continue
             left: list[str] = []
             if writes_onnx and backends[name] in ("fp16", "bf16"):
-                order = order or self._by_range(scratch)
+                order = self._by_range(scratch) if order is None else order
                 blamed = _blamed(figures)
                 left = [b for b in order if b not in blocks and b.startswith(blamed)]
             if left:
@@ -160,9 +162,11 @@ class Gate:
                 step *= 2
                 continue
             error = _too_far(name, backends[name], figures)
-            if not self.plan.optional or len(backends) == 1:
+            asked_for = not self.plan.optional or backends[name] == "int8"
+            if asked_for or len(backends) == 1:
                 raise error
-            self.stages.say(f"backend {name} left out: {error.problem}")
+            target = next(key for key, (backend, _) in TARGETS.items() if backend == name)
+            self.stages.say(f"target {target} left out: {error.problem}")
             backends = self._without(name, backends, staging)
             blocks, step = [], 1  # they may have been spared for its sake alone
 
@@ -171,11 +175,12 @@ class Gate:
     ) -> dict[str, Arithmetic]:
         """The other backends; what they do not read is deleted."""
         others = {other: backends[other] for other in backends if other != name}
-        for file in files_of(name, backends[name]):
-            if not _reads(others, file):
-                (staging / file).unlink(missing_ok=True)
-        if name == "tensorrt":
-            shutil.rmtree(staging / PLANS, ignore_errors=True)
+        with writing(staging):
+            for file in files_of(name, backends[name]):
+                if not _reads(others, file):
+                    (staging / file).unlink(missing_ok=True)
+            if name == "tensorrt":
+                shutil.rmtree(staging / PLANS)
         return others
 
     def _write_graphs(self, scratch: Path, staging: Path, manifest: Manifest) -> None:

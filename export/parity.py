@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medfocus.engine.backends import Array, Graphs
 from medfocus.engine.engine import NO_REGION
-from medfocus.engine.parity import Parity, Thresholds
+from medfocus.engine.parity import Device, Parity, Thresholds
 from medfocus.engine.precision import Arithmetic
 from medfocus.engine.prepare import Batch, Prepared, collate
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
@@ -158,12 +158,12 @@ def compare(
     found: Answers,
     reference: Answers,
     plan: Sequence[list[int]],
-    alone: float = 1.0,
-    device: Literal["cpu", "cuda"] = "cpu",
+    alone: float,
+    device: Device,
 ) -> Parity:
     """The figures of `found`, which ran on `device` in the order of `plan`, beside the reference's.
 
-    `alone` is `mask_iou_alone`, where there are batches at all.
+    `alone` is `mask_iou_alone`, and 1 where there are no batches.
     """
     rows = [row for batch in plan for row in batch]
     return Parity(

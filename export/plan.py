@@ -39,8 +39,8 @@ class Plan:
         int8: OpenVINO computes in int8.
         buckets: batch sizes to prepare for and to check.
         trt_attention: of the classifier's TensorRT plan: TensorRT's own, or our kernel as a plugin.
-        optional: a target that misses the parity gate is left out, as long as another is there;
-            else the export fails.
+        optional: a target that misses the parity gate is left out, as long as another is there
+            and it was not asked for as int8; else the export fails.
 
     Raises:
         InputError: a target that is unknown, not installed or cannot be checked here, or none;
@@ -81,14 +81,17 @@ class Plan:
             TARGETS[target][0]: self.dtype for target in TARGETS if target in self.targets
         }
         if "openvino" in found:
-            from medfocus.engine.backends.openvino import best_arithmetic
+            from medfocus.export.openvino_arithmetic import best_arithmetic
 
             found["openvino"] = "int8" if self.int8 else best_arithmetic(self.dtype)
         return found
 
 
 def files_of(backend: str, arithmetic: Arithmetic) -> tuple[str, ...]:
-    """The files of an engine directory that a backend reads, but for TensorRT's plans."""
+    """The files of an engine directory that are there for a backend's sake.
+
+    Without TensorRT's plans, whose folder is its own, and the head, which every engine holds.
+    """
     if backend == "torch":
         return SEGMENTER_WEIGHTS, CLASSIFIER_WEIGHTS
     graphs = (SEGMENTER_ONNX, CLASSIFIER_ONNX)

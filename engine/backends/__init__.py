@@ -2,16 +2,16 @@
 
 import logging
 from importlib import import_module
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfocus.engine.artifact import EngineDirectory
+from medfocus.engine.parity import Device
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 
 Array = NDArray[np.float32]
-Device = Literal["cpu", "cuda"]
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +129,10 @@ def _load(directory: EngineDirectory, name: str, device: str) -> Backend:
             f"{name} cannot load its graphs ({type(error).__name__}: {error})",
             "export the engine again, or use another backend",
         ) from error
-    checked = directory.manifest.parity.get(name)
-    if checked is not None and checked.device != backend.device:
+    parity = directory.manifest.parity.get(name)
+    checked = parity.device if parity else "cpu"  # where PyTorch in float32, the reference, ran
+    if checked != backend.device:
         log.warning(
-            "%s runs on %s, and this engine was checked on %s alone",
-            name, backend.device, checked.device,
-        )  # fmt: skip
+            "%s runs on %s, and this engine was checked on %s alone", name, backend.device, checked
+        )
     return backend

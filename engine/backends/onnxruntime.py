@@ -9,7 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX, EngineDirectory
-from medfocus.engine.backends import Array, Device
+from medfocus.engine.backends import Array
+from medfocus.engine.parity import Device
 from medfocus.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -1,14 +1,11 @@
 """The OpenVINO backend: the exported graphs on a CPU, in bf16 or int8 where it has them."""
 
 import logging
-import timeit
-from functools import cache
 from typing import Any
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
-from openvino import opset13 as opset
 
 from medfocus.engine.artifact import (
     CLASSIFIER_INT8,
@@ -17,8 +14,8 @@ from medfocus.engine.artifact import (
     SEGMENTER_ONNX,
     EngineDirectory,
 )
-from medfocus.engine.backends import Array, Device
-from medfocus.engine.precision import Arithmetic
+from medfocus.engine.backends import Array
+from medfocus.engine.parity import Device
 from medfocus.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -93,32 +90,6 @@ class OpenVinoBackend:
 def has_bf16(core: openvino.Core) -> bool:
     """Whether OpenVINO finds bf16 arithmetic in this processor."""
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-@cache
-def best_arithmetic(wanted: Arithmetic) -> Arithmetic:
-    """What stands for a half precision here: bf16 where that is the faster, or else fp32.
-
-    A processor may have bf16 and gain nothing by it: Intel's without AMX compute it more slowly
-    than fp32, AMD's about twice as fast. So one product is timed, once a process.
-    """
-    core = openvino.Core()
-    if wanted == "fp32" or not has_bf16(core):
-        return "fp32"
-    fp32, bf16 = (_product_seconds(core, HINTS[arithmetic]) for arithmetic in ("fp32", "bf16"))
-    return "bf16" if bf16 < fp32 else "fp32"
-
-
-def _product_seconds(core: openvino.Core, hint: str) -> float:
-    """Of (1024, 768) · (768, 3072), a ViT-B layer's largest product; the best of ten runs."""
-    tokens = opset.parameter([1024, 768], np.float32)
-    weights = opset.constant(np.ones((768, 3072), np.float32))
-    model = openvino.Model([opset.matmul(tokens, weights, False, False)], [tokens])
-    hints = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(model, "CPU", hints).create_infer_request()
-    inputs = [np.ones((1024, 768), np.float32)]
-    request.infer(inputs)
-    return min(timeit.repeat(lambda: request.infer(inputs), number=1, repeat=10))
 
 
 def _run(request: openvino.InferRequest, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from medfocus.engine import cuda
 from medfocus.engine.artifact import EngineDirectory
-from medfocus.engine.backends import Array, Device
+from medfocus.engine.backends import Array
+from medfocus.engine.parity import Device
 from medfocus.engine.tensorrt_library import (
     CLASSIFIER_PLAN,
     PLANS,

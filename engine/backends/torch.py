@@ -1,6 +1,7 @@
 """The PyTorch backend: the graphs themselves, eager, in half precision by PyTorch's autocast."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from medfocus.engine.artifact import (
     EngineDirectory,
     load_tensors,
 )
-from medfocus.engine.backends import Array, Device
+from medfocus.engine.backends import Array
+from medfocus.engine.parity import Device
 from medfocus.errors import InputError
 from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
@@ -61,7 +63,7 @@ class TorchBackend:
         self, image: Array, points: Array, labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """See `Backend.segment`."""
-        with self._autocast("segmenter"), _no_tf32():
+        with self._autocast("segmenter"), _exact_float32(self.device):
             output = self._segmenter(*self._tensors(image, points, labels))
         focus_logits, score = (tensor.float().cpu().numpy() for tensor in output)
         return focus_logits, score
@@ -71,7 +73,7 @@ class TorchBackend:
         self, image: Array, focus_logits: Array, rows: Array, cols: Array
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """See `Backend.classify`."""
-        with self._autocast("classifier"), _no_tf32():
+        with self._autocast("classifier"), _exact_float32(self.device):
             output = self._classifier(*self._tensors(image, focus_logits, rows, cols))
         embedding, probabilities, patch_focus = (t.float().cpu().numpy() for t in output[:3])
         return embedding, probabilities, patch_focus, output.focused.cpu().numpy()
@@ -89,16 +91,22 @@ class TorchBackend:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
 
 
-def _no_tf32() -> AbstractContextManager[None]:
-    """A float32 is meant: by default cuDNN rounds a convolution's inputs to ten bits."""
-    cudnn = torch.backends.cudnn
-    flags: AbstractContextManager[None] = cudnn.flags(
-        enabled=True,
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
-    )
-    return flags
+@contextmanager
+def _exact_float32(device: Device) -> Iterator[None]:
+    """A float32 is meant: on CUDA, cuDNN rounds a convolution's inputs to ten bits by default."""
+    if device == "cpu":
+        yield
+        return
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    settings = (conv, torch.backends.cuda.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
 
 
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:

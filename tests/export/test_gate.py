@@ -69,7 +69,7 @@ def test_a_bf16_graph_is_held_to_bf16_in_float32_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a processor without bf16: the graph's weights are rounded all the same."""
-    monkeypatch.setattr("medfocus.engine.backends.openvino.best_arithmetic", lambda dtype: "fp32")
+    monkeypatch.setattr("medfocus.export.openvino_arithmetic.best_arithmetic", lambda dtype: "fp32")
     manifest = build(
         tmp_path / "engine", random_parts(), Plan("bf16", ("openvino",), buckets=(1,)), phantoms(4)
     )
@@ -94,7 +94,7 @@ def test_an_optional_target_that_misses_is_left_out_with_its_files(
 ) -> None:
     """PyTorch's bf16 stands for the one that misses; what it alone reads goes with it."""
     monkeypatch.setitem(THRESHOLDS, "bf16", replace(THRESHOLDS["bf16"], mask_iou=1.1))
-    monkeypatch.setattr("medfocus.engine.backends.openvino.best_arithmetic", lambda dtype: "fp32")
+    monkeypatch.setattr("medfocus.export.openvino_arithmetic.best_arithmetic", lambda dtype: "fp32")
     monkeypatch.setattr(Gate, "_by_range", lambda *_: [])  # no block is to be spared
     said = StringIO()
     plan = Plan("bf16", ("torch", "openvino"), buckets=(1,), optional=True)
@@ -109,7 +109,7 @@ def test_an_optional_target_that_misses_is_left_out_with_its_files(
     assert manifest.backends == {"openvino": "fp32"}
     assert set(manifest.parity) == {"openvino"}
     assert not [name for name in manifest.files if name in (SEGMENTER_WEIGHTS, CLASSIFIER_WEIGHTS)]
-    assert "backend torch left out" in said.getvalue()
+    assert "target torch left out" in said.getvalue()
     assert Engine.load(tmp_path / "engine").backend == "openvino"
 
 
@@ -137,7 +137,7 @@ def test_openvinos_bf16_falls_back_to_float32(
     """Its bf16 is a hint for the whole graph, so sparing blocks would not help."""
     limits = THRESHOLDS["bf16"]
     monkeypatch.setitem(THRESHOLDS, "bf16", replace(limits, patch_focus_difference=0.0))
-    monkeypatch.setattr("medfocus.engine.backends.openvino.best_arithmetic", lambda dtype: "bf16")
+    monkeypatch.setattr("medfocus.export.openvino_arithmetic.best_arithmetic", lambda dtype: "bf16")
     manifest = build(
         tmp_path / "engine", random_parts(), Plan("fp16", ("openvino",), buckets=(1,)), phantoms(2)
     )

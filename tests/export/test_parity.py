@@ -86,7 +86,7 @@ def test_figures_are_what_they_say() -> None:
     plan = [[2, 0], [4, 1], [3, 2]]
     order = [2, 0, 4, 1, 3, 2]
     found = Answers(*(value[order] for value in vars(unordered).values()))
-    parity = compare(found, expected, plan)
+    parity = compare(found, expected, plan, alone=1.0, device="cpu")
     cosines, overlaps, errors, agree = [], [], [], 0
     for row in order:
         a, b = unordered.embedding[row].astype(float), expected.embedding[row].astype(float)
@@ -185,5 +185,5 @@ def test_faults_are_seen(
     faulty = Faulty(reference, fault)
     found = answers(faulty, images, plan, expected)
     alone = mask_iou_alone(faulty, images, found, expected, plan)
-    missed = THRESHOLDS["int8"].missed(compare(found, expected, plan, alone))
+    missed = THRESHOLDS["int8"].missed(compare(found, expected, plan, alone, "cpu"))
     assert (figure is None and not missed) or any(m.startswith(f"{figure} ") for m in missed)
