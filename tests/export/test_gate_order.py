@@ -95,7 +95,17 @@ def test_openvinos_fall_back_repeats_nothing_else(script: Any) -> None:
     assert manifest.backends == {"onnxruntime": "fp16", "openvino": "fp32"}
 
 
-def test_other_graphs_are_checked_by_all_again_but_not_by_int8(script: Any) -> None:
+def test_what_passed_is_checked_again_on_other_graphs(script: Any) -> None:
+    run = script("fp16", ("onnx", "torch"))
+    run.passes = lambda backend, manifest: (
+        backend != "torch fp16" or len(manifest.precision.float32_blocks) == 1
+    )
+    run.run()
+    once = ["onnxruntime fp16", "torch fp16"]
+    assert run.done == ["write 0", *once, "write 1", *once]
+
+
+def test_int8_is_not_checked_again(script: Any) -> None:
     run = script("fp16", ("openvino", "torch", "tensorrt"), int8=True)
     run.passes = lambda backend, manifest: (
         backend != "torch fp16" or len(manifest.precision.float32_blocks) == 3
