@@ -30,6 +30,7 @@ from rich.progress import track
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
+from medfocus.benchmarks.processor import processor
 from medfocus.benchmarks.random_weights import SAM2_CONFIGS
 from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import Array, load_backend
@@ -172,17 +173,9 @@ def _pixels(prompts: Prompts) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 
 def _machine(threads: int) -> dict[str, Any]:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
     packages = ("torch", "sam2", "open_clip_torch", "onnxruntime", "openvino", "nncf")
     return {
-        "processor": model,
+        "processor": processor(),
         "threads": threads,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from medfocus.benchmarks.processor import processor
+
 # A stage of the gate: running images, and not making or loading what runs them.
 CHECKS = ("PyTorch's answers", "checking", "SAM2 at")
 _STAGE = re.compile(r"^(\S.*?) +(\d+\.\d) s$", re.MULTILINE)
@@ -48,6 +50,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     stages = {name: float(value) for name, value in _STAGE.findall(done.stderr)}
     checking = sum(value for name, value in stages.items() if name.startswith(CHECKS))
     return {
+        "processor": processor(),
         "arguments": " ".join(_without_paths(arguments)),
         "status": done.returncode,
         "error": done.stderr.splitlines()[-1] if done.returncode else None,

@@ -48,9 +48,9 @@ medfocus-export --inspect engines/mine     # what it holds, whether it is intact
 | `tensorrt` | the ONNX files and `plans/<architecture>-<version>/` | TensorRT, CUDA |
 
 `--targets` names them; without it, all that can be built and checked on this machine are, the
-others are named with the reason, and a target that misses the gate is left out. An engine loads only in the backends it was checked in;
-`Engine.load(backend="auto")` takes the fastest that is installed: on CUDA TensorRT, PyTorch, ONNX
-Runtime, on a CPU OpenVINO, ONNX Runtime, PyTorch.
+others are named with the reason, and a target that misses the gate is left out. An engine loads
+only in the backends it was checked in; `Engine.load(backend="auto")` takes the fastest that is
+installed: on CUDA TensorRT, PyTorch, ONNX Runtime, on a CPU OpenVINO, ONNX Runtime, PyTorch.
 
 The two ONNX graphs are the whole computation, prompts to masks and images to probabilities
 (selection, pooling, bias, head and softmax inside), with dynamic batch, prompts and points, in
@@ -85,9 +85,9 @@ Each runtime computes as it can, and is checked as it does:
 
 ## The parity gate
 
-On the CPU, or on CUDA where the backend runs on it; the manifest says on which, and an engine that
-loads on the other logs a warning. At least 64 images: those of `--calibration`, then phantoms. Every bucket gets its share of them, in
-full batches of images that differ. Masks, scores and labels are compared end to end; embeddings,
+The manifest says whether a backend was checked on the CPU or on CUDA; one that loads on the other
+logs a warning. At least 64 images: those of `--calibration`, then phantoms. Every bucket gets its
+share of them, in full batches of images that differ. Masks, scores and labels are compared end to end; embeddings,
 probabilities, patch focus and whether it is focused with both classifiers given the same masks.
 *Worst* is over images, *largest* over all values. An image whose mask is not the reference's runs
 once more alone: near ties between SAM2's candidates may go either way, but not with the
@@ -106,8 +106,8 @@ weights at the architecture's own size. Trained weights may pass it; random ones
 ## Speed on a CPU
 
 From uint8 arrays to the embedding with nine prompts an image; each table is one interleaved run
-(`python -m medfocus.benchmarks.cpu_speed`). *Ratio* is the median of the rounds'
-ratios to upstream's own code, with quartiles. The weights are random and find no region, so the
+(`python -m medfocus.benchmarks.cpu_speed`). *Ratio* is the median of the rounds' ratios to
+upstream's own code, with quartiles. The weights are random and find no region, so the
 cosine is that with upstream's `encode_image`.
 
 {speed}
@@ -115,8 +115,9 @@ cosine is that with upstream's `encode_image`.
 ## What an export costs
 
 Two cores, no GPU, random weights from the files that `python -m medfocus.benchmarks.random_weights`
-writes (`python -m medfocus.benchmarks.export_cost`). *Without checks* is all but running the images of the gate: loading, tracing, writing and hashing, and every
-backend loaded.
+writes (`python -m medfocus.benchmarks.export_cost`). *Without checks* is all but running the images
+of the gate: loading, tracing, writing and hashing, and every backend loaded. The seconds are upper
+bounds: other work ran on the machine beside some of the exports.
 
 {cost}
 
@@ -243,10 +244,11 @@ def render(results: dict[str, Any]) -> str:
         ),
         speed="\n\n".join(map(_speed, results["speed"])),
         cost=_table(
-            ("export", "seconds", "without checks", "peak memory"),
+            ("export", "processor", "seconds", "without checks", "peak memory"),
             [
                 [
                     f"`{row['arguments']}`",
+                    row["processor"],
                     f"{row['seconds']:.0f}",
                     f"{row['seconds_without_checks']:.0f}",
                     f"{row['peak_gb']:.1f} GiB",
