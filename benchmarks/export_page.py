@@ -87,11 +87,12 @@ Each runtime computes as it can, and is checked as it does:
 
 The manifest says whether a backend was checked on the CPU or on CUDA; one that loads on the other
 logs a warning. At least 64 images: those of `--calibration`, then phantoms. Every bucket gets its
-share of them, in full batches of images that differ. Masks, scores and labels are compared end to end; embeddings,
-probabilities, patch focus and whether it is focused with both classifiers given the same masks.
-*Worst* is over images, *largest* over all values. An image whose mask is not the reference's runs
-once more alone: near ties between SAM2's candidates may go either way, but not with the
-neighbours in the batch. The prompts are the zero-shot ones; boxes and points are not gated.
+share of them, in full batches of images that differ. Masks, scores and labels are compared end to
+end; embeddings, probabilities, patch focus and whether it is focused with both classifiers given
+the same masks. *Worst* is over images, *largest* over all values. An image whose mask is not the
+reference's runs once more alone: near ties between SAM2's candidates may go either way, but not
+with the neighbours in the batch. The prompts are the zero-shot ones; boxes and points are not
+gated.
 
 {thresholds}
 
