@@ -224,7 +224,7 @@ def test_a_read_only_place_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.slow
 def test_twenty_kills_leave_the_former_engine_or_the_new(tmp_path: Path) -> None:
-    """SIGKILL at random moments; what is at the target afterwards is always whole.
+    """SIGKILL at random moments of its writing; what is at the target afterwards is always whole.
 
     Each export is forked from a process that has imported everything, so that the moments fall
     into its work.
@@ -239,6 +239,13 @@ def test_twenty_kills_leave_the_former_engine_or_the_new(tmp_path: Path) -> None
         process.start()
         return process
 
+    def writing() -> int | None:
+        """Which folder is being written, or was when its writer was killed."""
+        try:
+            return (tmp_path / ".engine.staging").stat().st_ctime_ns
+        except FileNotFoundError:
+            return None
+
     for focus in ("soft", "none"):  # by the second, the server has imported what it preloads
         begun = time.monotonic()
         process = start(focus)
@@ -247,20 +254,22 @@ def test_twenty_kills_leave_the_former_engine_or_the_new(tmp_path: Path) -> None
         assert process.exitcode == 0
         assert read_engine_directory(out).manifest.focus.mode == focus
     draw = random.Random(11)
-    killed = in_its_work = 0
+    killed = 0
     for number in range(20):
         before = read_engine_directory(out).manifest.focus.mode
-        wanted = ("none", "soft")[number % 2]
-        # The gate, which float32 has not, takes several times `whole`.
-        process = start(wanted, *(["--bf16", "--batch", "1"] if number % 4 == 0 else []))
-        process.join(draw.uniform(0.05, 1.0) * whole)
+        wanted = ("none", "soft")[number // 2 % 2]
+        # Every second one is long in the gate, which float32 has not; the others end soon.
+        gated = number % 2 == 0
+        left_behind = writing()
+        process = start(wanted, *(["--bf16", "--batch", "1"] if gated else []))
+        while process.is_alive() and writing() == left_behind:
+            time.sleep(0.001)
+        process.join(draw.uniform(0.0, 1.0 if gated else 0.3) * whole)
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
-        in_its_work += (tmp_path / ".engine.staging").exists()
         assert read_engine_directory(out).manifest.focus.mode in (before, wanted)
-    assert killed >= 10, "most ended before their moment came"
-    assert in_its_work >= 3, "none was killed while it wrote"
+    assert killed >= 10, "those in the gate at least"
     assert export("-o", out, "--targets", "torch", "--focus", "hard", "--force") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["engine"]
     assert read_engine_directory(out).manifest.focus.mode == "hard"
