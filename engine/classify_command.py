@@ -116,7 +116,6 @@ def _classify_all(
     if rows:
         report.print(f"{len(rows)} of {len(files)} were finished before")
     waiting = [file for file in files if file not in rows]
-    size = arguments.batch_size or engine.manifest.buckets[-1]
     progress = Progress(
         TextColumn("classifying"),
         BarColumn(),
@@ -128,18 +127,17 @@ def _classify_all(
     with progress, journal:
         task = progress.add_task("", total=len(files), completed=len(rows), failed=0)
         failed = 0
-        for start in range(0, len(waiting), size):
-            batch = waiting[start : start + size]
-            for file, predictions in zip(batch, engine.classify_each(batch), strict=True):
-                rows[file] = [prediction.to_json() for prediction in predictions]
-                if any(prediction.error for prediction in predictions):
-                    failed += 1  # and tried again when resumed: what was wrong may be mended
-                    continue
+        answered = engine.stream_each(waiting, batch_size=arguments.batch_size)
+        for file, predictions in zip(waiting, answered, strict=True):
+            rows[file] = [prediction.to_json() for prediction in predictions]
+            if any(prediction.error for prediction in predictions):
+                failed += 1  # and tried again when resumed: what was wrong may be mended
+            else:
                 if arguments.overlays:
                     _draw_overlays(arguments.overlays, file, predictions, engine.manifest)
                 journal.write(json_line([keys[file], rows[file]]))
-            journal.flush()
-            progress.update(task, advance=len(batch), failed=failed)
+                journal.flush()
+            progress.update(task, advance=1, failed=failed)
     return [row for file in files for row in rows[file]]
 
 

@@ -1,62 +1,105 @@
 """`Engine`: an engine directory that answers."""
 
 import logging
-import threading
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.engine.artifact import read_engine_directory
 from medfocus.engine.backends import Backend, load_backend
-from medfocus.engine.images import ImageSource, SourceImage, read_images
+from medfocus.engine.images import ImageSource
 from medfocus.engine.manifest import Manifest
+from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.prediction import Prediction
-from medfocus.engine.prepare import MASK_STRIDE, Box, Points, Prepared, collate, prepare
+from medfocus.engine.prompts import Box, Points
+from medfocus.engine.requests import Request, Response, respond
+from medfocus.engine.slot import HostSlot
+from medfocus.engine.stats import Span, Stats
+from medfocus.engine.streams import ThreadStream
 from medfocus.errors import InputError, MedfocusError, OutputError
 
-NO_REGION = -32.0  # a focus logit that says "nothing here", as the segmenter's graph writes it
-
 log = logging.getLogger(__name__)
+
+MOST_WAIT_MS = 60_000.0
+MOST_THREADS = 16  # that read and prepare
+_MISSING: Any = object()
 
 
 class Engine:
     """Segments and classifies images; made by `Engine.load`. Safe to share between threads.
+
+    Calls from several threads share batches: what waits together runs together.
 
     Attributes:
         manifest: what the engine directory says about itself.
         backend: the name of the runtime in use; device: where it runs.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, pipeline: Pipeline) -> None:
         self.manifest = manifest
         self._backend = backend
-        self._lock = threading.Lock()
-        self._closed = False
+        self._pipeline = pipeline
+        # The pipeline's threads know nothing of the engine, so that dropping it ends them.
+        self._dropped = weakref.finalize(self, pipeline.stop)
+        self._dropped.atexit = False  # the pipeline's own way out waits for them
 
     @classmethod
-    def load(cls, path: str | Path, backend: str = "auto", device: str = "auto") -> "Engine":
-        """Read an engine directory, check every hash, and make its graphs ready.
+    def load(
+        cls,
+        path: str | Path,
+        backend: str = "auto",
+        device: str = "auto",
+        *,
+        max_batch: int | None = None,
+        max_wait_ms: float = 0.0,
+        deterministic: bool = False,
+    ) -> "Engine":
+        """Read an engine directory, check every hash, and make its graphs and buffers ready.
 
         Args:
             path: the directory.
             backend: `auto`, `torch`, `onnxruntime`, `openvino` or `tensorrt`.
             device: `auto`, `cpu` or `cuda`.
+            max_batch: most images that run together; by default the largest batch size that the
+                engine was exported for.
+            max_wait_ms: milliseconds for which images wait for others to fill a batch. With 0
+                they go together only if they waited anyway, while a batch was under way.
+            deterministic: run every image by itself, so that no bit of its answer depends on
+                the others in its batch.
 
         Raises:
             EngineDirectoryError: incomplete, changed, or of an unknown schema.
             WeightsError: tensors that do not fit the architectures it names.
-            InputError: a backend or device that is not there.
+            InputError: a backend or device that is not there, or a setting out of its range.
         """
         directory = read_engine_directory(path)
-        engine = cls(directory.manifest, load_backend(directory, backend, device))
-        log.info("engine loaded: backend %s on %s", engine.backend, engine.device)
-        return engine
+        manifest = directory.manifest
+        images = _batch_limit(max_batch, manifest.buckets[-1], deterministic)
+        if not 0 <= max_wait_ms <= MOST_WAIT_MS:
+            raise InputError("max_wait_ms", f"is {max_wait_ms}", f"use 0 to {MOST_WAIT_MS:g}")
+        runtime = load_backend(directory, backend, device)
+        # On a CPU both models use all cores: side by side they would only hinder each other.
+        segment = ThreadStream("segment")
+        classify = segment if runtime.device == "cpu" else ThreadStream("classify")
+        batches = 2 if segment is classify else 3  # one in each stream, one being prepared
+        pipeline = Pipeline(
+            [HostSlot(runtime, manifest, images) for _ in range(batches)],
+            segment,
+            classify,
+            max_batch=images,
+            max_wait=max_wait_ms / 1000,
+            threads=min(len(os.sched_getaffinity(0)), MOST_THREADS),
+            release=runtime.close,
+        )
+        log.info("engine loaded: backend %s on %s", runtime.name, runtime.device)
+        return cls(manifest, runtime, pipeline)
 
     @property
     def backend(self) -> str:
@@ -88,119 +131,142 @@ class Engine:
 
         Raises:
             InputError: an empty batch, boxes or points that are not one an item, a closed engine.
+            DeviceError: the backend died in an earlier call.
             MedfocusError: with `strict`, what is wrong with an item.
         """
-        each = self.classify_each(_as_list(batch), boxes, points)
-        answers = [answer for frames in each for answer in frames]
+        sources = _as_list(batch)
+        for prompts, name in ((boxes, "boxes"), (points, "points")):
+            if prompts is not None and len(prompts) != len(sources):
+                problem = f"{len(prompts)} for {len(sources)} images"
+                raise InputError(name, problem, "give one an image, None for none")
+        answers = list(self.stream(sources, boxes=boxes, points=points))
         for answer in answers:
             if strict and answer.error is not None:
                 raise answer.error
         return answers
 
-    def classify_each(
+    def stream(
         self,
-        sources: Sequence[ImageSource],
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
-    ) -> list[list[Prediction]]:
-        """As `classify`, with a list an item: the predictions of its frames."""
-        boxes = _matching(boxes, sources, "boxes")
-        points = _matching(points, sources, "points")
-        answers: list[list[Prediction]] = [[] for _ in sources]
-        # Images wait, with their place among the answers, until there are enough for a run.
-        # Prompts are not padded to one shape: a padding point takes part in SAM2's attention, and
-        # an image's answer must not depend on the prompts of its neighbours.
-        waiting: dict[tuple[int, ...], list[_Waiting]] = defaultdict(list)
-        items = zip(sources, boxes, points, answers, strict=True)
-        for number, (source, box, own, frames) in enumerate(items):
-            name = str(source) if isinstance(source, str | Path) else f"item {number}"
-            try:
-                images = read_images(source, name)
-            except MedfocusError as error:
-                frames.append(_failed(name, error))
-                continue
-            for image in images:
-                try:
-                    prepared = self._prepare(image, box, own)
-                except MedfocusError as error:
-                    frames.append(_failed(image.source, error))
-                    continue
-                chunk = waiting[prepared.points.shape]
-                chunk.append(_Waiting(frames, len(frames), prepared))
-                frames.append(_unanswered(image, prepared))
-                if len(chunk) == self.manifest.buckets[-1]:
-                    self._answer(chunk)
-                    chunk.clear()
-        for chunk in waiting.values():
-            if chunk:
-                self._answer(chunk)
-        return answers
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[Box | None] | None = None,
+        points: Iterable[Points | None] | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify images one after another, in order, in bounded memory.
+
+        Reading, segmentation and classification of different images go on at once, and while the
+        caller works on a prediction. Files are read by threads; what is in memory is copied when
+        the iterable gives it. Where the iterable itself raises, so does this, once all that came
+        before is answered.
+
+        Args:
+            sources: as the items of `classify`'s batch; may be endless. Pulled in the caller's
+                thread, some batches ahead of the predictions.
+            boxes, points: as `classify`'s, one a source.
+            batch_size: images that are submitted together; by default `max_batch`. With 1 each
+                is under way at once.
+
+        Raises:
+            InputError: boxes or points that are not one a source, a closed engine.
+            DeviceError: the backend died in an earlier call. Where it dies in this one, each
+                prediction that is left carries that error.
+        """
+        responses = self._respond(sources, boxes, points, batch_size)
+        return (self._prediction(response) for response in responses)
+
+    def stream_each(
+        self, sources: Iterable[ImageSource], *, batch_size: int | None = None
+    ) -> Iterator[list[Prediction]]:
+        """As `stream`, with a list a source: the predictions of its frames."""
+        responses = self._respond(sources, None, None, batch_size)
+        for _, frames in groupby(responses, key=lambda response: response.number):
+            yield [self._prediction(response) for response in frames]
+
+    def stats(self) -> Stats:
+        """What it has done since it was loaded, and what waits."""
+        return self._pipeline.stats()
+
+    def tracing(self) -> AbstractContextManager[list[Span]]:
+        """A list that receives every piece of work that is done until the block ends."""
+        return self._pipeline.tracing()
 
     def close(self) -> None:
-        """Release the backend's memory; `classify` raises InputError afterwards."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._backend.close()
+        """Answer what is under way, then release threads and memory.
 
-    def _prepare(self, image: SourceImage, box: Box | None, points: Points | None) -> Prepared:
-        manifest = self.manifest
-        return prepare(image, manifest.preprocessing, manifest.focus, manifest.prompts, box, points)
+        What waits in other threads is answered with an InputError, and so is every later call.
+        """
+        self._dropped.detach()
+        self._pipeline.close()
 
-    def _answer(self, chunk: list["_Waiting"]) -> None:
-        """Run both graphs on a chunk and write its predictions into their places."""
-        batch = collate([waiting.prepared for waiting in chunk], self.manifest.preprocessing)
+    def _respond(
+        self,
+        sources: Iterable[ImageSource],
+        boxes: Iterable[Box | None] | None,
+        points: Iterable[Points | None] | None,
+        batch_size: int | None,
+    ) -> Iterator[Response]:
+        if batch_size is not None and batch_size < 1:
+            raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
+        if self._pipeline.failure is not None:
+            raise self._pipeline.failure
+        requests = _requests(sources, boxes, points)
+        size = batch_size or self._pipeline.stats().max_batch
+        return respond(self._pipeline, requests, self.manifest.prompts, size)
+
+    def _prediction(self, response: Response) -> Prediction:
+        try:
+            answer = response.answer.result()
+        except MedfocusError as error:
+            return _failed(response.source, error)
+        if not np.isfinite(answer.probabilities).all():
+            problem = "the model's probabilities are not finite numbers"
+            mend = "check the engine's weights and head; the image itself was readable"
+            return _failed(response.source, OutputError(response.source, problem, mend))
+        classes = self.manifest.classes
         steered = self.manifest.focus.mode != "none"
-        with self._lock:
-            if self._closed:
-                raise InputError("engine", "is closed", "load it again")
-            if steered:
-                logits, score = self._backend.segment(batch.segmenter, batch.points, batch.labels)
-            else:
-                logits, score = self._no_focus(len(chunk))
-            _, probabilities, patch_focus, focused = self._backend.classify(
-                batch.classifier, logits, batch.rows, batch.cols
-            )
-        for row, waiting in enumerate(chunk):
-            unanswered = waiting.frames[waiting.place]
-            if not np.isfinite(probabilities[row]).all():
-                waiting.frames[waiting.place] = _failed(
-                    unanswered.source,
-                    OutputError(
-                        unanswered.source,
-                        "the model's probabilities are not finite numbers",
-                        "check the engine's weights and head; the image itself was readable",
-                    ),
-                )
-                continue
-            # Copies, so that keeping one prediction does not keep its whole batch.
-            waiting.frames[waiting.place] = replace(
-                unanswered,
-                label=self.manifest.classes[int(probabilities[row].argmax())],
-                probabilities=dict(
-                    zip(self.manifest.classes, map(float, probabilities[row]), strict=True)
-                ),
-                focused=bool(focused[row]),
-                focus_score=float(score[row]) if steered else None,
-                focus_logits=logits[row].copy() if steered else None,
-                patch_focus=patch_focus[row].copy() if steered else None,
-            )
-
-    def _no_focus(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        side = self.manifest.preprocessing.segmenter.size // MASK_STRIDE
-        return (
-            np.full((count, side, side), NO_REGION, np.float32),
-            np.zeros(count, np.float32),
+        return Prediction(
+            source=response.source,
+            label=classes[int(answer.probabilities.argmax())],
+            probabilities=dict(zip(classes, answer.probabilities.tolist(), strict=True)),
+            focused=answer.focused,
+            focus_score=answer.score if steered else None,
+            focus_logits=answer.focus_logits if steered else None,
+            image_size=response.image_size,
+            patch_focus=answer.patch_focus if steered else None,
+            warnings=response.warnings,
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """An image to run, and where its prediction goes: `frames[place]`."""
+def _batch_limit(asked: int | None, largest: int, deterministic: bool) -> int:
+    if deterministic:
+        if asked not in (None, 1):
+            raise InputError("max_batch", f"is {asked}", "leave it out, or deterministic")
+        return 1
+    if asked is None:
+        return largest
+    if not 1 <= asked <= largest:
+        raise InputError(
+            "max_batch",
+            f"is {asked}, and this engine was checked with batches of 1 to {largest}",
+            "use one of these, or export it with a larger --batch",
+        )
+    return asked
 
-    frames: list[Prediction]
-    place: int
-    prepared: Prepared
+
+def _requests(
+    sources: Iterable[ImageSource],
+    boxes: Iterable[Box | None] | None,
+    points: Iterable[Points | None] | None,
+) -> Iterator[Request]:
+    if isinstance(sources, str | Path | Image.Image):
+        raise InputError("sources", "are one image", "give a list of it, or use classify")
+    given = [column for column in (boxes, points) if column is not None]
+    for source, *own in zip_longest(sources, *given, fillvalue=_MISSING):
+        if any(value is _MISSING for value in (source, *own)):
+            raise InputError("boxes, points", "are not one a source", "give None for none")
+        box = None if boxes is None else own[0]
+        yield Request(source, box, None if points is None else own[-1])
 
 
 def _as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
@@ -216,22 +282,6 @@ def _as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     if not items:
         raise InputError("batch", "is empty", "give at least one image")
     return items
-
-
-def _matching(prompts: Sequence[Any] | None, sources: Sequence[Any], name: str) -> Sequence[Any]:
-    if prompts is None:
-        return [None] * len(sources)
-    if len(prompts) != len(sources):
-        raise InputError(
-            name, f"{len(prompts)} for {len(sources)} images", "give one an image, None for none"
-        )
-    return prompts
-
-
-def _unanswered(image: SourceImage, prepared: Prepared) -> Prediction:
-    return Prediction(
-        image.source, None, {}, False, None, None, prepared.image_size, None, image.warnings
-    )
 
 
 def _failed(name: str, error: MedfocusError) -> Prediction:

@@ -9,21 +9,10 @@ from numpy.typing import NDArray
 from medfocus.engine.geometry import Geometry, pooling_weights
 from medfocus.engine.images import SourceImage
 from medfocus.engine.preprocess import classifier_pixels, normalise, segmenter_pixels
-from medfocus.errors import InputError
-from medfocus.settings import (
-    BACKGROUND,
-    BOX_BOTTOM_RIGHT,
-    BOX_TOP_LEFT,
-    FOREGROUND,
-    Focus,
-    Preprocessing,
-    Prompts,
-)
+from medfocus.settings import Focus, Preprocessing, Prompts
 
 MASK_STRIDE = 4  # SAM2's low-resolution masks have one value for 4×4 pixels of its input
-
-Box = Sequence[float]  # left, top, right, bottom in pixels of the source image
-Points = Sequence[Sequence[float]]  # (x, y) or (x, y, label) in pixels of the source image
+NO_REGION = -32.0  # a focus logit that says "nothing here", as the segmenter's graph writes it
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,36 +46,55 @@ class Batch:
     points: NDArray[np.float32]  # (B, P, n, 2)
     labels: NDArray[np.int32]  # (B, P, n)
 
+    @classmethod
+    def allocate(
+        cls, count: int, preprocessing: Preprocessing, cells: int, prompts: tuple[int, ...]
+    ) -> "Batch":
+        """Memory for `count` images with prompts (P, n); what it holds is arbitrary."""
+        first, second = preprocessing.segmenter, preprocessing.classifier
+        weights = (count, cells, first.size // MASK_STRIDE)
+        return cls(
+            np.empty((count, 3, first.size, first.size), np.float32),
+            np.empty((count, 3, second.size, second.size), np.float32),
+            np.empty(weights, np.float32),
+            np.empty(weights, np.float32),
+            np.zeros((count, *prompts, 2), np.float32),
+            np.zeros((count, *prompts), np.int32),
+        )
+
+    def write(self, row: int, item: Prepared, preprocessing: Preprocessing) -> None:
+        """Normalise an image into its row."""
+        first, second = preprocessing.segmenter, preprocessing.classifier
+        normalise(item.segmenter, first.mean, first.std, self.segmenter[row])
+        normalise(item.classifier, second.mean, second.std, self.classifier[row])
+        self.rows[row], self.cols[row] = item.rows, item.cols
+        self.points[row], self.labels[row] = item.points, item.labels
+
+
+def pooled_cells(preprocessing: Preprocessing, focus: Focus) -> int:
+    """Rows and columns of pooling weights: a patch each, or a pixel each where one is painted."""
+    second = preprocessing.classifier
+    return second.size if focus.mode == "overlay" else second.patch_grid
+
 
 def prepare(
-    image: SourceImage,
-    preprocessing: Preprocessing,
-    focus: Focus,
-    prompts: Prompts,
-    box: Box | None = None,
-    points: Points | None = None,
+    image: SourceImage, preprocessing: Preprocessing, focus: Focus, prompts: Prompts
 ) -> Prepared:
     """Resize an image for both models, and put its prompts into SAM2's frame.
 
     Args:
         image: what was read.
-        preprocessing, focus, prompts: the manifest's.
-        box, points: the caller's prompt for this image, in its own pixels; together they are one
-            prompt. Without them the zero-shot set is used.
+        preprocessing, focus: the manifest's.
+        prompts: the manifest's, or the caller's own for this image (`own_prompt`).
 
     Raises:
-        InputError: a box or points that are malformed or lie outside the image.
+        ImageError: so long and thin that CLIP's resizing would make it huge.
     """
     height, width = image.pixels.shape[:2]
     first, second = preprocessing.segmenter, preprocessing.classifier
     geometry = Geometry.fit(height, width, second.size, second.resize_mode)
-    cells = second.size if focus.mode == "overlay" else second.patch_grid
     mask = first.size // MASK_STRIDE
-    rows, cols = pooling_weights(geometry, cells, mask, mask)
-    if box is None and points is None:
-        relative, labels = np.array(prompts.points), np.array(prompts.labels)
-    else:
-        relative, labels = _own_prompt(box, points, height, width, image.source)
+    rows, cols = pooling_weights(geometry, pooled_cells(preprocessing, focus), mask, mask)
     return Prepared(
         segmenter_pixels(image.pixels, first.size),
         classifier_pixels(
@@ -94,66 +102,24 @@ def prepare(
         ),
         rows,
         cols,
-        (relative * first.size).astype(np.float32),
-        labels.astype(np.int32),
+        (np.array(prompts.points) * first.size).astype(np.float32),
+        np.array(prompts.labels, np.int32),
         (height, width),
     )
 
 
 def collate(prepared: Sequence[Prepared], preprocessing: Preprocessing) -> Batch:
-    """Stack images whose prompts have the same shape, and normalise them."""
-    first, second = preprocessing.segmenter, preprocessing.classifier
-    return Batch(
-        normalise(np.stack([item.segmenter for item in prepared]), first.mean, first.std),
-        normalise(np.stack([item.classifier for item in prepared]), second.mean, second.std),
-        np.stack([item.rows for item in prepared]),
-        np.stack([item.cols for item in prepared]),
-        np.stack([item.points for item in prepared]),
-        np.stack([item.labels for item in prepared]),
-    )
+    """A batch of images whose prompts have the same shape."""
+    like = prepared[0]
+    batch = Batch.allocate(len(prepared), preprocessing, len(like.rows), like.labels.shape)
+    for row, item in enumerate(prepared):
+        batch.write(row, item, preprocessing)
+    return batch
 
 
-def _own_prompt(
-    box: Box | None, points: Points | None, height: int, width: int, source: str
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """One prompt: points (1, n, 2) in [0, 1] of the image and labels (1, n), box corners first."""
-    corners: list[tuple[float, float, int]] = []
-    if box is not None:
-        left, top, right, bottom = _numbers(
-            box, (4,), f"box of {source}", "left, top, right, bottom"
-        )
-        if not (left < right and top < bottom):
-            raise InputError(
-                f"box of {source}", "has no area", "give left < right and top < bottom, in pixels"
-            )
-        corners = [(left, top, BOX_TOP_LEFT), (right, bottom, BOX_BOTTOM_RIGHT)]
-    for point in () if points is None else points:
-        x, y, *label = _numbers(point, (2, 3), f"point of {source}", "x, y or x, y, label")
-        kind = label[0] if label else FOREGROUND
-        if kind not in (BACKGROUND, FOREGROUND):
-            raise InputError(
-                f"point of {source}", f"has label {kind:g}", "use 1 for inside and 0 for outside"
-            )
-        corners.append((x, y, int(kind)))
-    if not corners:
-        raise InputError(f"points of {source}", "are empty", "give at least one, or None")
-    places = np.array([corner[:2] for corner in corners])[None] / (width, height)
-    if not ((places >= 0) & (places <= 1)).all():
-        raise InputError(
-            f"prompt of {source}",
-            f"lies outside the image, which is {width} pixels wide and {height} high",
-            "give pixels of the original image",
-        )
-    return places, np.array([[corner[2] for corner in corners]])
-
-
-def _numbers(
-    values: Sequence[float], lengths: tuple[int, ...], item: str, form: str
-) -> list[float]:
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) not in lengths or not np.isfinite(numbers).all():
-        raise InputError(item, "is malformed", f"give {form} as finite numbers")
-    return numbers
+def no_focus(
+    count: int, preprocessing: Preprocessing
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the segmenter answers where there is no region: logits (B, h, w) and score (B,)."""
+    side = preprocessing.segmenter.size // MASK_STRIDE
+    return np.full((count, side, side), NO_REGION, np.float32), np.zeros(count, np.float32)

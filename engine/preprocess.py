@@ -7,7 +7,7 @@ from PIL import Image
 from medfocus.engine.geometry import crop_offset, resized_size
 from medfocus.engine.images import MAX_PIXELS
 from medfocus.errors import ImageError
-from medfocus.settings import Interpolation, ResizeMode
+from medfocus.settings import Interpolation, ResizeMode, Rgb
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -58,15 +58,17 @@ def segmenter_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def normalise(
-    batch: NDArray[np.uint8], mean: tuple[float, float, float], std: tuple[float, float, float]
+    image: NDArray[np.uint8], mean: Rgb, std: Rgb, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """(batch / 255 − mean) / std: uint8 (B, S, S, 3) to contiguous float32 (B, 3, S, S).
+    """(image / 255 − mean) / std: uint8 (..., S, S, 3) to contiguous float32 (..., 3, S, S).
 
-    Rounds as torchvision's ToTensor and Normalize do, so that the values are theirs to the bit.
+    Into `out` where it is given. Rounds as torchvision's ToTensor and Normalize do, so that the
+    values are theirs to the bit.
     """
-    channels_first = batch.transpose(0, 3, 1, 2)  # (B, 3, S, S)
-    pixels = np.empty(channels_first.shape, dtype=np.float32)
-    np.divide(channels_first, np.float32(255), out=pixels)
-    pixels -= np.array(mean, dtype=np.float32)[:, None, None]
-    pixels /= np.array(std, dtype=np.float32)[:, None, None]
-    return pixels
+    channels_first = np.moveaxis(image, -1, -3)  # (..., 3, S, S)
+    if out is None:
+        out = np.empty(channels_first.shape, np.float32)
+    np.divide(channels_first, np.float32(255), out=out)
+    out -= np.array(mean, dtype=np.float32)[:, None, None]
+    out /= np.array(std, dtype=np.float32)[:, None, None]
+    return out

@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from medfocus.engine.backends import Array, Graphs
-from medfocus.engine.engine import NO_REGION
 from medfocus.engine.parity import Device, Parity, Thresholds
 from medfocus.engine.precision import Arithmetic
-from medfocus.engine.prepare import Batch, Prepared, collate
+from medfocus.engine.prepare import Batch, Prepared, collate, no_focus
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.settings import Preprocessing
 
@@ -127,9 +126,7 @@ def answers(
         if images.steered:
             logits, score = graphs.segment(batch.segmenter, batch.points, batch.labels)
         else:
-            side = batch.rows.shape[-1]
-            logits = np.full((len(rows), side, side), NO_REGION, np.float32)
-            score = np.zeros(len(rows), np.float32)
+            logits, score = no_focus(len(rows), images.preprocessing)
         found = graphs.classify(batch.classifier, logits, batch.rows, batch.cols)
         labels = found[1].argmax(-1)
         if reference is not None:

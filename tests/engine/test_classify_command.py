@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,15 @@ class CountingEngine:
     def seen(self) -> list[str]:
         return [Path(path).name for batch in self.batches for path in batch]
 
-    def classify_each(self, batch: Sequence[Path]) -> list[list[Prediction]]:
-        self.before_batch(len(self.batches))
-        self.batches.append([str(path) for path in batch])
-        return [self._answers(path) for path in batch]
+    def stream_each(
+        self, sources: Sequence[Path], *, batch_size: int | None = None
+    ) -> Iterator[list[Prediction]]:
+        size = batch_size or self.manifest.buckets[-1]
+        for start in range(0, len(sources), size):
+            batch = sources[start : start + size]
+            self.before_batch(len(self.batches))
+            self.batches.append([str(path) for path in batch])
+            yield from map(self._answers, batch)
 
     def _answers(self, path: Path) -> list[Prediction]:
         try:

@@ -1,0 +1,101 @@
+"""What the pipeline is made of: streams that do work in order, and events that say it is done.
+
+The pipeline knows these two protocols only. Here are worker threads; `cuda_stream.py` has CUDA's
+streams, in the same words.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol
+
+Work = Callable[[], object]
+
+
+class Event(Protocol):
+    """The end of a piece of work, in the future or in the past."""
+
+    @property
+    def begun(self) -> float:
+        """When the work began, on the clock of `time.perf_counter`; known after `wait`."""
+
+    @property
+    def ended(self) -> float:
+        """When it ended."""
+
+    def wait(self) -> None:
+        """Let this thread wait until the work has ended.
+
+        Raises:
+            BaseException: what the work, or work that it was to follow, has raised.
+        """
+
+
+class Stream(Protocol):
+    """Does what it is given, one piece of work at a time, in order."""
+
+    def submit(self, work: Work, after: Event | None = None) -> Event:
+        """Queue work, to begin once `after` has ended; where that failed it fails alike.
+
+        Returns at once.
+        """
+
+    def close(self) -> None:
+        """Wait for the work that is queued, and end. Nothing may be submitted afterwards."""
+
+
+class ThreadEvent:
+    """An event that a thread sets."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0.0
+        self._happened = threading.Event()
+        self._error: BaseException | None = None
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """The work has ended, by an error if there is one."""
+        self.ended = time.perf_counter()
+        self._error = error
+        self._happened.set()
+
+    def wait(self) -> None:
+        """See `Event`."""
+        self._happened.wait()
+        if self._error is not None:
+            raise self._error
+
+
+class ThreadStream:
+    """A stream that is a worker thread."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: SimpleQueue[tuple[Work, Event | None, ThreadEvent] | None] = SimpleQueue()
+        # A daemon, so that an engine that nobody closed does not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name=f"medfocus-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work, after: Event | None = None) -> ThreadEvent:
+        """See `Stream`."""
+        event = ThreadEvent()
+        self._queue.put((work, after, event))
+        return event
+
+    def close(self) -> None:
+        """See `Stream`."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            work, after, event = item
+            error = None
+            try:
+                if after is not None:
+                    after.wait()
+                event.begun = time.perf_counter()
+                work()
+            except BaseException as raised:
+                error = raised
+            event.finish(error)
+            del item, work, after, event, error  # what is done must not be kept while it waits
