@@ -117,12 +117,14 @@ class Pipeline:
             run.classified.wait()
             begun = time.perf_counter()
             answers = [run.slot.answer(row) for row in range(len(run.jobs))]
+            spans = self._spans(run, begun)
         except BaseException as error:
             self._free.put(run.slot)
             self._fail(run.jobs, error)
         else:
-            self._note(run, begun)
             self._free.put(run.slot)
+            self._ledger.add(spans)
+            self._ledger.answered(spans[-1].ended - job.submitted for job in run.jobs)
             for job, answer, wrong in zip(run.jobs, answers, run.filled.errors, strict=True):
                 self._waiting.settle(job, answer if wrong is None else wrong)
 
@@ -145,22 +147,20 @@ class Pipeline:
         for job in jobs:
             self._waiting.settle(job, outcome)
 
-    def _note(self, run: _Run, answering: float) -> None:
-        """Write down what a batch has taken, from its events."""
-        now = time.perf_counter()
+    def _spans(self, run: _Run, answering: float) -> list[Span]:
+        """What a batch has taken, from its events; the last span is its answer's."""
         filled, segmented, classified = run.filled, run.segmented, run.classified
         stages = (
             ("segment", segmented.begun, segmented.ended, filled.ended),
             ("classify", classified.begun, classified.ended, segmented.ended),
-            ("answer", answering, now, classified.ended),
+            ("answer", answering, time.perf_counter(), classified.ended),
         )
         spans = filled.spans + [
             Span(stage, stage, begun, ended, begun - before, len(run.jobs))
             for stage, begun, ended, before in stages
         ]
         place = self._slots.index(run.slot)
-        self._ledger.add(replace(span, batch=run.number, slot=place) for span in spans)
-        self._ledger.answered(now - job.submitted for job in run.jobs)
+        return [replace(span, batch=run.number, slot=place) for span in spans]
 
     @property
     def failure(self) -> MedfocusError | None:

@@ -1,0 +1,138 @@
+"""The pipeline with arithmetic in place of networks: whole numbers, delays, poisoned buffers."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medfocus.engine.images import SourceImage
+from medfocus.engine.pipeline import Pipeline
+from medfocus.engine.slot import Answer, Job
+from medfocus.engine.streams import Stream, ThreadStream
+from medfocus.errors import ImageError
+from medfocus.settings import Prompts
+
+POISON = -(10**9)
+UNFIT = 13  # an image of this grey level cannot be prepared
+PROMPTS = Prompts((((0.5, 0.5),),), ((1,),))
+
+
+def expected(value: int) -> int:
+    """What an image of grey level `value` must be answered with."""
+    return 5 * (3 * value + 1) + 7 * value
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((1, 1, 3), value, np.uint8)
+
+
+def job(value: int, prompts: Prompts = PROMPTS) -> Job:
+    return Job(SourceImage(picture(value), f"grey {value}"), prompts)
+
+
+@dataclass
+class Script:
+    """What is to happen: how long things take, and what fails.
+
+    Attributes:
+        seed: of the delays; None for none.
+        fails: called with a stage's name and its batch's grey levels before it runs; may raise.
+        batches: the grey levels of each batch that was begun.
+    """
+
+    seed: int | None = None
+    fails: Callable[[str, list[int]], None] = lambda stage, values: None
+    batches: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    def delay(self) -> None:
+        if self.seed is not None:
+            time.sleep(self._random.choice((0, 0, 0, 5e-5, 2e-4, 1e-3)))
+
+
+class ScriptedSlot:
+    """Every stage reads what the one before wrote; whoever comes too early reads poison."""
+
+    def __init__(self, script: Script, count: int) -> None:
+        self._script = script
+        self._images, self._masks, self._answers = np.full((3, count), POISON)
+
+    @property
+    def nbytes(self) -> int:
+        return self._images.nbytes * 3
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        for buffer in (self._images, self._masks, self._answers):
+            buffer[:] = POISON
+        self._values = [int(job.image.pixels[0, 0, 0]) for job in jobs]
+        self._script.batches.append(self._values)
+
+    def fill(self, row: int) -> None:
+        self._script.delay()
+        if self._values[row] == UNFIT:
+            raise ImageError("grey 13", "cannot be prepared", "use another")
+        self._images[row] = self._values[row]
+
+    def segment(self) -> None:
+        self._run("segment")
+        self._masks[:] = 3 * self._images + 1
+
+    def classify(self) -> None:
+        self._run("classify")
+        self._answers[:] = 5 * self._masks + 7 * self._images
+
+    def answer(self, row: int) -> Answer:
+        self._script.delay()
+        nothing = np.zeros((1, 1), np.float32)
+        return Answer(self._answers[row : row + 1].copy(), False, 0.0, nothing, nothing)
+
+    def _run(self, stage: str) -> None:
+        self._script.delay()
+        self._script.fails(stage, self._values)
+
+
+def pipeline(
+    script: Script,
+    *,
+    slots: int = 2,
+    max_batch: int = 4,
+    streams: tuple[Stream, Stream] | None = None,
+    threads: int = 2,
+    max_wait: float = 0.0,
+    most_bytes: int = 2**20,
+) -> Pipeline:
+    """A pipeline of scripted slots; two worker threads as streams unless others are given."""
+    segment, classify = streams or (ThreadStream("segment"), ThreadStream("classify"))
+    ring = [ScriptedSlot(script, max_batch) for _ in range(slots)]
+    return Pipeline(
+        ring,
+        segment,
+        classify,
+        max_batch=max_batch,
+        max_wait=max_wait,
+        threads=threads,
+        most_bytes=most_bytes,
+    )
+
+
+def within(seconds: float, work: Callable[[], object]) -> None:
+    """Run `work` in a thread; fail if it does not end, and raise what it raises."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), f"still running after {seconds} s"
+    if raised:
+        raise raised[0]

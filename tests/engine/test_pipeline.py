@@ -1,0 +1,426 @@
+"""The schedule: thousands of random ones against the sequential run, and each thing that fails."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medfocus.engine.pipeline import Pipeline
+from medfocus.engine.requests import Request, Response, respond
+from medfocus.engine.slot import Job
+from medfocus.engine.streams import Event, ThreadEvent, ThreadStream, Work
+from medfocus.engine.waiting import Waiting
+from medfocus.errors import DeviceError, ImageError, InputError, MedfocusError, OutputError
+from medfocus.settings import Prompts
+from tests.engine.schedules import PROMPTS, UNFIT, Script, expected, job, picture, pipeline, within
+
+MISSING = 14  # an image of this grey level is a file that is not there
+TWO_POINTS = Prompts((((0.5, 0.5), (0.1, 0.1)),), ((1, 1),))
+
+
+def requests(values: list[int]) -> Iterator[Request]:
+    for value in values:
+        source = f"no-{value}.png" if value == MISSING else picture(value)
+        yield Request(source, points=[(0, 0), (0, 0)] if value % 5 == 4 else None)
+
+
+def check(response: Response, value: int) -> None:
+    if value in (UNFIT, MISSING):
+        assert isinstance(response.answer.exception(), ImageError)
+    else:
+        assert response.answer.result().probabilities.tolist() == [expected(value)]
+
+
+def stream_and_check(subject: Pipeline, values: list[int], batch_size: int) -> None:
+    responses = list(respond(subject, requests(values), PROMPTS, batch_size))
+    assert [response.number for response in responses] == list(range(len(values)))
+    for response, value in zip(responses, values, strict=True):
+        check(response, value)
+
+
+class Deaf(ThreadStream):
+    """The planted bug: a stream that does not wait for what its work is to follow."""
+
+    def submit(self, work: Work, after: Event | None = None) -> ThreadEvent:
+        return super().submit(work)
+
+
+schedule = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32),
+        "callers": st.lists(st.lists(st.integers(0, 20), max_size=16), min_size=1, max_size=3),
+        "slots": st.integers(1, 3),
+        "max_batch": st.integers(1, 5),
+        "batch_size": st.integers(1, 6),
+        "threads": st.integers(1, 3),
+        "max_wait": st.sampled_from((0.0, 0.0, 5e-4)),
+        "most_bytes": st.sampled_from((1, 7, 100)),
+        "one_stream": st.booleans(),
+        "out_of_memory": st.booleans(),
+    }
+)
+
+
+def run(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
+    """Every caller's stream, from its own thread, against the sequential run."""
+
+    def fails(stage: str, values: list[int]) -> None:
+        if drawn["out_of_memory"] and stage == "classify" and len(values) > 2:
+            raise MemoryError
+
+    segment = kind("segment")
+    subject = pipeline(
+        Script(drawn["seed"], fails),
+        slots=drawn["slots"],
+        max_batch=drawn["max_batch"],
+        streams=(segment, segment if drawn["one_stream"] else kind("classify")),
+        threads=drawn["threads"],
+        max_wait=drawn["max_wait"],
+        most_bytes=drawn["most_bytes"],
+    )
+    try:
+        within(20, lambda: _call(subject, drawn["callers"], drawn["batch_size"]))
+        assert subject.stats().waiting == subject.stats().waiting_bytes == 0
+    finally:
+        within(20, subject.close)
+
+
+def _call(subject: Pipeline, callers: list[list[int]], batch_size: int) -> None:
+    """Each caller from its own thread."""
+    with ThreadPoolExecutor(len(callers)) as pool:
+        calls = [pool.submit(stream_and_check, subject, values, batch_size) for values in callers]
+        for call in calls:
+            call.result()
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(schedule)
+def test_any_schedule_equals_the_sequential_run(drawn: dict) -> None:
+    run(drawn)
+
+
+def test_a_missing_wait_is_found() -> None:
+    """Without it these tests would show nothing."""
+    drawn = {
+        "callers": [[1, 2, 3, 4, 5, 6, 7, 8] * 4],
+        "slots": 3,
+        "max_batch": 2,
+        "batch_size": 2,
+        "threads": 2,
+        "max_wait": 0.0,
+        "most_bytes": 100,
+        "one_stream": False,
+        "out_of_memory": False,
+    }
+    for kind in (ThreadStream, Deaf):
+        wrong = 0
+        for seed in range(5):
+            try:
+                run(drawn | {"seed": seed}, kind)
+            except AssertionError:
+                wrong += 1
+        assert wrong == (5 if kind is Deaf else 0)
+
+
+def test_a_consumer_that_stops_early() -> None:
+    script = Script(seed=0)
+    subject = pipeline(script)
+    given_out: list[int] = []
+
+    def endless() -> Iterator[Request]:
+        for value in iter(int, 1):
+            given_out.append(value)
+            yield Request(picture(value))
+
+    responses = respond(subject, endless(), PROMPTS, 4)
+    for _ in range(10):
+        check(next(responses), 0)
+    within(20, responses.close)
+    assert len(given_out) < 60  # it was not read far ahead
+    within(20, lambda: stream_and_check(subject, [1, 2, 3], 4))
+    assert subject.stats().waiting_bytes == 0
+    within(20, subject.close)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_iterable_that_raises(error: type[BaseException]) -> None:
+    """An exception comes after all answers that it does not concern; an interrupt at once."""
+    subject = pipeline(Script(seed=0))
+
+    def broken() -> Iterator[Request]:
+        yield from requests([1, 2, 3, 5, 6])
+        raise error
+
+    responses = respond(subject, broken(), PROMPTS, 4)
+    answered = []
+    with pytest.raises(error):
+        answered.extend(responses) if error is KeyboardInterrupt else [
+            answered.append(response) for response in responses
+        ]
+    if error is OSError:
+        for response, value in zip(answered, [1, 2, 3, 5, 6], strict=True):
+            check(response, value)
+    within(20, lambda: stream_and_check(subject, [1, 2, 3], 4))
+    within(20, subject.close)
+    assert subject.stats().waiting_bytes == 0
+
+
+def test_a_batch_that_cannot_be_used_leaves_the_others_alone() -> None:
+    def fails(stage: str, values: list[int]) -> None:
+        if stage == "segment" and 3 in values:
+            raise OutputError("engine", "cannot", "do otherwise")
+
+    subject = pipeline(Script(fails=fails), max_batch=2)
+    jobs = [job(value) for value in (1, 2, 3, 4, 5, 6)]
+    for pair in (jobs[:2], jobs[2:4], jobs[4:]):
+        subject.submit(pair)
+    errors = [isinstance(waiting.answer.exception(20), OutputError) for waiting in jobs]
+    assert errors[2]
+    assert sum(errors) <= 2
+    assert not errors[0]
+    assert not errors[5]
+    within(20, subject.close)
+
+
+@pytest.mark.parametrize("stage", ["segment", "classify"])
+def test_a_backend_that_dies(stage: str) -> None:
+    """All that is under way or waits is answered with a typed error, and so is all that comes."""
+
+    def fails(now: str, values: list[int]) -> None:
+        if now == stage and 50 in values:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    subject = pipeline(Script(seed=1, fails=fails))
+    values = [*range(20, 80)]
+    responses: list[Response] = []
+    stream = respond(subject, requests(values), PROMPTS, 4)
+    within(20, lambda: responses.extend(stream))
+    errors = [response.answer.exception() for response in responses]
+    assert len(errors) == 60
+    assert errors[0] is None
+    assert all(error is None or isinstance(error, DeviceError) for error in errors)
+    said = str(errors[-1])
+    assert "illegal memory access" in said
+    assert "Load the engine again" in said
+    late = job(1)
+    subject.submit([late])
+    assert late.answer.exception(20) is subject.failure
+    within(20, subject.close)
+
+
+def test_closing_answers_all_that_waits() -> None:
+    gate = threading.Event()
+    subject = pipeline(Script(fails=lambda stage, values: gate.wait(20) and None), max_batch=1)
+    jobs = [job(value) for value in range(8)]
+    subject.submit(jobs)
+    while subject.stats().waiting > 6:
+        time.sleep(1e-3)
+    closing = threading.Thread(target=subject.close)
+    closing.start()
+    for waiting in jobs[2:]:
+        assert isinstance(waiting.answer.exception(20), InputError)
+    gate.set()
+    closing.join(20)
+    assert not closing.is_alive()
+    for value, under_way in enumerate(jobs[:2]):
+        assert under_way.answer.result(0).probabilities.tolist() == [expected(value)]
+
+
+def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(stage: str, values: list[int]) -> None:
+        if len(values) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    script = Script(fails=fails)
+    subject = pipeline(script, max_batch=16)
+    within(20, lambda: stream_and_check(subject, [0, 1, 2, 3] * 20, 16))
+    assert subject.stats().max_batch == 2
+    assert [record.getMessage()[:25] for record in caplog.records] == [
+        "out of memory: at most 8 ",
+        "out of memory: at most 4 ",
+        "out of memory: at most 2 ",
+    ]
+    within(20, subject.close)
+
+
+def test_a_thousand_times_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is out of memory and when: every image is answered, and once."""
+    settled: Counter[int] = Counter()
+    settle = Waiting.settle
+
+    def counting(self: Waiting, waiting: Job, outcome: object) -> None:
+        settled[id(waiting)] += 1
+        settle(self, waiting, outcome)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Waiting, "settle", counting)
+    random = np.random.default_rng(0)
+    injected = 0
+
+    def fails(stage: str, values: list[int]) -> None:
+        nonlocal injected
+        if random.random() < 0.3:
+            injected += 1
+            raise MemoryError
+
+    answered, refused = 0, 0
+    while injected < 1000:
+        subject = pipeline(Script(seed=injected, fails=fails), max_batch=8, slots=3)
+        jobs = [job(value) for value in range(40)]
+        for start in range(0, 40, 8):
+            subject.submit(jobs[start : start + 8])
+        for value, waiting in enumerate(jobs):
+            error = waiting.answer.exception(20)
+            if value == UNFIT:
+                assert isinstance(error, MedfocusError)
+            elif error is None:
+                answered += 1
+                assert waiting.answer.result().probabilities.tolist() == [expected(value)]
+            else:
+                refused += 1
+                assert isinstance(error, DeviceError)
+                assert "no memory to run so much as this image" in str(error)
+        within(20, subject.close)
+        assert [settled[id(waiting)] for waiting in jobs] == [1] * 40
+        settled.clear()
+    assert answered
+    assert refused
+
+
+def test_what_waits_together_runs_together() -> None:
+    """Single images of many callers, while the first is under way; each has its own answer."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def fails(stage: str, values: list[int]) -> None:
+        begun.set()
+        gate.wait(20)
+
+    script = Script(fails=fails)
+    subject = pipeline(script, slots=1, max_batch=8)
+    first = job(40)
+    subject.submit([first])
+    assert begun.wait(20)
+    others = [job(value) for value in range(10, 16)]
+    for other in others:
+        subject.submit([other])
+    gate.set()
+    assert first.answer.result(20).probabilities.tolist() == [expected(40)]
+    for value, other in zip(range(10, 16), others, strict=True):
+        if value == UNFIT:
+            assert isinstance(other.answer.exception(20), ImageError)
+        else:
+            assert other.answer.result(20).probabilities.tolist() == [expected(value)]
+    assert script.batches == [[40], [10, 11, 12, 13, 14, 15]]
+    within(20, subject.close)
+
+
+def test_prompts_of_different_shapes_do_not_mix() -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def fails(stage: str, values: list[int]) -> None:
+        begun.set()
+        gate.wait(20)
+
+    script = Script(fails=fails)
+    subject = pipeline(script, slots=1, max_batch=8)
+    subject.submit([job(0)])
+    assert begun.wait(20)
+    subject.submit([job(1), job(2, TWO_POINTS), job(3), job(4, TWO_POINTS)])
+    gate.set()
+    within(20, lambda: stream_and_check(subject, [5], 1))
+    assert script.batches == [[0], [1, 3], [2, 4], [5]] or script.batches == [
+        [0],
+        [1, 3, 5],
+        [2, 4],
+    ]
+    within(20, subject.close)
+
+
+def test_a_batch_that_is_not_full_waits_for_more() -> None:
+    script = Script()
+    subject = pipeline(script, max_batch=3, max_wait=20)
+    jobs = [job(value) for value in range(3)]
+    for waiting in jobs:
+        time.sleep(0.02)
+        subject.submit([waiting])
+    for value, waiting in enumerate(jobs):
+        assert waiting.answer.result(10).probabilities.tolist() == [expected(value)]
+    assert script.batches == [[0, 1, 2]]
+    within(20, subject.close)
+    alone = pipeline(script, max_batch=3, max_wait=0.05)
+    last = job(7)
+    alone.submit([last])
+    assert last.answer.result(10).probabilities.tolist() == [expected(7)]
+    within(20, alone.close)
+
+
+def test_decoded_images_are_bounded() -> None:
+    gate = threading.Event()
+    subject = pipeline(Script(fails=lambda stage, values: gate.wait(20) and None), most_bytes=12)
+    submitted = []
+
+    def submit() -> None:
+        for value in range(9):
+            subject.submit([job(value)])  # three bytes each
+            submitted.append(value)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    thread.join(0.3)
+    assert submitted == [0, 1, 2, 3]
+    assert subject.stats().waiting_bytes == 12
+    gate.set()
+    thread.join(20)
+    assert submitted == list(range(9))
+    within(20, subject.close)
+
+
+def test_a_cancelled_image_is_not_run() -> None:
+    gate = threading.Event()
+    script = Script(fails=lambda stage, values: gate.wait(20) and None)
+    subject = pipeline(script, slots=1, max_batch=1)
+    jobs = [job(value) for value in range(4)]
+    subject.submit(jobs)
+    while subject.stats().waiting > 3:
+        time.sleep(1e-3)
+    assert jobs[2].answer.cancel()
+    gate.set()
+    jobs[3].answer.result(20)
+    assert script.batches == [[0], [1], [3]]
+    within(20, subject.close)
+    assert subject.stats().waiting_bytes == 0
+
+
+def test_stats_and_spans_tell_what_was_done() -> None:
+    subject = pipeline(Script(seed=2), slots=3)
+    with subject.tracing() as spans:
+        stream_and_check(subject, [0, 1, 2, 3] * 5, 4)
+    within(20, subject.close)
+    stats = subject.stats()
+    assert stats.images == 20
+    assert {name: stage.images for name, stage in stats.stages.items()} == {
+        "read": 0,  # arrays need no reading
+        "prepare": 20,
+        "segment": 20,
+        "classify": 20,
+        "answer": 20,
+    }
+    assert 0 < stats.latency["p50"] <= stats.latency["p95"] <= stats.latency["p99"]
+    by_batch: dict[int, dict[str, list[tuple[float, float]]]] = {}
+    for span in spans:
+        assert span.batch is not None
+        assert span.slot in (0, 1, 2)
+        stages = by_batch.setdefault(span.batch, {})
+        stages.setdefault(span.stage, []).append((span.begun, span.ended))
+    assert sorted(by_batch) == list(range(len(by_batch)))
+    for stages in by_batch.values():
+        filled = max(ended for _, ended in stages["prepare"])
+        (segment,), (classify,), (answer,) = (stages[s] for s in ("segment", "classify", "answer"))
+        times = [filled, *segment, *classify, *answer]
+        assert times == sorted(times)
