@@ -1,9 +1,11 @@
 """`Engine` end to end: against the graphs run by hand, and with every kind of input."""
 
+import gc
 import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 from medfocus.engine import Engine, Prediction
 from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
-from medfocus.errors import EngineDirectoryError, ImageError, InputError, OutputError
+from medfocus.errors import DeviceError, EngineDirectoryError, ImageError, InputError, OutputError
 from medfocus.export.engine_directory import build
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD, SAM2_MEAN, SAM2_STD, ZERO_SHOT
@@ -321,6 +323,137 @@ def test_only_one_caller_is_inside_the_backend(
         thread.join()
     assert overlaps
     assert not any(overlaps)
+
+
+def test_a_stream_answers_as_classify_does(engine_directory: Path, tmp_path: Path) -> None:
+    """Files, arrays, pages and what cannot be read, in order, pulled bit by bit."""
+    engine = Engine.load(engine_directory, max_batch=2)
+    first, second = pictures(2)
+    Image.fromarray(first).save(
+        tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(second)]
+    )
+    sources = [tmp_path / "a.tif", first, tmp_path / "no.png", *pictures(40)]
+    boxes = [None, (20, 30, 100, 120), *[None] * 41]
+    pulled = 0
+
+    def one_by_one() -> Iterator[object]:
+        nonlocal pulled
+        for source in sources:
+            pulled += 1
+            yield source
+
+    expected = engine.classify(sources, boxes=boxes)
+    stream = engine.stream(one_by_one(), boxes=boxes, batch_size=2)  # type: ignore[arg-type]
+    answers = [next(stream)]
+    assert pulled < len(sources)
+    answers.extend(stream)
+    assert [answer.source for answer in answers] == [answer.source for answer in expected]
+    assert [answer.source for answer in answers][:4] == [
+        f"{tmp_path}/a.tif#0",
+        f"{tmp_path}/a.tif#1",
+        "item 1",
+        f"{tmp_path}/no.png",
+    ]
+    for answer, other in zip(answers, expected, strict=True):
+        if other.error is None:
+            assert_same(answer, other)
+        else:
+            assert isinstance(answer.error, ImageError)
+    each = list(engine.stream_each(sources[:3]))
+    assert [len(frames) for frames in each] == [2, 1, 1]
+
+
+def test_an_array_may_change_once_it_was_given(engine: Engine) -> None:
+    shown = pictures(6)[0::5]
+    buffer = np.empty_like(shown[0])
+
+    def reused() -> Iterator[np.ndarray]:
+        for picture in shown:
+            buffer[:] = picture
+            yield buffer
+            buffer[:] = 0
+
+    for answer, picture in zip(engine.stream(reused()), shown, strict=True):
+        assert_same(answer, engine.classify([picture])[0])
+
+
+def test_streams_that_cannot_be(engine: Engine) -> None:
+    with pytest.raises(InputError, match="batch_size: is 0"):
+        engine.stream(pictures(1), batch_size=0)
+    with pytest.raises(InputError, match="sources: are one image"):
+        list(engine.stream("scan.png"))
+    answered = []
+    with pytest.raises(InputError, match="not one a source"):
+        answered.extend(engine.stream(pictures(2), boxes=[None]))
+    with pytest.raises(InputError, match="not one a source"):
+        list(engine.stream(pictures(1), points=[None, None]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ({"max_batch": 0}, "max_batch: is 0"),
+        ({"max_batch": 64}, "batches of 1 to 32"),
+        ({"max_batch": 2, "deterministic": True}, "max_batch: is 2"),
+        ({"max_wait_ms": -1.0}, "max_wait_ms: is -1"),
+        ({"max_wait_ms": float("nan")}, "max_wait_ms: is nan"),
+    ],
+)
+def test_settings_out_of_their_range(engine_directory: Path, setting: dict, problem: str) -> None:
+    with pytest.raises(InputError, match=re.escape(problem)):
+        Engine.load(engine_directory, **setting)
+
+
+def test_deterministic_bits_do_not_depend_on_the_batch(engine_directory: Path) -> None:
+    engine = Engine.load(engine_directory, deterministic=True)
+    batch = pictures(7)
+    for together, picture in zip(engine.classify(batch), batch, strict=True):
+        alone = engine.classify([picture])[0]
+        assert together.probabilities == alone.probabilities
+        np.testing.assert_array_equal(together.focus_logits, alone.focus_logits)
+        np.testing.assert_array_equal(together.patch_focus, alone.patch_focus)
+
+
+def test_a_backend_that_dies_ends_the_engine(
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.load(engine_directory)
+
+    def dies(*arrays: np.ndarray) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(engine._backend, "segment", dies)
+    answers = engine.classify(pictures(3))
+    assert all(isinstance(answer.error, DeviceError) for answer in answers)
+    with pytest.raises(DeviceError, match=r"device lost.*Load the engine again"):
+        engine.classify(pictures(1))
+    engine.close()
+
+
+def test_an_engine_that_is_dropped_ends_its_threads(engine_directory: Path) -> None:
+    before = set(threading.enumerate())
+    engine = Engine.load(engine_directory)
+    engine.classify(pictures(1))
+    own = set(threading.enumerate()) - before
+    assert len(own) >= 4
+    del engine
+    gc.collect()
+    for thread in own:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_stats(engine_directory: Path, tmp_path: Path) -> None:
+    engine = Engine.load(engine_directory)
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "a.png")
+    engine.classify([tmp_path / "a.png", tmp_path / "no.png", *pictures(3)])
+    stats = engine.stats()
+    assert stats.images == 4
+    assert [stage.images for stage in stats.stages.values()] == [2, 4, 4, 4, 4]
+    assert stats.latency["p99"] > 0
+    assert (stats.waiting, stats.waiting_bytes, stats.max_batch) == (0, 0, 32)
+    assert stats.ring_bytes > 2 * 32 * 3 * 256**2 * 4
+    engine.close()
 
 
 def test_backends_and_devices_that_are_not_there(engine_directory: Path) -> None:
