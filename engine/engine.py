@@ -4,7 +4,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from medfocus.engine.artifact import read_engine_directory
 from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.images import ImageSource
 from medfocus.engine.manifest import Manifest
+from medfocus.engine.memory import Usage, measured
 from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.prompts import Box, Points
 from medfocus.engine.requests import Request, Response, respond
-from medfocus.engine.slot import HostSlot
+from medfocus.engine.slot import HostSlot, warm_up
 from medfocus.engine.stats import Span, Stats
 from medfocus.engine.streams import ThreadStream
 from medfocus.errors import InputError, MedfocusError, OutputError
@@ -60,6 +61,7 @@ class Engine:
         max_batch: int | None = None,
         max_wait_ms: float = 0.0,
         deterministic: bool = False,
+        memory_limit: int | None = None,
     ) -> "Engine":
         """Read an engine directory, check every hash, and make its graphs and buffers ready.
 
@@ -73,24 +75,35 @@ class Engine:
                 they go together only if they waited anyway, while a batch was under way.
             deterministic: run every image by itself, so that no bit of its answer depends on
                 the others in its batch.
+            memory_limit: bytes of the device's memory that the engine may take with `max_batch`
+                images under way; this is measured on blank ones before it is let in.
 
         Raises:
             EngineDirectoryError: incomplete, changed, or of an unknown schema.
             WeightsError: tensors that do not fit the architectures it names.
-            InputError: a backend or device that is not there, or a setting out of its range.
+            InputError: a backend or device that is not there, a setting out of its range, or more
+                memory than allowed.
         """
         directory = read_engine_directory(path)
         manifest = directory.manifest
         images = _batch_limit(max_batch, manifest.buckets[-1], deterministic)
         if not 0 <= max_wait_ms <= MOST_WAIT_MS:
             raise InputError("max_wait_ms", f"is {max_wait_ms}", f"use 0 to {MOST_WAIT_MS:g}")
-        runtime = load_backend(directory, backend, device)
-        # On a CPU both models use all cores: side by side they would only hinder each other.
+        if memory_limit is not None and memory_limit <= 0:
+            raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
+        with measured() if memory_limit is not None else nullcontext(Usage()) as usage:
+            runtime = load_backend(directory, backend, device)
+            # On a CPU both models use all cores: side by side they would only hinder each other.
+            batches = 2 if runtime.device == "cpu" else 3  # one in each stream, one being prepared
+            ring = [HostSlot(runtime, manifest, images) for _ in range(batches)]
+            if memory_limit is not None:
+                warm_up(ring, manifest, images)
+        if memory_limit is not None:
+            _allow(getattr(usage, runtime.device), memory_limit, images, runtime)
         segment = ThreadStream("segment")
         classify = segment if runtime.device == "cpu" else ThreadStream("classify")
-        batches = 2 if segment is classify else 3  # one in each stream, one being prepared
         pipeline = Pipeline(
-            [HostSlot(runtime, manifest, images) for _ in range(batches)],
+            ring,
             segment,
             classify,
             max_batch=images,
@@ -252,6 +265,17 @@ def _batch_limit(asked: int | None, largest: int, deterministic: bool) -> int:
             "use one of these, or export it with a larger --batch",
         )
     return asked
+
+
+def _allow(need: int, limit: int, images: int, runtime: Backend) -> None:
+    if need <= limit:
+        return
+    runtime.close()
+    raise InputError(
+        "memory_limit",
+        f"is {limit / 1e9:.2f} GB, and {images} images at once took {need / 1e9:.2f} GB",
+        "allow more" if images == 1 else f"allow more, or use a max_batch below {images}",
+    )
 
 
 def _requests(

@@ -404,6 +404,20 @@ def test_settings_out_of_their_range(engine_directory: Path, setting: dict, prob
         Engine.load(engine_directory, **setting)
 
 
+def test_memory_is_measured_before_an_engine_is_let_in(engine_directory: Path) -> None:
+    assert Engine.load(engine_directory, memory_limit=10**12).classify(pictures(1))[0].label
+    with pytest.raises(InputError) as raised:
+        Engine.load(engine_directory, max_batch=8, memory_limit=10**6)
+    said = re.search(
+        r"is 0\.00 GB, and 8 images at once took (\S+) GB.*a max_batch below 8", str(raised.value)
+    )
+    assert said
+    # The mask decoder's finest features alone, nine prompts an image, twice.
+    assert float(said[1]) * 1e9 > 2 * 8 * 9 * 64 * 64 * 16 * 4
+    with pytest.raises(InputError, match="memory_limit: is 0"):
+        Engine.load(engine_directory, memory_limit=0)
+
+
 def test_deterministic_bits_do_not_depend_on_the_batch(engine_directory: Path) -> None:
     engine = Engine.load(engine_directory, deterministic=True)
     batch = pictures(7)
