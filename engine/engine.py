@@ -12,19 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medfocus.engine.artifact import read_engine_directory
+from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.images import ImageSource
 from medfocus.engine.manifest import Manifest
-from medfocus.engine.memory import Usage, measured
+from medfocus.engine.memory import Usage, is_out_of_memory, measured
 from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.prompts import Box, Points
 from medfocus.engine.requests import Request, Response, respond
-from medfocus.engine.slot import HostSlot, warm_up
+from medfocus.engine.ring import Ring
 from medfocus.engine.stats import Span, Stats
-from medfocus.engine.streams import ThreadStream
-from medfocus.errors import InputError, MedfocusError, OutputError
+from medfocus.errors import DeviceError, InputError, MedfocusError, OutputError
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +82,7 @@ class Engine:
             WeightsError: tensors that do not fit the architectures it names.
             InputError: a backend or device that is not there, a setting out of its range, or more
                 memory than allowed.
+            DeviceError: a GPU that fails, or too little memory for the buffers.
         """
         directory = read_engine_directory(path)
         manifest = directory.manifest
@@ -91,21 +91,9 @@ class Engine:
             raise InputError("max_wait_ms", f"is {max_wait_ms}", f"use 0 to {MOST_WAIT_MS:g}")
         if memory_limit is not None and memory_limit <= 0:
             raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
-        with measured() if memory_limit is not None else nullcontext(Usage()) as usage:
-            runtime = load_backend(directory, backend, device)
-            # On a CPU both models use all cores: side by side they would only hinder each other.
-            batches = 2 if runtime.device == "cpu" else 3  # one in each stream, one being prepared
-            ring = [HostSlot(runtime, manifest, images) for _ in range(batches)]
-            if memory_limit is not None:
-                warm_up(ring, manifest, images)
-        if memory_limit is not None:
-            _allow(getattr(usage, runtime.device), memory_limit, images, runtime)
-        segment = ThreadStream("segment")
-        classify = segment if runtime.device == "cpu" else ThreadStream("classify")
+        runtime, ring = _within(memory_limit, directory, backend, device, images)
         pipeline = Pipeline(
-            ring,
-            segment,
-            classify,
+            *ring,
             max_batch=images,
             max_wait=max_wait_ms / 1000,
             threads=min(len(os.sched_getaffinity(0)), MOST_THREADS),
@@ -267,15 +255,31 @@ def _batch_limit(asked: int | None, largest: int, deterministic: bool) -> int:
     return asked
 
 
-def _allow(need: int, limit: int, images: int, runtime: Backend) -> None:
-    if need <= limit:
-        return
-    runtime.close()
-    raise InputError(
-        "memory_limit",
-        f"is {limit / 1e9:.2f} GB, and {images} images at once took {need / 1e9:.2f} GB",
-        "allow more" if images == 1 else f"allow more, or use a max_batch below {images}",
-    )
+def _within(
+    limit: int | None, directory: EngineDirectory, backend: str, device: str, images: int
+) -> tuple[Backend, Ring]:
+    """The runtime, and buffers for batches of `images`, in no more memory than `limit`."""
+    manifest = directory.manifest
+    mend = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
+    with measured() if limit is not None else nullcontext(Usage()) as usage:
+        runtime = load_backend(directory, backend, device)
+        try:
+            ring = runtime.ring(manifest, images)
+            if limit is not None:
+                ring.warm_up(manifest, images)
+        except Exception as error:
+            runtime.close()
+            if not is_out_of_memory(error):
+                raise
+            problem = f"has too little memory for {images} images at once ({error})"
+            raise DeviceError(runtime.device, problem, mend) from error
+    need = getattr(usage, runtime.device)
+    if limit is not None and need > limit:
+        ring.close()
+        runtime.close()
+        problem = f"is {limit / 1e9:.2f} GB, and {images} images at once took {need / 1e9:.2f} GB"
+        raise InputError("memory_limit", problem, mend)
+    return runtime, ring
 
 
 def _requests(

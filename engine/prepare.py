@@ -90,22 +90,32 @@ def prepare(
     Raises:
         ImageError: so long and thin that CLIP's resizing would make it huge.
     """
-    height, width = image.pixels.shape[:2]
     first, second = preprocessing.segmenter, preprocessing.classifier
-    geometry = Geometry.fit(height, width, second.size, second.resize_mode)
-    mask = first.size // MASK_STRIDE
-    rows, cols = pooling_weights(geometry, pooled_cells(preprocessing, focus), mask, mask)
+    size = image.pixels.shape[0], image.pixels.shape[1]
     return Prepared(
         segmenter_pixels(image.pixels, first.size),
         classifier_pixels(
             image.pixels, second.size, second.resize_mode, second.interpolation, image.source
         ),
-        rows,
-        cols,
-        (np.array(prompts.points) * first.size).astype(np.float32),
-        np.array(prompts.labels, np.int32),
-        (height, width),
+        *pooling(size, preprocessing, focus),
+        *in_frame(prompts, first.size),
+        size,
     )
+
+
+def pooling(
+    image_size: tuple[int, int], preprocessing: Preprocessing, focus: Focus
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rows (cells, h) and cols (cells, w) of the pooling weights of an image of (H, W)."""
+    second, mask = preprocessing.classifier, preprocessing.segmenter.size // MASK_STRIDE
+    geometry = Geometry.fit(*image_size, second.size, second.resize_mode)
+    return pooling_weights(geometry, pooled_cells(preprocessing, focus), mask, mask)
+
+
+def in_frame(prompts: Prompts, size: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Points (P, n, 2) in pixels of SAM2's size×size frame, and labels (P, n)."""
+    points = (np.array(prompts.points) * size).astype(np.float32)
+    return points, np.array(prompts.labels, np.int32)
 
 
 def collate(prepared: Sequence[Prepared], preprocessing: Preprocessing) -> Batch:

@@ -34,19 +34,30 @@ def classifier_pixels(
     Raises:
         ImageError: so long and thin that, resized and not yet cropped, it would pass MAX_PIXELS.
     """
-    source_height, source_width = image.shape[:2]
-    height, width = resized_size(source_height, source_width, size, mode)
-    if height * width > MAX_PIXELS:
-        raise ImageError(
-            name,
-            f"its {source_height} x {source_width} pixels would become {height} x {width}"
-            f" when the shortest side is resized to {size}",
-            'Crop it, or use the resize mode "longest"',
-        )
+    height, width = checked_size(image.shape[0], image.shape[1], size, mode, name)
     resized = Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation])
     top, left = crop_offset(height, size), crop_offset(width, size)
     # pillow's crop fills what lies outside with black, which is open_clip's padding.
     return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def checked_size(
+    height: int, width: int, size: int, mode: ResizeMode, name: str
+) -> tuple[int, int]:
+    """Height and width of a resized image, before it is cropped or padded.
+
+    Raises:
+        ImageError: more than MAX_PIXELS.
+    """
+    resized = resized_size(height, width, size, mode)
+    if resized[0] * resized[1] > MAX_PIXELS:
+        raise ImageError(
+            name,
+            f"its {height} x {width} pixels would become {resized[0]} x {resized[1]}"
+            f" when the shortest side is resized to {size}",
+            'Crop it, or use the resize mode "longest"',
+        )
+    return resized
 
 
 def segmenter_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -161,15 +161,3 @@ class HostSlot:
             self._logits[row].copy(),
             self._patch_focus[row].copy(),
         )
-
-
-def warm_up(ring: Sequence[Slot], manifest: Manifest, count: int) -> None:
-    """Run a full batch of blank images through every slot, before any stream does."""
-    classifier = manifest.preprocessing.classifier
-    blank = SourceImage(np.zeros((classifier.size, classifier.size, 3), np.uint8), "blank image")
-    for slot in ring:
-        slot.begin([Job(blank, manifest.prompts) for _ in range(count)])
-        for row in range(count):
-            slot.fill(row)
-        slot.segment()
-        slot.classify()

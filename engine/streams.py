@@ -1,7 +1,7 @@
 """What the pipeline is made of: streams that do work in order, and events that say it is done.
 
-The pipeline knows these two protocols only. Here are worker threads; `cuda_stream.py` has CUDA's
-streams, in the same words.
+The pipeline knows these two protocols only. Here are worker threads; `backends/torch_stream.py` has
+CUDA's streams, in the same words.
 """
 
 import threading
@@ -48,10 +48,15 @@ class Stream(Protocol):
 class ThreadEvent:
     """An event that a thread sets."""
 
+    begun = ended = 0.0
+
     def __init__(self) -> None:
-        self.begun = self.ended = 0.0
         self._happened = threading.Event()
         self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """The work begins now."""
+        self.begun = time.perf_counter()
 
     def finish(self, error: BaseException | None = None) -> None:
         """The work has ended, by an error if there is one."""
@@ -70,14 +75,15 @@ class ThreadStream:
     """A stream that is a worker thread."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self._queue: SimpleQueue[tuple[Work, Event | None, ThreadEvent] | None] = SimpleQueue()
         # A daemon, so that an engine that nobody closed does not keep the process alive.
         self._thread = threading.Thread(target=self._run, name=f"medfocus-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work, after: Event | None = None) -> ThreadEvent:
+    def submit(self, work: Work, after: Event | None = None) -> Event:
         """See `Stream`."""
-        event = ThreadEvent()
+        event = self._event()
         self._queue.put((work, after, event))
         return event
 
@@ -86,15 +92,21 @@ class ThreadStream:
         self._queue.put(None)
         self._thread.join()
 
+    def _event(self) -> ThreadEvent:
+        return ThreadEvent()
+
+    def _do(self, work: Work, after: Event | None, event: ThreadEvent) -> None:
+        if after is not None:
+            after.wait()
+        event.begin()
+        work()
+
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             work, after, event = item
             error = None
             try:
-                if after is not None:
-                    after.wait()
-                event.begun = time.perf_counter()
-                work()
+                self._do(work, after, event)
             except BaseException as raised:
                 error = raised
             event.finish(error)

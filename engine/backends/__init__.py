@@ -2,14 +2,18 @@
 
 import logging
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfocus.engine.artifact import EngineDirectory
+from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import Device
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
+
+if TYPE_CHECKING:
+    from medfocus.engine.ring import Ring
 
 Array = NDArray[np.float32]
 
@@ -36,6 +40,9 @@ class Backend(Graphs, Protocol):
 
     name: str
     device: Device
+
+    def ring(self, manifest: Manifest, images: int) -> "Ring":
+        """Slots for `images` images each, and streams, for a pipeline of this backend's own."""
 
     def close(self) -> None:
         """Release memory and devices; the backend cannot be used afterwards."""

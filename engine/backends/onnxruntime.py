@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX, EngineDirectory
 from medfocus.engine.backends import Array
+from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import Device
+from medfocus.engine.ring import Ring, host_ring
 from medfocus.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,10 @@ class OnnxRuntimeBackend:
             {"image": image, "focus_logits": focus_logits, "rows": rows, "cols": cols},
         )
         return embedding, probabilities, patch_focus, focused
+
+    def ring(self, manifest: Manifest, images: int) -> Ring:
+        """See `Backend.ring`."""
+        return host_ring(self, manifest, images)
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -15,7 +15,9 @@ from medfocus.engine.artifact import (
     EngineDirectory,
 )
 from medfocus.engine.backends import Array
+from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import Device
+from medfocus.engine.ring import Ring, host_ring
 from medfocus.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,10 @@ class OpenVinoBackend:
             {"image": image, "focus_logits": focus_logits, "rows": rows, "cols": cols},
         )
         return embedding, probabilities, patch_focus, focused
+
+    def ring(self, manifest: Manifest, images: int) -> Ring:
+        """See `Backend.ring`."""
+        return host_ring(self, manifest, images)
 
     def close(self) -> None:
         """See `Backend.close`."""

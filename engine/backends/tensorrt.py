@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from medfocus.engine import cuda
 from medfocus.engine.artifact import EngineDirectory
 from medfocus.engine.backends import Array
+from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import Device
+from medfocus.engine.ring import Ring, host_ring
 from medfocus.engine.tensorrt_library import (
     CLASSIFIER_PLAN,
     PLANS,
@@ -60,6 +62,10 @@ class TensorRTBackend:
         found = self._classifier.run(image=image, focus_logits=focus_logits, rows=rows, cols=cols)
         focused = found["focused"]
         return found["embedding"], found["probabilities"], found["patch_focus"], focused
+
+    def ring(self, manifest: Manifest, images: int) -> Ring:
+        """See `Backend.ring`."""
+        return host_ring(self, manifest, images)
 
     def close(self) -> None:
         """See `Backend.close`."""

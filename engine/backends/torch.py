@@ -1,5 +1,6 @@
 """The PyTorch backend: the graphs themselves, eager, in half precision by PyTorch's autocast."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medfocus.engine.artifact import (
     CLASSIFIER_WEIGHTS,
@@ -16,11 +18,20 @@ from medfocus.engine.artifact import (
     load_tensors,
 )
 from medfocus.engine.backends import Array
+from medfocus.engine.backends.torch_slot import TorchSlot, graph_pools
+from medfocus.engine.backends.torch_stream import CudaStream
+from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import Device
+from medfocus.engine.ring import BATCHES_ON_GPU, Ring, host_ring
 from medfocus.errors import InputError
 from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
-from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+from medfocus.models.graphs import (
+    ClassifierGraph,
+    ClassifierOutput,
+    SegmenterGraph,
+    SegmenterOutput,
+)
 from medfocus.models.segmenter import Segmenter
 from medfocus.models.weights import load_strictly
 
@@ -63,8 +74,7 @@ class TorchBackend:
         self, image: Array, points: Array, labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """See `Backend.segment`."""
-        with self._autocast("segmenter"), _exact_float32(self.device):
-            output = self._segmenter(*self._tensors(image, points, labels))
+        output = self.segment_tensors(*self._tensors(image, points, labels))
         focus_logits, score = (tensor.float().cpu().numpy() for tensor in output)
         return focus_logits, score
 
@@ -73,10 +83,33 @@ class TorchBackend:
         self, image: Array, focus_logits: Array, rows: Array, cols: Array
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """See `Backend.classify`."""
-        with self._autocast("classifier"), _exact_float32(self.device):
-            output = self._classifier(*self._tensors(image, focus_logits, rows, cols))
+        output = self.classify_tensors(*self._tensors(image, focus_logits, rows, cols))
         embedding, probabilities, patch_focus = (t.float().cpu().numpy() for t in output[:3])
         return embedding, probabilities, patch_focus, output.focused.cpu().numpy()
+
+    def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
+        """As `segment`, on the device."""
+        with self._autocast("segmenter"), _exact_float32(self.device):
+            found: SegmenterOutput = self._segmenter(image, points, labels)
+        return found
+
+    def classify_tensors(
+        self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
+    ) -> ClassifierOutput:
+        """As `classify`, on the device."""
+        with self._autocast("classifier"), _exact_float32(self.device):
+            found: ClassifierOutput = self._classifier(image, focus_logits, rows, cols)
+        return found
+
+    def ring(self, manifest: Manifest, images: int) -> Ring:
+        """See `Backend.ring`."""
+        if self.device == "cpu":
+            return host_ring(self, manifest, images)
+        slots = [TorchSlot(self, manifest, images, self.device) for _ in range(BATCHES_ON_GPU)]
+        pools = graph_pools(manifest)
+        for slot in slots:
+            slot.capture([*(size for size in manifest.buckets if size < images), images], pools)
+        return Ring([*slots], CudaStream("segment"), CudaStream("classify"))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -85,28 +118,45 @@ class TorchBackend:
     def _autocast(self, graph: str) -> AbstractContextManager[None]:
         half = self._arithmetic is not torch.float32 and graph not in self._float32
         dtype = self._arithmetic if half else torch.bfloat16  # float32 is no dtype of autocast
-        return torch.autocast(self.device, dtype, enabled=half)
+        # No cache of weights: within a capture it would belong to the CUDA graph.
+        return torch.autocast(self.device, dtype, enabled=half, cache_enabled=False)
 
-    def _tensors(self, *arrays: NDArray[Any]) -> list[torch.Tensor]:
+    def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+
+_exact_users = 0
+_exact_lock = threading.Lock()
+_found: list[str] = []
 
 
 @contextmanager
 def _exact_float32(device: Device) -> Iterator[None]:
-    """A float32 is meant: on CUDA, cuDNN rounds a convolution's inputs to ten bits by default."""
+    """A float32 is meant: on CUDA, cuDNN rounds a convolution's inputs to ten bits by default.
+
+    The setting is the process's, and two streams' threads are in here at once: the first sets
+    it, and the last puts back what it found.
+    """
     if device == "cpu":
         yield
         return
+    global _exact_users
     conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     settings = (conv, torch.backends.cuda.matmul)
-    before = [setting.fp32_precision for setting in settings]
+    with _exact_lock:
+        _exact_users += 1
+        if _exact_users == 1:
+            _found[:] = [setting.fp32_precision for setting in settings]
+            for setting in settings:
+                setting.fp32_precision = "ieee"
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
         yield
     finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
+        with _exact_lock:
+            _exact_users -= 1
+            if _exact_users == 0:
+                for setting, precision in zip(settings, _found, strict=True):
+                    setting.fp32_precision = precision
 
 
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:

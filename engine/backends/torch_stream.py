@@ -1,0 +1,82 @@
+"""CUDA's streams as the pipeline's, through PyTorch; each is launched by a thread of its own."""
+
+import time
+
+import torch
+
+from medfocus.engine.streams import Event, ThreadEvent, ThreadStream, Work
+
+
+class CudaEvent(ThreadEvent):
+    """The end of work on the GPU; times are CUDA's, on the clock of `time.perf_counter`."""
+
+    def __init__(self, clock: "_Clock") -> None:
+        super().__init__()
+        self._clock = clock
+        self._begin, self.end = _event(), _event()
+
+    def begin(self) -> None:
+        """See `ThreadEvent`; on the current stream."""
+        self._begin.record()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """See `ThreadEvent`; the work has been launched, and may still run."""
+        try:
+            self.end.record()
+        except BaseException as failed:  # the device has failed meanwhile
+            error = error or failed
+        super().finish(error)
+
+    def launched(self) -> None:
+        """Let this thread wait until the work is launched; raise what that raised."""
+        super().wait()
+
+    def wait(self) -> None:
+        """See `Event`."""
+        super().wait()
+        self.end.synchronize()
+        self.begun, self.ended = (self._clock.read(event) for event in (self._begin, self.end))
+
+
+class CudaStream(ThreadStream):
+    """A CUDA stream, with the thread that launches its work, and an NVTX range a piece of work."""
+
+    def __init__(self, name: str) -> None:
+        self.cuda = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._clock = _Clock()
+        super().__init__(name)
+
+    def _event(self) -> CudaEvent:
+        return CudaEvent(self._clock)
+
+    def _do(self, work: Work, after: Event | None, event: ThreadEvent) -> None:
+        if isinstance(after, CudaEvent):
+            after.launched()  # a CUDA event that was not recorded yet would be waited for in vain
+            self.cuda.wait_event(after.end)
+        elif after is not None:
+            after.wait()
+        with torch.cuda.nvtx.range(f"medfocus {self.name}"):
+            event.begin()
+            work()
+
+    def _run(self) -> None:
+        with torch.cuda.stream(self.cuda):
+            super()._run()
+
+
+class _Clock:
+    """From CUDA's clock, which knows differences only, to that of `time.perf_counter`."""
+
+    def __init__(self) -> None:
+        self._zero = _event()
+        self._zero.record()
+        self._zero.synchronize()
+        self._seconds = time.perf_counter()
+
+    def read(self, event: torch.cuda.Event) -> float:
+        """Seconds at which an event happened."""
+        return self._seconds + float(self._zero.elapsed_time(event)) / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
