@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.print("Interrupted: nothing was written")
         return 130
     Console().print(_table(measured), _stages(measured))
+    for row in measured.rows:
+        if row.images_per_second is None:
+            report.print(printable(f"{row.contender}: {row.status}"), markup=False)
     return 0
 
 
@@ -105,7 +108,7 @@ def _table(measured: Measured) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in measured.rows:
         if row.images_per_second is None:
-            table.add_row(row.contender, "", "", "", row.status)
+            table.add_row(row.contender, "not there", "", "", "")
             continue
         low, middle, high = row.ratio
         table.add_row(

@@ -67,11 +67,13 @@ def draw_trace(spans: Sequence[Span], path: Path, title: str, batches: int = 6) 
         axis.broken_barh([bar], (place - 0.38, 0.76), color=COLOURS[span.stage], lw=0)
     for batch, (slot, begun, ended) in stays.items():
         place = rows.index(f"slot {slot}")
-        left, width = 1e3 * (begun - begin), 1e3 * (ended - begun)
-        axis.broken_barh([(left, width)], (place - 0.38, 0.76), color="#e8eaec", ec="#8a9096")
-        axis.text(
-            left + width / 2, place, str(batch), ha="center", va="center", fontsize=8, clip_on=True
+        left, right = 1e3 * (begun - begin), 1e3 * (ended - begin)
+        axis.broken_barh(
+            [(left, right - left)], (place - 0.38, 0.76), color="#e8eaec", ec="#8a9096"
         )
+        shown = max(left, 0.0), min(right, 1e3 * (end - begin))
+        if shown[1] - shown[0] > 30 * (end - begin):  # wide enough for its number
+            axis.text(sum(shown) / 2, place, str(batch), ha="center", va="center", fontsize=8)
     names = [row.removeprefix("medfocus-").replace("_", " ") for row in rows]
     axis.set_yticks(range(len(rows)), names, fontsize=9)
     axis.invert_yaxis()

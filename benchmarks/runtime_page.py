@@ -1,0 +1,185 @@
+"""Writes docs/runtime.md from recorded results, so that no number is typed.
+
+    python -m medfocus.benchmarks.runtime_page benchmarks/results/cpu -o docs/runtime.md
+
+The folder holds pipeline.json and soak.json, each written by the command that the page names.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from medfocus.benchmarks.pipeline import GRAPHS, STREAM
+from medfocus.engine.pipeline import MOST_BYTES
+
+RESULTS = ("pipeline", "soak")
+
+TEXT = """# The runtime
+
+`Engine.classify(batch)` and `Engine.stream(iterable)` run images through one pipeline:
+
+```
+ sources ─► read ─► waiting ─► prepare ─────► segment ─────► classify ─────► answer
+          threads   images    threads, into   a stream       a stream        predictions,
+                              a slot's rows                                  in order
+```
+
+```python
+from medfocus.engine import Engine
+
+engine = Engine.load("engines/mine")
+predictions = engine.classify(["a.dcm", array, tensor])         # a list; every item is answered
+for prediction in engine.stream(paths, batch_size=32):          # one by one, in order
+    ...
+engine.stats()                                                  # what it did, what waits
+engine.close()
+```
+
+- **A ring of slots** holds the batches that are under way: two on a CPU, three on a GPU. Buffers
+  are allocated once, when the engine is loaded. Work on a slot goes from stage to stage by events;
+  a slot is free again once its answers are copied out.
+- **Streams.** On a CPU both models run on one worker thread with all cores. On a GPU each has its
+  stream, so that a batch is classified while the next is segmented: CUDA streams with PyTorch,
+  worker threads with the other runtimes, which have their own.
+- **Callers share batches.** Whoever waits when a slot becomes free goes together, up to
+  `max_batch` images with equally shaped prompts. A lone image waits for nobody; under load,
+  batches grow by themselves. Each caller gets its own answers, or its own error.
+- **Bounded.** Decoded images wait in {waiting} at most; then reading waits. `stream` pulls its
+  iterable in the caller's thread, no more than the ring and a batch ahead.
+
+| `Engine.load(...)` | |
+|---|---|
+| `max_batch` | most images that run together; by default the largest batch size of the export |
+| `max_wait_ms` | how long a batch that is not full waits for more; 0 by default |
+| `deterministic` | each image by itself: no bit of its answer depends on its neighbours |
+| `memory_limit` | bytes; measured with a full batch of blank images, and refused with the numbers |
+
+## A schedule
+
+![Two slots, one stream on a CPU](images/pipeline.png)
+
+`medfocus-bench pipeline ENGINE --trace FILE --plot FILE` wrote it, from the events of a real run;
+the trace opens in [Perfetto](https://ui.perfetto.dev).
+
+## When something goes wrong
+
+| | |
+|---|---|
+| an image that cannot be read or prepared | its prediction carries the error; its batch goes on |
+| the iterable raises | all that came before is answered, then `stream` raises the same |
+| the consumer stops, or an interrupt | what has not begun is given up; the engine can be used on |
+| out of memory in a batch | it runs again in halves; the engine keeps to that size and logs it once |
+| out of memory with one image | a `DeviceError` for that image |
+| the backend dies | a `DeviceError` for all that was under way or waits; later calls raise it: load the engine again |
+| `close()` | what is under way is answered, what waits gets an `InputError` |
+
+Logs name sizes, backends and counts; never a path, a tag or a pixel.
+
+## Measured on a CPU
+
+Files are PNG phantoms; "{graphs}" is segmenter and classifier one after the other on batches that
+lie in memory: what the pipeline could reach if all else cost nothing. Ratios are of images a
+second, round by round, by `medfocus-bench pipeline`.
+
+{pipelines}
+
+{stages}
+
+## Under load
+
+`python -m medfocus.benchmarks.soak`; each answer was compared with the one that its image gets
+alone.
+
+{soaks}
+
+## Not measured
+
+Nothing here has run on a GPU: not the CUDA streams, not the CUDA graphs (one a batch size and
+stage, where a capture is refused eager), not the upload and resizing on the device (checked on the
+CPU, to the bit of pillow's). `tests/engine/test_cuda_pipeline.py` is for that day. torch.compile
+between the kernels was not tried. How much `deterministic` costs was not measured.
+"""  # noqa: E501
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page, from the results by name."""
+    return TEXT.format(
+        waiting=f"{MOST_BYTES / 2**30:g} GiB",
+        graphs=GRAPHS,
+        pipelines="\n\n".join(map(_pipeline, results["pipeline"])),
+        stages="\n\n".join(map(_stages, results["pipeline"])),
+        soaks="\n\n".join(map(_soak, results["soak"])),
+    )
+
+
+def _pipeline(run: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["contender"],
+            f"{row['images_per_second']:.2f}",
+            f"{row['ratio'][1]:.3f}",
+            f"{row['ratio'][0]:.3f} to {row['ratio'][2]:.3f}",
+            f"{row['same_label']:.1%}",
+        ]
+        for row in run["rows"]
+        if row["images_per_second"] is not None
+    ]
+    names = ("", "images/s", "ratio", "quartiles", "same label")
+    return (
+        f"{_where(run)}, {run['rounds']} rounds of {run['images']} images:\n\n{_table(names, rows)}"
+    )
+
+
+def _stages(run: dict[str, Any]) -> str:
+    """What a stage takes, an image, and how long an image waits for it."""
+    rows = [
+        [name, f"{1e3 * stage['seconds'] / stage['images']:.2f}",
+         f"{1e3 * stage['waited'] / stage['runs']:.1f}"]
+        for name, stage in run["stats"]["stages"].items()
+        if stage["images"]
+    ]  # fmt: skip
+    names = (f"`{run['engine']}`: stage of {STREAM}", "ms an image", "a batch waited for it, ms")
+    return _table(names, rows)
+
+
+def _soak(run: dict[str, Any]) -> str:
+    stream, callers = run["stream"], run["callers"]
+    latency = callers["latency_ms"]
+    more = stream["mb_more_at_most_later"]
+    return "\n".join(
+        [
+            f"{_where(run)}:",
+            "",
+            f"- {stream['images']:,} images through `stream`: {stream['right']:,} right, "
+            f"{stream['images_per_second']} a second; resident memory rose by at most {more} MB "
+            f"after the first 1,000 ({stream['mb_after_1000']:.0f} MB).",
+            f"- {callers['callers']} threads, one image at a time, for {callers['seconds']:g} s: "
+            f"{callers['answers']:,} answers, {callers['wrong']} wrong, "
+            f"{callers['images_a_batch']} images a batch; latency p50 {latency['p50']:.0f} ms, "
+            f"p95 {latency['p95']:.0f} ms, p99 {latency['p99']:.0f} ms.",
+        ]
+    )
+
+
+def _where(run: dict[str, Any]) -> str:
+    return f"`{run['engine']}` on {run['processor']}, {run['date']}"
+
+
+def _table(names: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [list(names), *rows]]
+    return "\n".join([lines[0], "|---|" + "---:|" * (len(names) - 1), *lines[1:]])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.runtime_page")
+    parser.add_argument("results", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    results = {name: json.loads((options.results / f"{name}.json").read_text()) for name in RESULTS}
+    options.out.write_text(render(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
