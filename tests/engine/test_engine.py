@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
 from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
@@ -468,6 +470,25 @@ def test_stats(engine_directory: Path, tmp_path: Path) -> None:
     assert (stats.waiting, stats.waiting_bytes, stats.max_batch) == (0, 0, 32)
     assert stats.ring_bytes > 2 * 32 * 3 * 256**2 * 4
     engine.close()
+
+
+def test_logs_hold_nothing_of_a_patient(
+    engine_directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the lowest level, and from every library that is in the way."""
+    scan = Path(str(get_testdata_file("CT_small.dcm", download=False)))
+    renamed = tmp_path / "Doe-Jane-1970.dcm"
+    renamed.write_bytes(scan.read_bytes())
+    (tmp_path / "Doe-John-1971.dcm").write_bytes(scan.read_bytes()[:3000])
+    with caplog.at_level(0):
+        engine = Engine.load(engine_directory)
+        answers = list(engine.stream(sorted(tmp_path.iterdir())))
+        engine.close()
+    assert [answer.error is None for answer in answers] == [True, False]
+    dataset = dcmread(scan)
+    assert "engine loaded" in caplog.text
+    for private in ("Doe", str(dataset.PatientName), dataset.PatientID, dataset.StudyInstanceUID):
+        assert private not in caplog.text
 
 
 def test_backends_and_devices_that_are_not_there(engine_directory: Path) -> None:
