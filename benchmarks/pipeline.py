@@ -15,7 +15,8 @@ from medfocus.engine import Engine
 from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.images import read_images
-from medfocus.engine.prepare import Batch, collate, prepare
+from medfocus.engine.manifest import Manifest
+from medfocus.engine.prepare import Batch, collate, no_focus, prepare
 from medfocus.engine.stats import Span, Stats
 from medfocus.errors import MedfocusError
 from medfocus.export.check_images import phantoms
@@ -88,7 +89,7 @@ def measure(
         size = engine.stats().max_batch
         batches = _batches(directory, files, size)
         contenders: dict[str, Callable[[int], list[int]]] = {
-            GRAPHS: lambda count: _graphs(alone, batches[: -(-count // size)]),
+            GRAPHS: lambda count: _graphs(alone, directory.manifest, batches[: -(-count // size)]),
             STREAM: lambda count: _stream(engine, files[:count]),
         }
         missing: list[Row] = []
@@ -152,10 +153,13 @@ def _batches(directory: EngineDirectory, files: Sequence[Path], size: int) -> li
     return [batches[tuple(chunk)] for chunk in chunks]
 
 
-def _graphs(backend: Backend, batches: Sequence[Batch]) -> list[int]:
+def _graphs(backend: Backend, manifest: Manifest, batches: Sequence[Batch]) -> list[int]:
     labels: list[int] = []
     for batch in batches:
-        logits, _ = backend.segment(batch.segmenter, batch.points, batch.labels)
+        if manifest.focus.mode != "none":
+            logits, _ = backend.segment(batch.segmenter, batch.points, batch.labels)
+        else:
+            logits, _ = no_focus(len(batch.labels), manifest.preprocessing)
         found = backend.classify(batch.classifier, logits, batch.rows, batch.cols)
         labels.extend(found[1].argmax(-1).tolist())
     return labels
@@ -178,4 +182,7 @@ def _peer(path: Path) -> tuple[Backend, EngineDirectory]:
 
 
 def _one_by_one(backend: Backend, directory: EngineDirectory, files: Sequence[Path]) -> list[int]:
-    return [label for file in files for label in _graphs(backend, _batches(directory, [file], 1))]
+    labels: list[int] = []
+    for file in files:
+        labels += _graphs(backend, directory.manifest, _batches(directory, [file], 1))
+    return labels

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from medfocus.engine import cuda
 from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.images import ImageSource
@@ -23,7 +24,7 @@ from medfocus.engine.prompts import Box, Points
 from medfocus.engine.requests import Request, Response, respond
 from medfocus.engine.ring import Ring
 from medfocus.engine.stats import Span, Stats
-from medfocus.errors import DeviceError, InputError, MedfocusError, OutputError
+from medfocus.errors import DeviceError, InputError, MedfocusError, OutputError, fresh
 
 log = logging.getLogger(__name__)
 
@@ -209,8 +210,11 @@ class Engine:
     ) -> Iterator[Response]:
         if batch_size is not None and batch_size < 1:
             raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
+        if self._pipeline.forked:
+            problem = "was loaded in another process, whose threads did not come along in the fork"
+            raise InputError("engine", problem, "load it in each process")
         if self._pipeline.failure is not None:
-            raise self._pipeline.failure
+            raise fresh(self._pipeline.failure)
         requests = _requests(sources, boxes, points)
         size = batch_size or self._pipeline.stats().max_batch
         return respond(self._pipeline, requests, self.manifest.prompts, size)
@@ -219,7 +223,7 @@ class Engine:
         try:
             answer = response.answer.result()
         except MedfocusError as error:
-            return _failed(response.source, error)
+            return _failed(response.source, fresh(error))
         if not np.isfinite(answer.probabilities).all():
             problem = "the model's probabilities are not finite numbers"
             mend = "check the engine's weights and head; the image itself was readable"
@@ -246,7 +250,7 @@ def _batch_limit(asked: int | None, largest: int, deterministic: bool) -> int:
         return 1
     if asked is None:
         return largest
-    if not 1 <= asked <= largest:
+    if type(asked) is not int or not 1 <= asked <= largest:
         raise InputError(
             "max_batch",
             f"is {asked}, and this engine was checked with batches of 1 to {largest}",
@@ -263,11 +267,16 @@ def _within(
     mend = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
     with measured() if limit is not None else nullcontext(Usage()) as usage:
         runtime = load_backend(directory, backend, device)
+        ring = None
         try:
+            if limit is not None and runtime.device == "cuda":
+                cuda.call("cudaMemGetInfo")  # without it nothing can be measured
             ring = runtime.ring(manifest, images)
             if limit is not None:
                 ring.warm_up(manifest, images)
         except Exception as error:
+            if ring is not None:
+                ring.close()
             runtime.close()
             if not is_out_of_memory(error):
                 raise
@@ -287,7 +296,7 @@ def _requests(
     boxes: Iterable[Box | None] | None,
     points: Iterable[Points | None] | None,
 ) -> Iterator[Request]:
-    if isinstance(sources, str | Path | Image.Image):
+    if _is_one(sources):
         raise InputError("sources", "are one image", "give a list of it, or use classify")
     given = [column for column in (boxes, points) if column is not None]
     for source, *own in zip_longest(sources, *given, fillvalue=_MISSING):
@@ -299,7 +308,7 @@ def _requests(
 
 def _as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """The items of a batch; one image is a batch of one."""
-    if isinstance(batch, str | Path | Image.Image) or getattr(batch, "ndim", None) in (2, 3):
+    if _is_one(batch):
         return [batch]  # type: ignore[list-item]
     try:
         items = list(batch)  # type: ignore[arg-type]
@@ -310,6 +319,11 @@ def _as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     if not items:
         raise InputError("batch", "is empty", "give at least one image")
     return items
+
+
+def _is_one(given: object) -> bool:
+    """Whether it is an image itself, and not a collection of them."""
+    return isinstance(given, str | Path | Image.Image) or getattr(given, "ndim", None) in (2, 3)
 
 
 def _failed(name: str, error: MedfocusError) -> Prediction:

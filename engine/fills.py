@@ -2,8 +2,10 @@
 
 import threading
 import time
-from concurrent.futures import Executor, wait
+from concurrent.futures import Future, wait
+from functools import partial
 
+from medfocus.engine.host import HostThreads
 from medfocus.engine.slot import Job, Slot
 from medfocus.engine.stats import Span
 from medfocus.errors import ImageError, MedfocusError
@@ -19,11 +21,12 @@ class Fills:
         spans: what each row took.
     """
 
-    def __init__(self, host: Executor, slot: Slot, jobs: list[Job]) -> None:
+    def __init__(self, host: HostThreads, slot: Slot, jobs: list[Job]) -> None:
         self.errors: list[MedfocusError | None] = [None] * len(jobs)
         self.spans: list[Span] = []
-        self._futures = [
-            host.submit(self._fill, slot, row, job.image.source) for row, job in enumerate(jobs)
+        self._futures: list[Future[None]] = [
+            host.submit(partial(self._fill, slot, row, job.image.source))
+            for row, job in enumerate(jobs)
         ]
 
     @property

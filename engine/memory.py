@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfocus.engine import cuda
-from medfocus.errors import MedfocusError
+from medfocus.errors import InputError, MedfocusError
 
-# CUDA and PyTorch; ONNX Runtime; the C++ library, through OpenVINO; PyTorch's CPU allocator.
-_SAYINGS = ("out of memory", "failed to allocate", "bad_alloc", "bad allocation", "allocate memory")
+_SAYINGS = (
+    "out of memory",  # CUDA, PyTorch
+    "alloc_failed",  # cuBLAS, cuDNN
+    "failed to allocate",  # ONNX Runtime
+    "bad_alloc",  # C++, through OpenVINO
+    "bad allocation",
+    "allocate memory",  # PyTorch on a CPU
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -21,6 +27,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 @dataclass
 class Usage:
     """What a block of code took, in bytes; other threads' is in it too.
+
+    Memory that the process had already, and had freed, is not.
 
     Attributes:
         cpu: by which this process's resident memory rose at the most.
@@ -35,7 +43,11 @@ class Usage:
 def measured() -> Iterator[Usage]:
     """Measure a block; the figures are there once it has ended."""
     usage = Usage()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
+    except OSError as error:
+        mend = "leave memory_limit out"
+        raise InputError("memory_limit", f"cannot be measured here ({error})", mend) from error
     resident, free = _status("VmRSS"), _free_on_gpu()
     yield usage
     usage.cpu = max(_status("VmHWM") - resident, 0)

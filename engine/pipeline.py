@@ -8,11 +8,13 @@ image waits for nobody. The pipeline knows streams and events, and not what they
 """
 
 import atexit
+import logging
+import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,17 +23,20 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from medfocus.engine.fills import Fills
+from medfocus.engine.host import HostThreads
 from medfocus.engine.memory import is_out_of_memory
 from medfocus.engine.slot import Job, Slot
 from medfocus.engine.stats import Ledger, Span, Stats
 from medfocus.engine.streams import Event, Stream, ThreadStream
 from medfocus.engine.waiting import Waiting
-from medfocus.errors import DeviceError, InputError, MedfocusError
+from medfocus.errors import DeviceError, InputError, MedfocusError, fresh
 
 MOST_BYTES = 2**30  # of decoded images, waiting and under way
 
 _CLOSED = InputError("engine", "is closed", "load it again")
 _T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +78,13 @@ class Pipeline:
     ) -> None:
         self._slots, self._segment, self._classify = slots, segment, classify
         self._answers = ThreadStream("answers")
-        self._host = ThreadPoolExecutor(threads, "medfocus-host")
+        self._host = HostThreads(threads)
         self._waiting = Waiting(max_batch, max_wait, most_bytes)
         self._ledger = Ledger()
+        self._ring_bytes = sum(slot.nbytes for slot in slots)
+        self._ring_size = len(slots)
+        self._abandoned = False
+        self._process = os.getpid()
         self._release = release
         self._free: SimpleQueue[Slot] = SimpleQueue()
         for slot in slots:
@@ -95,18 +104,19 @@ class Pipeline:
             del jobs  # what is answered must not be kept while this waits
         for stream in (self._segment, self._classify, self._answers):
             stream.close()
-        self._host.shutdown()
+        self._host.close()
         self._release()
+        self._slots, self._free = [], SimpleQueue()  # their memory goes even where we stay
 
     def _launch(self, number: int, slot: Slot, jobs: list[Job]) -> None:
         """The whole schedule of a batch."""
         try:
             slot.begin(jobs)
             filled = Fills(self._host, slot, jobs)
-            segmented = self._segment.submit(slot.segment, after=filled)
-            classified = self._classify.submit(slot.classify, after=segmented)
+            segmented = self._segment.submit(partial(self._do, slot.segment), after=filled)
+            classified = self._classify.submit(partial(self._do, slot.classify), after=segmented)
         except Exception as error:
-            self._free.put(slot)
+            self._leave(slot)
             self._fail(jobs, error)
         else:
             run = _Run(number, slot, jobs, filled, segmented, classified)
@@ -115,18 +125,31 @@ class Pipeline:
     def _answer(self, run: _Run) -> None:
         try:
             run.classified.wait()
+            run.segmented.wait()  # it has ended; on CUDA its times are read now
             begun = time.perf_counter()
             answers = [run.slot.answer(row) for row in range(len(run.jobs))]
             spans = self._spans(run, begun)
         except BaseException as error:
-            self._free.put(run.slot)
-            self._fail(run.jobs, error)
+            failure = error
         else:
-            self._free.put(run.slot)
+            self._leave(run.slot)
             self._ledger.add(spans)
             self._ledger.answered(spans[-1].ended - job.submitted for job in run.jobs)
             for job, answer, wrong in zip(run.jobs, answers, run.filled.errors, strict=True):
                 self._waiting.settle(job, answer if wrong is None else wrong)
+            return
+        self._leave(run.slot)
+        self._fail(run.jobs, failure)
+        failure.__traceback__ = None  # which holds this frame, and so all of the batch
+
+    def _do(self, stage: Callable[[], None]) -> None:
+        if self._abandoned:
+            raise fresh(_CLOSED)
+        stage()
+
+    def _leave(self, slot: Slot) -> None:
+        slot.end()
+        self._free.put(slot)
 
     def _fail(self, jobs: list[Job], error: BaseException) -> None:
         """A batch could not be run: again in halves, or its callers' error, or the end of all."""
@@ -141,6 +164,7 @@ class Pipeline:
             problem = f"there is no memory to run so much as this image ({error})"
             outcome = DeviceError(jobs[0].image.source, problem, "free some, or use another device")
         else:
+            log.error("the backend failed", exc_info=error)
             problem = f"its backend failed ({type(error).__name__}: {error})"
             outcome = DeviceError("engine", problem, "load the engine again")
             self._waiting.stop(outcome)
@@ -168,17 +192,22 @@ class Pipeline:
         return self._waiting.failure
 
     @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that has the threads."""
+        return os.getpid() != self._process
+
+    @property
     def room(self) -> int:
         """How many images can be under way."""
-        return self._waiting.max_batch * len(self._slots)
+        return self._waiting.max_batch * self._ring_size
 
     def read(self, work: Callable[..., _T], *arguments: object) -> "Future[_T]":
         """Let one of the host's threads read a source."""
         try:
-            return self._host.submit(self._ledger.timed, "read", work, *arguments)
+            return self._host.submit(partial(self._ledger.timed, "read", work, *arguments))
         except RuntimeError:  # closed meanwhile
             refused: Future[_T] = Future()
-            refused.set_exception(self.failure or _CLOSED)
+            refused.set_exception(fresh(self.failure or _CLOSED))
             return refused
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -193,8 +222,7 @@ class Pipeline:
     def stats(self) -> Stats:
         """What was done until now, and what waits."""
         waiting = self._waiting
-        ring_bytes = sum(slot.nbytes for slot in self._slots)
-        return self._ledger.stats(len(waiting), waiting.bytes, ring_bytes, waiting.max_batch)
+        return self._ledger.stats(len(waiting), waiting.bytes, self._ring_bytes, waiting.max_batch)
 
     def tracing(self) -> AbstractContextManager[list[Span]]:
         """A list that receives all spans until the block ends."""
@@ -215,6 +243,7 @@ _OPEN: "weakref.WeakSet[Pipeline]" = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Runtimes do not bear to be torn down while they compute."""
-    for pipeline in list(_OPEN):
+    """Runtimes do not bear to be torn down while they compute; what has not begun is let go."""
+    for pipeline in [pipeline for pipeline in _OPEN if not pipeline.forked]:
+        pipeline._abandoned = True
         pipeline.close()

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from medfocus.engine.images import ImageSource, SourceImage, read_images
 from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.prompts import Box, Points, own_prompt
 from medfocus.engine.slot import Answer, Job
-from medfocus.errors import ImageError, MedfocusError
+from medfocus.errors import ImageError, MedfocusError, fresh
 from medfocus.settings import Prompts
 
 CHUNK_BYTES = 2**28  # of decoded images that are submitted together
@@ -108,7 +108,7 @@ def _read_ahead(
     try:
         for number, request in enumerate(requests):
             reading.append(_begin(pipeline, number, request))
-            while reading and (len(reading) > READ_AHEAD or reading[0].images.done()):
+            while reading and (reading[0].images.done() or _far_enough(reading)):
                 yield from _frames(reading.popleft(), prompts)
     except Exception as error:
         failure = error
@@ -140,7 +140,9 @@ def _frames(reading: _Reading, prompts: Prompts) -> Iterator[tuple[Response, Job
     except Exception as error:
         yield _failed(number, name, error), None
         return
-    for image in frames:
+    frames.reverse()
+    while frames:
+        image = frames.pop()  # a page that was submitted must not be kept for the others' sake
         size = image.pixels.shape[0], image.pixels.shape[1]
         try:
             own = request.box is not None or request.points is not None
@@ -155,12 +157,21 @@ def _frames(reading: _Reading, prompts: Prompts) -> Iterator[tuple[Response, Job
 
 
 def _failed(number: int, name: str, error: Exception) -> Response:
-    if not isinstance(error, MedfocusError):
+    if isinstance(error, MedfocusError):
+        error = fresh(error)
+    else:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         error = ImageError(name, problem, "check the file, or report this")
     answer: Future[Answer] = Future()
     answer.set_exception(error)
     return Response(number, name, None, (), answer)
+
+
+def _far_enough(reading: Sequence[_Reading]) -> bool:
+    """Whether enough was read ahead, in number or in bytes."""
+    ready = [item.images for item in reading if item.images.done() and not item.images.exception()]
+    held = sum(image.pixels.nbytes for images in ready for image in images.result())
+    return len(reading) > READ_AHEAD or held >= CHUNK_BYTES
 
 
 def _nbytes(jobs: list[Job]) -> int:

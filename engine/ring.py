@@ -22,7 +22,7 @@ class Ring(NamedTuple):
 
     def warm_up(self, manifest: Manifest, count: int) -> None:
         """Run `count` blank images through every slot, before there is a pipeline."""
-        side = manifest.preprocessing.classifier.size
+        side = manifest.preprocessing.segmenter.size
         blank = SourceImage(np.zeros((side, side, 3), np.uint8), "blank image")
         for slot in self.slots:
             slot.begin([Job(blank, manifest.prompts) for _ in range(count)])
@@ -30,6 +30,7 @@ class Ring(NamedTuple):
                 slot.fill(row)
             segmented = self.segment.submit(slot.segment)
             self.classify.submit(slot.classify, after=segmented).wait()
+            slot.end()
 
     def close(self) -> None:
         """End the streams."""
@@ -39,8 +40,9 @@ class Ring(NamedTuple):
 
 def host_ring(backend: Backend, manifest: Manifest, images: int) -> Ring:
     """For backends that take arrays and give arrays, and return once they have computed."""
+    batches = 2 if backend.device == "cpu" else BATCHES_ON_GPU
+    slots: list[Slot] = [HostSlot(backend, manifest, images) for _ in range(batches)]
     segment = ThreadStream("segment")
     # On a CPU both models use all cores: side by side they would only hinder each other.
     classify = segment if backend.device == "cpu" else ThreadStream("classify")
-    batches = 2 if backend.device == "cpu" else BATCHES_ON_GPU
-    return Ring([HostSlot(backend, manifest, images) for _ in range(batches)], segment, classify)
+    return Ring(slots, segment, classify)

@@ -89,6 +89,9 @@ class Slot(Protocol):
     def answer(self, row: int) -> Answer:
         """A row's answer."""
 
+    def end(self) -> None:
+        """Forget the batch; whether it was answered or has failed."""
+
 
 class HostSlot:
     """Buffers in the host's memory, for backends that take arrays and give arrays.
@@ -161,3 +164,7 @@ class HostSlot:
             self._logits[row].copy(),
             self._patch_focus[row].copy(),
         )
+
+    def end(self) -> None:
+        """See `Slot`."""
+        self._jobs = ()

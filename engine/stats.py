@@ -69,7 +69,7 @@ class Stats:
 
     Attributes:
         stages: by name, in the order in which an image goes through them.
-        images: answered, errors of the runtime included; those that could not be read are not.
+        images: that went through all stages.
         latency: p50, p95 and p99 of the seconds from an image's submission to its answer, of the
             latest images; empty before the first.
         waiting: images that wait for buffers; waiting_bytes: of all decoded images unanswered.

@@ -6,6 +6,7 @@ CUDA's streams, in the same words.
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
@@ -108,6 +109,8 @@ class ThreadStream:
             try:
                 self._do(work, after, event)
             except BaseException as raised:
+                # What failed for want of memory must not hold its tensors while it is tried again.
+                traceback.clear_frames(raised.__traceback__)
                 error = raised
             event.finish(error)
             del item, work, after, event, error  # what is done must not be kept while it waits

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from medfocus.engine.slot import Answer, Job
-from medfocus.errors import MedfocusError
+from medfocus.errors import MedfocusError, fresh
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class Waiting:
         self.bytes = 0
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
+        self._door = threading.Lock()  # who waits for room; small ones must not slip past it
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -41,7 +42,7 @@ class Waiting:
         Where nothing more is taken, that is their answer.
         """
         wanted = sum(job.image.pixels.nbytes for job in jobs)
-        with self._changed:
+        with self._door, self._changed:
             self._changed.wait_for(
                 lambda: self.failure or not self.bytes or self.bytes + wanted <= self._most_bytes
             )
@@ -105,7 +106,7 @@ class Waiting:
         if not (job.begun or job.answer.set_running_or_notify_cancel()):
             return  # its caller has given up
         if isinstance(outcome, MedfocusError):
-            job.answer.set_exception(outcome)
+            job.answer.set_exception(fresh(outcome))
         else:
             job.answer.set_result(outcome)
 

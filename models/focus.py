@@ -58,9 +58,11 @@ def hiding_bias(keep: Tensor, layers: int) -> Tensor:
     return torch.where(keep, 0.0, HIDDEN).expand(layers, -1, -1)
 
 
-def paint(image: Tensor, pixel_focus: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Paint the focus over a normalised image, texture kept: (B, 3, R, R), (B, R, R)."""
-    colour = (image.new_tensor(OVERLAY_COLOUR) - mean) / std
+def paint(image: Tensor, pixel_focus: Tensor, colour: Tensor) -> Tensor:
+    """Paint the focus over a normalised image, texture kept.
+
+    (B, 3, R, R), (B, R, R), and the normalised colour, (3,).
+    """
     opacity = OVERLAY_OPACITY * pixel_focus[:, None]
     return image * (1 - opacity) + colour[None, :, None, None] * opacity
 

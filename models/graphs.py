@@ -10,6 +10,7 @@ from medfocus.errors import InputError
 from medfocus.kernels import focus_bias
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.focus import (
+    OVERLAY_COLOUR,
     hiding_bias,
     is_focused,
     kept_tokens,
@@ -78,8 +79,7 @@ class ClassifierGraph(nn.Module):
         InputError: head and encoder do not fit together.
     """
 
-    mean: Tensor
-    std: Tensor
+    colour: Tensor
 
     def __init__(
         self,
@@ -108,8 +108,9 @@ class ClassifierGraph(nn.Module):
         self.class_embeddings = nn.Parameter(F.normalize(class_embeddings, dim=-1))
         self.logit_scale = nn.Parameter(logit_scale)
         self.strength = nn.Parameter(strength)
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        # A buffer: made in `forward`, it would be copied to the device within a CUDA graph.
+        colour = (torch.tensor(OVERLAY_COLOUR) - torch.tensor(mean)) / torch.tensor(std)
+        self.register_buffer("colour", colour, persistent=False)
 
     @property
     def cells(self) -> int:
@@ -150,7 +151,7 @@ class ClassifierGraph(nn.Module):
         pixel_focus = pool_focus(focus_logits, rows, cols)  # (B, R, R)
         patch_focus = patches_from_pixels(pixel_focus, self.clip.grid)
         focused = is_focused(patch_focus, self.focus) & (focus_logits.amax((-2, -1)) > 0)
-        painted = paint(image, pixel_focus * focused[:, None, None], self.mean, self.std)
+        painted = paint(image, pixel_focus * focused[:, None, None], self.colour)
         return painted, patch_focus, focused
 
     def _embed(

@@ -21,6 +21,11 @@ class MedfocusError(Exception):
         return type(self), (self.item, self.problem, self.mend)
 
 
+def fresh(error: MedfocusError) -> MedfocusError:
+    """The same error anew: without the frames, and all they hold, that it was raised through."""
+    return type(error)(error.item, error.problem, error.mend)
+
+
 class InputError(MedfocusError):
     """An argument that cannot be used: an empty batch, prompts that do not match the images."""
 
@@ -46,4 +51,4 @@ class ParityError(MedfocusError):
 
 
 class DeviceError(MedfocusError):
-    """A GPU that is not there, refuses work, or has no memory left."""
+    """A GPU or a runtime that is not there, refuses work, or has no memory left."""

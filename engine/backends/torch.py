@@ -18,7 +18,7 @@ from medfocus.engine.artifact import (
     load_tensors,
 )
 from medfocus.engine.backends import Array
-from medfocus.engine.backends.torch_slot import TorchSlot, graph_pools
+from medfocus.engine.backends.torch_slot import TorchSlot, captures_of
 from medfocus.engine.backends.torch_stream import CudaStream
 from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import Device
@@ -106,9 +106,9 @@ class TorchBackend:
         if self.device == "cpu":
             return host_ring(self, manifest, images)
         slots = [TorchSlot(self, manifest, images, self.device) for _ in range(BATCHES_ON_GPU)]
-        pools = graph_pools(manifest)
+        captures = captures_of(manifest)
         for slot in slots:
-            slot.capture([*(size for size in manifest.buckets if size < images), images], pools)
+            slot.capture([*(size for size in manifest.buckets if size < images), images], captures)
         return Ring([*slots], CudaStream("segment"), CudaStream("classify"))
 
     def close(self) -> None:

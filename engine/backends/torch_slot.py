@@ -6,7 +6,7 @@ share of the upload is resized by the host first.
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ MOST_RESIZED = 16
 
 log = logging.getLogger(__name__)
 Stage = Literal["segment", "classify"]
-Pools = dict[Stage, Any]
 
 
 class TensorGraphs(Protocol):
@@ -170,6 +169,10 @@ class TorchSlot:
             self._patch_focus.host[row].numpy().copy(),
         )
 
+    def end(self) -> None:
+        """See `Slot`."""
+        self._jobs = ()
+
     def _preprocess(self, rows: list[int], size: tuple[int, int] | None) -> None:
         """Resize and normalise the images of one size, for both models."""
         first, second = self._first, self._second
@@ -214,25 +217,20 @@ class TorchSlot:
             self._focused.device[:count] = output.focused
 
     @torch.inference_mode()
-    def capture(self, buckets: Sequence[int], pools: Pools) -> None:
-        """Capture a CUDA graph a bucket a stage. Where capture is refused, runs stay eager.
-
-        Graphs of a stage run one after another on its stream and leave nothing behind but what
-        they write into buffers, so those of all slots share one pool of memory.
-        """
+    def capture(self, buckets: Sequence[int], captures: "Captures") -> None:
+        """Capture a CUDA graph a bucket a stage. Where capture is refused, runs stay eager."""
         self._own_prompts = None
-        for stage in pools:
+        for stage, (pool, stream) in captures.items():
             for bucket in sorted(buckets, reverse=True):
-                side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):  # kernels are compiled and chosen outside a capture
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):  # kernels are compiled and chosen beforehand
                     for _ in range(2):
                         self._eager(stage, bucket)
                 torch.cuda.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 try:
                     with torch.cuda.graph(
-                        graph, pool=pools[stage], capture_error_mode="thread_local"
+                        graph, pool=pool, stream=stream, capture_error_mode="thread_local"
                     ):
                         self._eager(stage, bucket)
                 except RuntimeError as error:
@@ -242,13 +240,31 @@ class TorchSlot:
                 torch.cuda.synchronize()
 
 
-def graph_pools(manifest: Manifest) -> Pools:
-    """Memory for the CUDA graphs of each stage that can be captured."""
+class Capture(NamedTuple):
+    """What the CUDA graphs of a stage, of all slots, have in common.
+
+    They run one after another on the stage's stream and leave nothing behind but what they write
+    into buffers, so they share memory. They are captured on a stream of their own, for cuBLAS
+    keeps a workspace a stream, which two stages' graphs must not share.
+    """
+
+    pool: Any
+    stream: torch.cuda.Stream
+
+
+Captures = dict[Stage, Capture]
+
+
+def captures_of(manifest: Manifest) -> Captures:
+    """For each stage that can be captured."""
     mode = manifest.focus.mode
     stages: list[Stage] = [] if mode == "none" else ["segment"]
     if mode != "hard":  # whose shapes depend on how many patches are kept
         stages.append("classify")
-    return {stage: torch.cuda.graph_pool_handle() for stage in stages}
+    return {
+        stage: Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream())  # type: ignore[no-untyped-call]
+        for stage in stages
+    }
 
 
 def _channels_first(pixels: Tensor, height: int, width: int) -> Tensor:

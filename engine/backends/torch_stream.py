@@ -6,6 +6,8 @@ import torch
 
 from medfocus.engine.streams import Event, ThreadEvent, ThreadStream, Work
 
+RENEWED = 600.0  # seconds that a clock is used; after them it still tells 0.06 ms
+
 
 class CudaEvent(ThreadEvent):
     """The end of work on the GPU; times are CUDA's, on the clock of `time.perf_counter`."""
@@ -47,6 +49,8 @@ class CudaStream(ThreadStream):
         super().__init__(name)
 
     def _event(self) -> CudaEvent:
+        if time.perf_counter() - self._clock.began > RENEWED:
+            self._clock = _Clock()
         return CudaEvent(self._clock)
 
     def _do(self, work: Work, after: Event | None, event: ThreadEvent) -> None:
@@ -65,17 +69,20 @@ class CudaStream(ThreadStream):
 
 
 class _Clock:
-    """From CUDA's clock, which knows differences only, to that of `time.perf_counter`."""
+    """From CUDA's clock, which knows differences only, to that of `time.perf_counter`.
+
+    A difference is a float32 of milliseconds: a clock that is old ticks coarsely.
+    """
 
     def __init__(self) -> None:
         self._zero = _event()
         self._zero.record()
         self._zero.synchronize()
-        self._seconds = time.perf_counter()
+        self.began = time.perf_counter()
 
     def read(self, event: torch.cuda.Event) -> float:
         """Seconds at which an event happened."""
-        return self._seconds + float(self._zero.elapsed_time(event)) / 1e3
+        return self.began + float(self._zero.elapsed_time(event)) / 1e3
 
 
 def _event() -> torch.cuda.Event:

@@ -91,6 +91,9 @@ class ScriptedSlot:
         nothing = np.zeros((1, 1), np.float32)
         return Answer(self._answers[row : row + 1].copy(), False, 0.0, nothing, nothing)
 
+    def end(self) -> None:
+        self._values = []
+
     def _run(self, stage: str) -> None:
         self._script.delay()
         self._script.fails(stage, self._values)

@@ -1,10 +1,14 @@
 """`Engine` end to end: against the graphs run by hand, and with every kind of input."""
 
 import gc
+import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -382,8 +386,9 @@ def test_an_array_may_change_once_it_was_given(engine: Engine) -> None:
 def test_streams_that_cannot_be(engine: Engine) -> None:
     with pytest.raises(InputError, match="batch_size: is 0"):
         engine.stream(pictures(1), batch_size=0)
-    with pytest.raises(InputError, match="sources: are one image"):
-        list(engine.stream("scan.png"))
+    for one in ("scan.png", pictures(1)[0], Image.new("L", (9, 9))):
+        with pytest.raises(InputError, match="sources: are one image"):
+            list(engine.stream(one))
     answered = []
     with pytest.raises(InputError, match="not one a source"):
         answered.extend(engine.stream(pictures(2), boxes=[None]))
@@ -396,6 +401,7 @@ def test_streams_that_cannot_be(engine: Engine) -> None:
     [
         ({"max_batch": 0}, "max_batch: is 0"),
         ({"max_batch": 64}, "batches of 1 to 32"),
+        ({"max_batch": 2.5}, "max_batch: is 2.5"),
         ({"max_batch": 2, "deterministic": True}, "max_batch: is 2"),
         ({"max_wait_ms": -1.0}, "max_wait_ms: is -1"),
         ({"max_wait_ms": float("nan")}, "max_wait_ms: is nan"),
@@ -457,6 +463,62 @@ def test_an_engine_that_is_dropped_ends_its_threads(engine_directory: Path) -> N
     for thread in own:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_an_error_holds_neither_the_engine_nor_its_callers_images(
+    engine_directory: Path,
+) -> None:
+    """Errors are kept, in predictions and by callers; frames and what is in them must not be."""
+    engine = Engine.load(engine_directory)
+    alive = weakref.ref(engine)
+    kept = engine.classify(["no.png", np.zeros((1, 200_000, 3), np.uint8)])
+    assert [type(prediction.error) for prediction in kept] == [ImageError, ImageError]
+    engine.close()
+    errors = []
+    image = np.zeros((8, 8, 3), np.uint8)
+    image_alive = weakref.ref(image)
+    for _ in range(3):
+        try:
+            engine.classify([image])
+        except InputError as error:
+            errors.append(error.with_traceback(None))
+    assert len({id(error) for error in errors}) == 3
+    del engine, image
+    gc.collect()
+    assert alive() is None
+    assert image_alive() is None
+
+
+def test_an_engine_serves_threads_that_outlive_the_main_thread(engine_directory: Path) -> None:
+    script = f"""
+import sys, threading, time
+import numpy as np
+from medfocus.engine import Engine
+engine = Engine.load({str(engine_directory)!r}, backend="torch")
+def serve():
+    threading.main_thread().join()
+    time.sleep(0.1)
+    answer = engine.classify([np.full((40, 40), 100, np.uint8)])[0]
+    print("answered" if answer.error is None else answer.error, flush=True)
+threading.Thread(target=serve).start()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.strip() == "answered", done.stderr
+
+
+def test_a_fork_says_that_it_has_no_threads(engine_directory: Path) -> None:
+    engine = Engine.load(engine_directory)
+    process = os.fork()
+    if process == 0:
+        try:
+            engine.classify(pictures(1))
+        except InputError as error:
+            os._exit(7 if "load it in each process" in str(error).lower() else 1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
+    engine.close()
 
 
 def test_stats(engine_directory: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The schedule: thousands of random ones against the sequential run, and each thing that fails."""
 
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medfocus.engine.images import SourceImage
 from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.requests import Request, Response, respond
 from medfocus.engine.slot import Job
@@ -211,7 +214,7 @@ def test_a_backend_that_dies(stage: str) -> None:
     assert "Load the engine again" in said
     late = job(1)
     subject.submit([late])
-    assert late.answer.exception(20) is subject.failure
+    assert str(late.answer.exception(20)) == str(subject.failure)
     within(20, subject.close)
 
 
@@ -372,7 +375,9 @@ def test_decoded_images_are_bounded() -> None:
 
     thread = threading.Thread(target=submit)
     thread.start()
-    thread.join(0.3)
+    while len(submitted) < 4:
+        time.sleep(1e-3)
+    thread.join(0.1)
     assert submitted == [0, 1, 2, 3]
     assert subject.stats().waiting_bytes == 12
     gate.set()
@@ -424,3 +429,67 @@ def test_stats_and_spans_tell_what_was_done() -> None:
         (segment,), (classify,), (answer,) = (stages[s] for s in ("segment", "classify", "answer"))
         times = [filled, *segment, *classify, *answer]
         assert times == sorted(times)
+
+
+def test_a_large_image_is_not_starved_by_small_ones() -> None:
+    subject = pipeline(Script(seed=3), most_bytes=30)
+    stop = threading.Event()
+
+    def small() -> None:
+        while not stop.is_set():
+            waiting = job(1)
+            subject.submit([waiting])
+            waiting.answer.result(20)
+
+    threads = [threading.Thread(target=small) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    large = Job(SourceImage(np.full((3, 2, 3), 2, np.uint8), "large"), PROMPTS)
+    within(20, lambda: subject.submit([large]))
+    assert large.answer.result(20).probabilities.tolist() == [expected(2)]
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    within(20, subject.close)
+
+
+def test_what_failed_for_want_of_memory_is_let_go_before_the_halves_run() -> None:
+    """A traceback keeps the frames' variables, and with them the model's tensors."""
+    alive: list[weakref.ref[np.ndarray]] = []
+    seen: list[int] = []
+
+    def fails(stage: str, values: list[int]) -> None:
+        seen.append(sum(activation() is not None for activation in alive))
+        activations = np.zeros(100)
+        alive.append(weakref.ref(activations))
+        if len(values) > 1:
+            raise MemoryError
+
+    gc.disable()  # nothing may wait for the collector
+    try:
+        subject = pipeline(Script(fails=fails), slots=1, max_batch=8)
+        jobs = [job(1) for _ in range(8)]
+        subject.submit(jobs)
+        for waiting in jobs:
+            waiting.answer.result(20)
+        within(20, subject.close)
+    finally:
+        gc.enable()
+    assert len(seen) > 3
+    assert not any(seen)
+
+
+def test_an_idle_pipeline_holds_no_images() -> None:
+    subject = pipeline(Script(), slots=2)
+    jobs = [job(1), job(2)]
+    images = [weakref.ref(waiting.image.pixels) for waiting in jobs]
+    answers = [waiting.answer for waiting in jobs]
+    subject.submit(jobs)
+    del jobs
+    for answer in answers:
+        answer.result(20)
+    late = time.monotonic() + 20
+    while any(image() is not None for image in images) and time.monotonic() < late:
+        time.sleep(1e-3)
+    assert [image() for image in images] == [None, None]
+    within(20, subject.close)

@@ -1,0 +1,34 @@
+"""What is out of memory, in the words of each runtime, and what a block takes."""
+
+import numpy as np
+import pytest
+import torch
+
+from medfocus.engine.memory import is_out_of_memory, measured
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_out_of_memory_in_each_runtimes_words(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+def test_other_errors_are_none() -> None:
+    assert not is_out_of_memory(RuntimeError("an illegal memory access was encountered"))
+
+
+def test_a_block_is_measured_at_its_peak() -> None:
+    with measured() as usage:
+        array = np.ones(200_000_000, np.uint8)
+        del array
+    assert 190e6 < usage.cpu < 400e6
