@@ -20,6 +20,7 @@ SHARE = "MEDFOCUS_TEST_SHARE"  # "2/8": the third of eight processes
 OUTCOMES = "MEDFOCUS_TEST_OUTCOMES"  # the file for the lines
 RUN_LENGTH = 16  # neighbours often need the same kernels, and stay together
 # These models run the kernels, on the GPU where there is one.
+PIPELINE_ON_STREAMS = "tests/engine/test_cuda_pipeline.py"
 MODELS_ON_KERNELS = ("tests/models/test_clip.py", "tests/models/test_hiera.py")
 LAST_WORDS = 15  # seconds to write the report once interrupted
 
@@ -121,7 +122,7 @@ def _paths() -> Iterator[str]:
     yield "tests/kernels"
     # The other tests' set-up builds models, which takes upstream's packages.
     if all(find_spec(name) is not None for name in ("sam2", "open_clip", "pydicom")):
-        yield from MODELS_ON_KERNELS
+        yield from (*MODELS_ON_KERNELS, PIPELINE_ON_STREAMS)
     else:
         yield "--confcutdir=tests/kernels"
 

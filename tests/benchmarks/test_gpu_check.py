@@ -20,7 +20,12 @@ from medfocus.benchmarks.gpu_compare import compare, relative_error
 from medfocus.benchmarks.gpu_goals import GOAL_SHAPES, goals, goals_table
 from medfocus.benchmarks.gpu_plot import plot
 from medfocus.benchmarks.gpu_rows import Environment, Row, missing_row, write_rows
-from medfocus.benchmarks.gpu_tests import MODELS_ON_KERNELS, in_share, run_tests
+from medfocus.benchmarks.gpu_tests import (
+    MODELS_ON_KERNELS,
+    PIPELINE_ON_STREAMS,
+    in_share,
+    run_tests,
+)
 from medfocus.benchmarks.gpu_timing import (
     Ceilings,
     calls_a_replay,
@@ -430,7 +435,7 @@ def test_shares_hold_every_test_once() -> None:
 def repository(tmp_path: Path, text: str) -> Path:
     (tmp_path / "tests/kernels").mkdir(parents=True)
     (tmp_path / "tests/kernels/test_it.py").write_text(text)
-    for other in MODELS_ON_KERNELS:
+    for other in (*MODELS_ON_KERNELS, PIPELINE_ON_STREAMS):
         (tmp_path / other).parent.mkdir(exist_ok=True)
         (tmp_path / other).write_text("")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: a\n    slow: b\n")

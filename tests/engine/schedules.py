@@ -3,19 +3,22 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from medfocus.engine.images import SourceImage
 from medfocus.engine.pipeline import Pipeline
+from medfocus.engine.requests import Request, Response, respond
 from medfocus.engine.slot import Answer, Job
 from medfocus.engine.streams import Stream, ThreadStream
 from medfocus.errors import ImageError
 from medfocus.settings import Prompts
 
 POISON = -(10**9)
+MISSING = 14  # an image of this grey level is a file that is not there
 UNFIT = 13  # an image of this grey level cannot be prepared
 PROMPTS = Prompts((((0.5, 0.5),),), ((1,),))
 
@@ -123,6 +126,26 @@ def pipeline(
     )
 
 
+def requests(values: list[int]) -> Iterator[Request]:
+    for value in values:
+        source = f"no-{value}.png" if value == MISSING else picture(value)
+        yield Request(source, points=[(0, 0), (0, 0)] if value % 5 == 4 else None)
+
+
+def check(response: Response, value: int) -> None:
+    if value in (UNFIT, MISSING):
+        assert isinstance(response.answer.exception(), ImageError)
+    else:
+        assert response.answer.result().probabilities.tolist() == [expected(value)]
+
+
+def stream_and_check(subject: Pipeline, values: list[int], batch_size: int) -> None:
+    responses = list(respond(subject, requests(values), PROMPTS, batch_size))
+    assert [response.number for response in responses] == list(range(len(values)))
+    for response, value in zip(responses, values, strict=True):
+        check(response, value)
+
+
 def within(seconds: float, work: Callable[[], object]) -> None:
     """Run `work` in a thread; fail if it does not end, and raise what it raises."""
     raised: list[BaseException] = []
@@ -139,3 +162,35 @@ def within(seconds: float, work: Callable[[], object]) -> None:
     assert not thread.is_alive(), f"still running after {seconds} s"
     if raised:
         raise raised[0]
+
+
+def run(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
+    """Every caller's stream, from its own thread, against the sequential run."""
+
+    def fails(stage: str, values: list[int]) -> None:
+        if drawn["out_of_memory"] and stage == "classify" and len(values) > 2:
+            raise MemoryError
+
+    segment = kind("segment")
+    subject = pipeline(
+        Script(drawn["seed"], fails),
+        slots=drawn["slots"],
+        max_batch=drawn["max_batch"],
+        streams=(segment, segment if drawn["one_stream"] else kind("classify")),
+        threads=drawn["threads"],
+        max_wait=drawn["max_wait"],
+        most_bytes=drawn["most_bytes"],
+    )
+    try:
+        within(20, lambda: _call(subject, drawn["callers"], drawn["batch_size"]))
+        assert subject.stats().waiting == subject.stats().waiting_bytes == 0
+    finally:
+        within(20, subject.close)
+
+
+def _call(subject: Pipeline, callers: list[list[int]], batch_size: int) -> None:
+    """Each caller from its own thread."""
+    with ThreadPoolExecutor(len(callers)) as pool:
+        calls = [pool.submit(stream_and_check, subject, values, batch_size) for values in callers]
+        for call in calls:
+            call.result()

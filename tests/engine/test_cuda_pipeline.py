@@ -10,9 +10,8 @@ import torch
 
 from medfocus.engine import Engine
 from medfocus.engine.backends.torch_slot import TorchSlot
-from tests.engine.schedules import POISON, Script, ScriptedSlot
+from tests.engine.schedules import POISON, Script, ScriptedSlot, run
 from tests.engine.test_engine import pictures
-from tests.engine.test_pipeline import run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -86,7 +85,12 @@ def test_the_engine_answers_as_on_the_cpu(engine_directory: Path, count: int) ->
     shown = pictures(count)
     with_gpu = Engine.load(engine_directory, backend="torch", device="cuda")
     on_cpu = Engine.load(engine_directory, backend="torch", device="cpu")
-    for found, expected in zip(with_gpu.stream(shown), on_cpu.classify(shown), strict=True):
+    begun = time.perf_counter()
+    with with_gpu.tracing() as spans:
+        answers = list(with_gpu.stream(shown))
+    assert {span.stage for span in spans} == {"prepare", "segment", "classify", "answer"}
+    assert all(begun - 1e-3 < span.begun <= span.ended for span in spans)
+    for found, expected in zip(answers, on_cpu.classify(shown), strict=True):
         assert (found.label, found.focused) == (expected.label, expected.focused)
         np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-3)
         for name, probability in expected.probabilities.items():

@@ -6,7 +6,6 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,37 +13,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfocus.engine.images import SourceImage
-from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.requests import Request, Response, respond
 from medfocus.engine.slot import Job
 from medfocus.engine.streams import Event, ThreadEvent, ThreadStream, Work
 from medfocus.engine.waiting import Waiting
 from medfocus.errors import DeviceError, ImageError, InputError, MedfocusError, OutputError
 from medfocus.settings import Prompts
-from tests.engine.schedules import PROMPTS, UNFIT, Script, expected, job, picture, pipeline, within
+from tests.engine.schedules import (
+    PROMPTS,
+    UNFIT,
+    Script,
+    check,
+    expected,
+    job,
+    picture,
+    pipeline,
+    requests,
+    run,
+    stream_and_check,
+    within,
+)
 
-MISSING = 14  # an image of this grey level is a file that is not there
 TWO_POINTS = Prompts((((0.5, 0.5), (0.1, 0.1)),), ((1, 1),))
-
-
-def requests(values: list[int]) -> Iterator[Request]:
-    for value in values:
-        source = f"no-{value}.png" if value == MISSING else picture(value)
-        yield Request(source, points=[(0, 0), (0, 0)] if value % 5 == 4 else None)
-
-
-def check(response: Response, value: int) -> None:
-    if value in (UNFIT, MISSING):
-        assert isinstance(response.answer.exception(), ImageError)
-    else:
-        assert response.answer.result().probabilities.tolist() == [expected(value)]
-
-
-def stream_and_check(subject: Pipeline, values: list[int], batch_size: int) -> None:
-    responses = list(respond(subject, requests(values), PROMPTS, batch_size))
-    assert [response.number for response in responses] == list(range(len(values)))
-    for response, value in zip(responses, values, strict=True):
-        check(response, value)
 
 
 class Deaf(ThreadStream):
@@ -68,38 +58,6 @@ schedule = st.fixed_dictionaries(
         "out_of_memory": st.booleans(),
     }
 )
-
-
-def run(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
-    """Every caller's stream, from its own thread, against the sequential run."""
-
-    def fails(stage: str, values: list[int]) -> None:
-        if drawn["out_of_memory"] and stage == "classify" and len(values) > 2:
-            raise MemoryError
-
-    segment = kind("segment")
-    subject = pipeline(
-        Script(drawn["seed"], fails),
-        slots=drawn["slots"],
-        max_batch=drawn["max_batch"],
-        streams=(segment, segment if drawn["one_stream"] else kind("classify")),
-        threads=drawn["threads"],
-        max_wait=drawn["max_wait"],
-        most_bytes=drawn["most_bytes"],
-    )
-    try:
-        within(20, lambda: _call(subject, drawn["callers"], drawn["batch_size"]))
-        assert subject.stats().waiting == subject.stats().waiting_bytes == 0
-    finally:
-        within(20, subject.close)
-
-
-def _call(subject: Pipeline, callers: list[list[int]], batch_size: int) -> None:
-    """Each caller from its own thread."""
-    with ThreadPoolExecutor(len(callers)) as pool:
-        calls = [pool.submit(stream_and_check, subject, values, batch_size) for values in callers]
-        for call in calls:
-            call.result()
 
 
 @pytest.mark.slow
