@@ -40,7 +40,7 @@ weights: $(VENV)/package
 	wait $$segmenter
 	cp out/weights/* models/tiny/
 
-# Tests and times the kernels where there is a GPU. Installs nothing: PYTHON= names an interpreter
+# Tests and times the kernels and the pipeline where there is a GPU. Installs nothing: PYTHON= names an interpreter
 # that has medfocus (on PYTHONPATH, say), torch, triton and pytest; without it that of $(VENV) is
 # taken as it is.
 OUT ?= out/gpu-check

@@ -4,8 +4,8 @@
 
 Tests, then each kernel beside its peers, each part in a process of its own with a time limit: what
 fails, hangs or breaks the device's context costs its own part and no other. Writes gpu_check.json
-(a list of rows), gpu_check.csv, gpu_check.png, goals.txt and the tests' reports into OUT. Exit
-status 1 if a part failed; 0 where there is no GPU, which is said.
+(a list of rows), gpu_check.csv, gpu_check.png, goals.txt, pipeline.json and the tests' reports into
+OUT. Exit status 1 if a part failed; 0 where there is no GPU, which is said.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -69,6 +70,7 @@ def comparisons() -> dict[str, list[Build]]:
     }
 
 
+PIPELINE = "pipeline"  # the models and the engine; what is left of the time
 LIMITS = {"attention": 170.0, "windows": 60.0, "hard focus": 60.0, "small kernels": 60.0}
 
 
@@ -101,7 +103,7 @@ def check(out: Path, environment: Environment) -> int:
     print(f"tests: {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped")
     problems += [f"failed: {name}" for name in outcome.failures[:20]]
     problems += [f"tests: {trouble}" for trouble in outcome.troubles]
-    for part, limit in {"ceilings": 40.0, **LIMITS}.items():
+    for part, limit in {"ceilings": 40.0, **LIMITS, PIPELINE: 150.0}.items():
         problem = start_part(part, out, min(limit, BUDGET - (time.monotonic() - began)))
         if problem is not None:
             problems.append(problem)
@@ -124,6 +126,13 @@ def start_part(part: str, out: Path, limit: float) -> str | None:
     if limit <= 0:
         return f"{part}: not begun, the time was used up"
     command = [sys.executable, "-m", __spec__.name, str(out), "--part", part]
+    if part == PIPELINE:
+        missing = [name for name in ("sam2", "open_clip") if find_spec(name) is None]
+        if missing:
+            print(f"{part}: not measured, {' and '.join(missing)} not installed")
+            return None
+        command = [sys.executable, "-m", "medfocus.benchmarks.gpu_pipeline"]
+        command.append(str(out / "pipeline.json"))
     try:
         done = subprocess.run(command, timeout=limit)
     except subprocess.TimeoutExpired:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medfocus.benchmarks.gpu_pipeline import AT_MOST, GOALS
 from medfocus.benchmarks.pipeline import ONE_BY_ONE, STREAM
 from medfocus.engine.pipeline import MOST_BYTES
 
@@ -98,8 +99,12 @@ alone.
 
 Nothing here has run on a GPU: not the CUDA streams, not the CUDA graphs (one a batch size and
 stage, where a capture is refused eager), not the upload and resizing on the device (checked on the
-CPU, to the bit of pillow's). `tests/engine/test_cuda_pipeline.py` is for that day. torch.compile
-between the kernels was not tried. How much `deterministic` costs was not measured. After out of
+CPU, to the bit of pillow's). `make gpu-check` tests and times all of it where there is a GPU; the
+goals, on an H200, `base` in bf16, one prompt, images in memory:
+
+{goals}
+
+torch.compile between the kernels was not tried. How much `deterministic` costs was not measured. After out of
 memory `max_batch` stays lower until the engine is loaded again.
 """  # noqa: E501
 
@@ -108,6 +113,7 @@ def render(results: dict[str, Any]) -> str:
     """The page, from the results by name."""
     return TEXT.format(
         waiting=f"{MOST_BYTES / 2**30:g} GiB",
+        goals=_table(("", "goal", "measured"), _goals()),
         pipelines="\n\n".join(map(_pipeline, results["pipeline"])),
         stages="\n\n".join(map(_stages, results["pipeline"])),
         soaks="\n\n".join(map(_soak, results["soak"])),
@@ -137,6 +143,13 @@ def _gain(run: dict[str, Any]) -> str:
     if rates[ONE_BY_ONE] is None:
         return ""
     return f"\n\nEngine.stream over PyTorch: {rates[STREAM] / rates[ONE_BY_ONE]:.2f} times."
+
+
+def _goals() -> list[list[str]]:
+    return [
+        [name, f"{'at most' if name in AT_MOST else 'at least'} {limit:g}", "not measured"]
+        for name, limit in GOALS.items()
+    ]
 
 
 def _stages(run: dict[str, Any]) -> str:

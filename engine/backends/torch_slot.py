@@ -148,13 +148,13 @@ class TorchSlot:
         for size in set(self._sizes[:count]):
             self._preprocess([row for row in range(count) if self._sizes[row] == size], size)
         if self._manifest.focus.mode != "none":
-            self._run("segment", count)
+            self.run("segment", count)
 
     @torch.inference_mode()
     def classify(self) -> None:
         """See `Slot`."""
         count = len(self._jobs)
-        self._run("classify", count)
+        self.run("classify", count)
         for mirror in (self._logits, self._score, self._probabilities, self._patch_focus):
             mirror.down(count)
         self._focused.down(count)
@@ -188,9 +188,8 @@ class TorchSlot:
         self._image[chosen] = normalise(stretched, *self._first_scale)
         self._seen[chosen] = normalise(seen, *self._second_scale)
 
-    # A CUDA graph where one was captured, eager where not.
-
-    def _run(self, stage: Stage, count: int) -> None:
+    def run(self, stage: Stage, count: int) -> None:
+        """A stage's graph on `count` rows: a CUDA graph where one was captured, eager where not."""
         bucket = min((b for s, b in self._captured if s == stage and b >= count), default=None)
         if bucket is None or (stage == "segment" and self._own_prompts is not None):
             self._eager(stage, count)

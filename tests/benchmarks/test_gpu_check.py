@@ -513,7 +513,7 @@ def test_a_part_that_fails_stops_no_other(
     monkeypatch.setattr(gpu_check, "start_part", start)
     monkeypatch.setattr(gpu_check, "run_tests", lambda *_: run_tests(tmp_path, tmp_path, 1))
     assert gpu_check.check(tmp_path, HERE) == 1
-    assert begun == ["ceilings", *gpu_check.LIMITS]
+    assert begun == ["ceilings", *gpu_check.LIMITS, gpu_check.PIPELINE]
     said = capsys.readouterr().out
     assert "PROBLEM attention: failed" in said
     assert "PROBLEM tests:" in said
