@@ -104,8 +104,8 @@ goals, on an H200, `base` in bf16, one prompt, images in memory:
 
 {goals}
 
-torch.compile between the kernels was not tried. How much `deterministic` costs was not measured. After out of
-memory `max_batch` stays lower until the engine is loaded again.
+torch.compile between the kernels was not tried, and how much `deterministic` costs was not
+measured. After out of memory `max_batch` stays lower until the engine is loaded again.
 """  # noqa: E501
 
 
