@@ -6,11 +6,9 @@ The folder holds engine_parity.json, speed.json, export_cost.json, install.json 
 token_padding.json, each written by the module in `benchmarks/` that the page names.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
+from medfocus.benchmarks.page import line, table, write_page
 from medfocus.engine.parity import Thresholds
 from medfocus.export.parity import SEGMENTER_SIZE, THRESHOLDS
 from medfocus.export.precision import FLOAT32_SCOPES, FOLLOW, HALF
@@ -223,7 +221,7 @@ def render(results: dict[str, Any]) -> str:
         half=_code(HALF),
         follow=_code(FOLLOW),
         scopes=_code(FLOAT32_SCOPES),
-        thresholds=_table(
+        thresholds=table(
             ("limit", *(name for name, _ in limits)),
             [
                 [label, *(f"{getattr(limit, figure):g}" for _, limit in limits)]
@@ -231,7 +229,7 @@ def render(results: dict[str, Any]) -> str:
             ],
         ),
         parity_images=parity[0]["images"],
-        parity=_table(
+        parity=table(
             ("exported as", *(row["exported"] for row in parity)),
             [
                 ["backend", *(row["backend"] for row in parity)],
@@ -244,7 +242,7 @@ def render(results: dict[str, Any]) -> str:
             ],
         ),
         speed="\n\n".join(map(_speed, results["speed"])),
-        cost=_table(
+        cost=table(
             ("export", "processor", "seconds", "without checks", "peak memory"),
             [
                 [
@@ -259,10 +257,10 @@ def render(results: dict[str, Any]) -> str:
             ],
         ),
         install="\n".join(
-            _row([f"`pip install '{row['requirement']}'`", f"{row['megabytes']} MB"])
+            line([f"`pip install '{row['requirement']}'`", f"{row['megabytes']} MB"])
             for row in results["install"]
         ),
-        padding=_table(
+        padding=table(
             ("runtime", "plain, ms", "padded, ms", "padded over plain, quartiles"),
             [
                 [row["runtime"], *row["milliseconds"], "{} {} {}".format(*row["padded_over_plain"])]
@@ -274,7 +272,7 @@ def render(results: dict[str, Any]) -> str:
 
 def _speed(run: dict[str, Any]) -> str:
     machine = run["machine"]
-    table = _table(
+    rows = table(
         ("", "images a second", "ratio", "quartiles", "worst cosine"),
         [
             [
@@ -290,7 +288,7 @@ def _speed(run: dict[str, Any]) -> str:
     rounds = f"{run['rounds']} rounds of {run['images a round']} images"
     models = f"{run['clip']} and {run['sam2']}"
     where = f"{machine['processor']}, {machine['threads']} threads, {rounds}, {run['date']}"
-    return f"{models} on {where}:\n\n{table}"
+    return f"{models} on {where}:\n\n{rows}"
 
 
 def _figure(name: str, value: float) -> str:
@@ -303,24 +301,5 @@ def _code(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _row(cells: list[Any]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def _table(names: tuple[str, ...], rows: list[list[Any]]) -> str:
-    head = [_row(list(names)), "|---|" + "---:|" * (len(names) - 1)]
-    return "\n".join([*head, *map(_row, rows)])
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write the page."""
-    parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.export_page")
-    parser.add_argument("results", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    results = {name: json.loads((options.results / f"{name}.json").read_text()) for name in RESULTS}
-    options.out.write_text(render(results), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_page("export_page", RESULTS, render)

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medfocus.benchmarks.page import table
 from medfocus.kernels.roofline import CARDS, LATENCY
 from medfocus.kernels.tile import BANDS
 
@@ -119,7 +120,7 @@ def render(report: list[dict[str, Any]], waste: dict[str, Any]) -> str:
     wrong = sum(bool(row["problems"]) for row in report)
     return TEXT.format(
         triton=waste["triton"],
-        waste=_table(
+        waste=table(
             ("way", "N", "D", "use", "registers", "resident", "L2, MB", "model, µs"),
             [_waste(row) for row in waste["rows"]],
         ),
@@ -131,7 +132,7 @@ def render(report: list[dict[str, Any]], waste: dict[str, Any]) -> str:
         problems=f"{wrong} with a problem"
         if wrong
         else "none spills, every matrix product is on tensor cores, and all fit the architecture",
-        compiled=_table(
+        compiled=table(
             (
                 *("kernel", "shape", "arch", "tile", "registers", "shared", "resident", "use"),
                 *("tensor cores", "least, µs", "model, µs"),
@@ -195,11 +196,6 @@ def _compiled(row: dict[str, Any]) -> list[str]:
         f"{row['roofline_us']:.0f}",
         f"{row['modelled_us']:.0f}",
     ]
-
-
-def _table(names: tuple[str, ...], rows: list[list[Any]]) -> str:
-    head = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
-    return "\n".join([*head, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,12 +5,10 @@
 The folder holds pipeline.json and soak.json, each written by the command that the page names.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from medfocus.benchmarks.gpu_pipeline import AT_MOST, GOALS
+from medfocus.benchmarks.page import table, write_page
 from medfocus.benchmarks.pipeline import ONE_BY_ONE, STREAM
 from medfocus.engine.pipeline import MOST_BYTES
 
@@ -113,7 +111,7 @@ def render(results: dict[str, Any]) -> str:
     """The page, from the results by name."""
     return TEXT.format(
         waiting=f"{MOST_BYTES / 2**30:g} GiB",
-        goals=_table(("", "goal", "measured"), _goals()),
+        goals=table(("", "goal", "measured"), _goals()),
         pipelines="\n\n".join(map(_pipeline, results["pipeline"])),
         stages="\n\n".join(map(_stages, results["pipeline"])),
         soaks="\n\n".join(map(_soak, results["soak"])),
@@ -134,7 +132,7 @@ def _pipeline(run: dict[str, Any]) -> str:
     ]
     names = ("", "images/s", "ratio", "quartiles", "same label")
     rounds = f"{run['rounds']} rounds of {run['images']} images"
-    return f"{_where(run)}, {rounds}:\n\n{_table(names, rows)}{_gain(run)}"
+    return f"{_where(run)}, {rounds}:\n\n{table(names, rows)}{_gain(run)}"
 
 
 def _gain(run: dict[str, Any]) -> str:
@@ -161,7 +159,7 @@ def _stages(run: dict[str, Any]) -> str:
         if stage["images"]
     ]  # fmt: skip
     names = (f"`{run['engine']}`: stage of {STREAM}", "ms an image", "a batch waited for it, ms")
-    return _table(names, rows)
+    return table(names, rows)
 
 
 def _soak(run: dict[str, Any]) -> str:
@@ -187,20 +185,5 @@ def _where(run: dict[str, Any]) -> str:
     return f"`{run['engine']}` on {run['processor']}, {run['date']}"
 
 
-def _table(names: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in [list(names), *rows]]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(names) - 1), *lines[1:]])
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write the page."""
-    parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.runtime_page")
-    parser.add_argument("results", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    results = {name: json.loads((options.results / f"{name}.json").read_text()) for name in RESULTS}
-    options.out.write_text(render(results), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_page("runtime_page", RESULTS, render)

@@ -254,19 +254,20 @@ def test_a_thousand_times_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None
     assert refused
 
 
+def _await_batch(script: Script) -> None:
+    late = time.monotonic() + 20
+    while not script.batches and time.monotonic() < late:
+        time.sleep(1e-3)
+
+
 def test_what_waits_together_runs_together() -> None:
     """Single images of many callers, while the first is under way; each has its own answer."""
-    gate, begun = threading.Event(), threading.Event()
-
-    def fails(stage: str, values: list[int]) -> None:
-        begun.set()
-        gate.wait(20)
-
-    script = Script(fails=fails)
+    gate, script = threading.Event(), Script()
+    script.fails = lambda stage, values: gate.wait(20) and None
     subject = pipeline(script, slots=1, max_batch=8)
     first = job(40)
     subject.submit([first])
-    assert begun.wait(20)
+    _await_batch(script)
     others = [job(value) for value in range(10, 16)]
     for other in others:
         subject.submit([other])
@@ -282,16 +283,11 @@ def test_what_waits_together_runs_together() -> None:
 
 
 def test_prompts_of_different_shapes_do_not_mix() -> None:
-    gate, begun = threading.Event(), threading.Event()
-
-    def fails(stage: str, values: list[int]) -> None:
-        begun.set()
-        gate.wait(20)
-
-    script = Script(fails=fails)
+    gate, script = threading.Event(), Script()
+    script.fails = lambda stage, values: gate.wait(20) and None
     subject = pipeline(script, slots=1, max_batch=8)
     subject.submit([job(0)])
-    assert begun.wait(20)
+    _await_batch(script)
     jobs = [job(1), job(2, TWO_POINTS), job(3), job(4, TWO_POINTS)]
     subject.submit(jobs)
     gate.set()
