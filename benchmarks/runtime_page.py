@@ -28,10 +28,10 @@ TEXT = """# The runtime
 from medfocus.engine import Engine
 
 engine = Engine.load("engines/mine")
-predictions = engine.classify(["a.dcm", array, tensor])         # a list; every item is answered
-for prediction in engine.stream(paths, batch_size=32):          # one by one, in order
+predictions = engine.classify(["a.dcm", array, tensor])  # a list; every item is answered
+for prediction in engine.stream(paths, batch_size=32):  # one by one, in order
     ...
-engine.stats()                                                  # what it did, what waits
+engine.stats()  # what it did, what waits
 engine.close()
 ```
 
