@@ -21,6 +21,7 @@ SPANS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes(
     engine_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
