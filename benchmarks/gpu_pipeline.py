@@ -46,7 +46,7 @@ from medfocus.settings import Focus, Prompts, Selection
 ONE_POINT = Prompts((((0.5, 0.5),),), ((1,),))
 BATCH, SIDE = 32, 512
 FLOOR = 2400.0  # images a second: base's arithmetic at an H200's measured bf16 rate
-# Ratio or value, as `goals` computes them: at least, or (the latency) at most.
+# To reach, or to stay under where the name is in AT_MOST; as `goals` computes them.
 GOALS = {
     "stream / segmenter alone": 0.95,
     "stream / upstream eager fp32": 5.0,

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from medfocus.benchmarks.processor import processor
 from medfocus.engine import Engine, Prediction
+from medfocus.engine.memory import process_memory
 from medfocus.export.check_images import phantoms
 
 DISTINCT = 64
@@ -71,9 +72,9 @@ def stream(
     for number, answer in enumerate(track(engine.stream(endless()), "streaming", total=images)):
         right += _same(answer, alone[number % len(pictures)])
         if number + 1 == FIRST:
-            first = highest = _resident()
+            first = highest = process_memory("VmRSS")
         elif number % 100 == 0:
-            highest = max(highest, _resident())
+            highest = max(highest, process_memory("VmRSS"))
     return {
         "images": images,
         "right": right,
@@ -132,12 +133,6 @@ def _same(answer: Prediction, alone: Prediction) -> bool:
         abs(answer.probabilities[name] - alone.probabilities[name]) < CLOSE
         for name in alone.probabilities
     )
-
-
-def _resident() -> int:
-    """Bytes of this process that are in memory."""
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(text.partition("VmRSS:")[2].split(maxsplit=1)[0])
 
 
 if __name__ == "__main__":

@@ -48,14 +48,14 @@ def measured() -> Iterator[Usage]:
     except OSError as error:
         mend = "leave memory_limit out"
         raise InputError("memory_limit", f"cannot be measured here ({error})", mend) from error
-    resident, free = _status("VmRSS"), _free_on_gpu()
+    resident, free = process_memory("VmRSS"), _free_on_gpu()
     yield usage
-    usage.cpu = max(_status("VmHWM") - resident, 0)
+    usage.cpu = max(process_memory("VmHWM") - resident, 0)
     usage.cuda = max(free - _free_on_gpu(), 0)
 
 
-def _status(key: str) -> int:
-    """A size in /proc/self/status, in bytes."""
+def process_memory(key: str) -> int:
+    """This process's memory in bytes: `VmRSS` resident now, `VmHWM` at its highest; proc(5)."""
     text = Path("/proc/self/status").read_text()
     return 1024 * int(text.partition(f"{key}:")[2].split(maxsplit=1)[0])
 

@@ -46,10 +46,9 @@ class _Mirror:
         self.host = torch.zeros(shape, dtype=dtype, pin_memory=device == "cuda")
         self.device = torch.zeros(shape, dtype=dtype, device=device)
 
-    def up(self, count: int) -> Tensor:
+    def up(self, count: int) -> None:
         """Begin to copy `count` rows to the device."""
         self.device[:count].copy_(self.host[:count], non_blocking=True)
-        return self.device[:count]
 
     def down(self, count: int) -> None:
         """Begin to copy `count` rows to the host."""
@@ -70,11 +69,7 @@ class TorchSlot:
         self._graphs, self._manifest = graphs, manifest
         pre = manifest.preprocessing
         self._first, self._second = pre.segmenter, pre.classifier
-        size, grid, mask = (
-            self._second.size,
-            self._second.patch_grid,
-            self._first.size // MASK_STRIDE,
-        )
+        size, mask = self._second.size, self._first.size // MASK_STRIDE
         cells, prompts = pooled_cells(pre, manifest.focus), np.shape(manifest.prompts.labels)
         self._split = 3 * self._first.size**2  # bytes of a row before the classifier's image
         share = self._split + 3 * size**2
@@ -91,7 +86,7 @@ class TorchSlot:
         self._logits, self._score = mirror(torch.float32, mask, mask), mirror(torch.float32)
         self._logits.device.fill_(NO_REGION)
         self._probabilities = mirror(torch.float32, len(manifest.classes))
-        self._patch_focus = mirror(torch.float32, grid, grid)
+        self._patch_focus = mirror(torch.float32, *2 * (self._second.patch_grid,))
         self._focused = mirror(torch.bool)
         self._first_scale, self._second_scale = (
             [torch.tensor(value, device=device).view(3, 1, 1) for value in (part.mean, part.std)]
@@ -155,9 +150,9 @@ class TorchSlot:
         """See `Slot`."""
         count = len(self._jobs)
         self.run("classify", count)
-        for mirror in (self._logits, self._score, self._probabilities, self._patch_focus):
+        masks, found = (self._logits, self._score), (self._probabilities, self._patch_focus)
+        for mirror in (*masks, *found, self._focused):
             mirror.down(count)
-        self._focused.down(count)
 
     def answer(self, row: int) -> Answer:
         """See `Slot`."""
