@@ -14,12 +14,15 @@ test: $(VENV)/package
 # and its answers on others of them and on real DICOM files.
 demo: $(VENV)/package
 	rm -rf out/demo
-	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/few-shot --kinds demo --per-class 16 --seed 1
+	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/few-shot/train --kinds demo --per-class 16 --seed 1
+	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/few-shot/test --kinds demo --per-class 10 --seed 3
 	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/images --kinds demo --per-class 3 --seed 2
 	$(BIN)/python -c 'from pathlib import Path; from pydicom.data import get_testdata_file as get; \
 	  [Path("out/demo/images", name).write_bytes(Path(get(name, download=False)).read_bytes()) \
 	   for name in ("CT_small.dcm", "MR_small.dcm")]'
-	$(BIN)/python -m medfocus.fewshot.probe out/demo/few-shot -o out/demo/head.safetensors
+	$(BIN)/medfocus-fit out/demo/few-shot --shots 16 --cache out/demo/focus -o out/demo/head.safetensors
+	$(BIN)/medfocus-eval out/demo/few-shot --head out/demo/head.safetensors --cache out/demo/focus \
+	  --report out/demo/report
 	$(BIN)/medfocus-export --head out/demo/head.safetensors -o engines/demo --force
 	$(BIN)/medfocus-classify engines/demo out/demo/images --overlays out/demo/pictures
 	@echo "The engine is in engines/demo, the pictures are in out/demo/pictures."

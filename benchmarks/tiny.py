@@ -8,16 +8,21 @@ from the file that this writes.
 
 import argparse
 import json
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
+from rich.progress import Progress, track
 
 from medfocus.engine import Engine, Prediction
 from medfocus.export.engine_directory import Parts, build
+from medfocus.fewshot.adapt.fit import Task, fit_head
+from medfocus.fewshot.backbones import Backbones, load_backbones
+from medfocus.fewshot.data.reader import read_dataset
+from medfocus.fewshot.evaluation.intervals import wilson
+from medfocus.fewshot.examples import load_examples
+from medfocus.fewshot.focus_store import FocusStore
 from medfocus.fewshot.phantoms import (
     DEMO_KINDS,
     ORGANS,
@@ -26,12 +31,11 @@ from medfocus.fewshot.phantoms import (
     Phantom,
     make_phantom,
 )
-from medfocus.fewshot.probe import fit_head
 from medfocus.models.clip import FocusCLIP
-from medfocus.models.head import Head, uniform_strength
+from medfocus.models.head import Head
 from medfocus.models.loading import load_clip, load_segmenter
 from medfocus.models.presets import preset
-from medfocus.models.text import class_embeddings
+from medfocus.models.text import CLASS_PROMPT
 from medfocus.settings import Focus, FocusMode, Selection
 
 MEASURED_SEEDS = 20_000_000  # training, validation and demo draw from below
@@ -73,8 +77,9 @@ def measure(folder: Path) -> dict[str, Any]:
     ]
     figures: dict[str, Any] = {"classes": [kind.name for kind in DEMO_KINDS]}
     modes: tuple[FocusMode, ...] = ("soft", "none")
+    backbones = load_backbones("tiny")
     for mode in modes:
-        head = fit_head(folder, "tiny", Focus(mode=mode))
+        head = _few_shot(folder, mode, backbones)
         predictions = _classify(head, mode, shown)
         figures[f"few_shot_{mode}"] = _accuracy(predictions, shown)
         if mode == "soft":
@@ -82,7 +87,8 @@ def measure(folder: Path) -> dict[str, Any]:
             figures["segmentation_known_kinds"] = _overlap(_classify(head, mode, known), known)
             alarms = [prediction.focused for prediction in _classify(head, mode, healthy)]
             figures["segmentation_healthy"] = {"images": len(alarms), "focused": sum(alarms)}
-        figures[f"zero_shot_{mode}"] = _accuracy(_classify(_zero_shot(mode), mode, shown), shown)
+        head = _zero_shot(mode, backbones)
+        figures[f"zero_shot_{mode}"] = _accuracy(_classify(head, mode, shown), shown)
     return figures
 
 
@@ -90,14 +96,21 @@ def _in_turn(kinds: tuple[LesionKind, ...], count: int) -> list[LesionKind]:
     return [kinds[number % len(kinds)] for number in range(count)]
 
 
-def _zero_shot(mode: FocusMode) -> Head:
+def _few_shot(folder: Path, mode: FocusMode, backbones: Backbones) -> Head:
+    """A linear probe on all images of a folder that are not to be tested on."""
+    dataset = read_dataset(folder)
+    items = [item for item in dataset.items if item.part != "test"]
+    with tempfile.TemporaryDirectory() as place, Progress() as progress:
+        examples = load_examples(items, backbones, FocusStore(Path(place), backbones), progress)
+    task = Task(dataset.classes, dataset.prompts, Focus(mode=mode))
+    return fit_head("probe", task, examples, backbones)
+
+
+def _zero_shot(mode: FocusMode, backbones: Backbones) -> Head:
     """The head of the class prompts alone; the classes in the order of their folders."""
-    chosen = preset("tiny")
-    loaded = load_clip(chosen.clip)
-    classes = tuple(sorted(kind.name for kind in DEMO_KINDS))
-    strength = uniform_strength(FocusCLIP(loaded.model.visual).layers)
-    text = class_embeddings(loaded.model, loaded.tokenize, classes)
-    return Head(chosen.clip, loaded.sha256, mode, classes, text, loaded.logit_scale, strength)
+    classes = sorted(kind.name for kind in DEMO_KINDS)
+    prompts = [CLASS_PROMPT.format(name) for name in classes]
+    return backbones.zero_shot_head(classes, prompts, Focus(mode=mode))
 
 
 def _classify(head: Head, mode: FocusMode, phantoms: list[Phantom]) -> list[Prediction]:
@@ -127,21 +140,13 @@ def _accuracy(predictions: list[Prediction], phantoms: list[Phantom]) -> dict[st
         phantom.kind is not None and prediction.label == phantom.kind.name
         for prediction, phantom in zip(predictions, phantoms, strict=True)
     ]
-    low, high = wilson(sum(right), len(right))
+    _, low, high = wilson(sum(right), len(right))
     return {
         "images": len(right),
         "right": sum(right),
         "accuracy": round(sum(right) / len(right), 4),
         "interval": [round(low, 4), round(high, 4)],
     }
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), 95% by default."""
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return (centre - reach) / (1 + z * z / trials), (centre + reach) / (1 + z * z / trials)
 
 
 def _overlap(predictions: list[Prediction], phantoms: list[Phantom]) -> dict[str, Any]:

@@ -64,8 +64,8 @@ Of {healthy[images]} healthy phantoms {healthy[focused]} were given a focus all 
 |---|---|---:|---:|---:|
 {classification}
 
-Few-shot: the linear probe of `fewshot/probe.py` on 16 images a class. Each row has a head of its
-own, fitted with its own focus mode.
+Few-shot: the linear probe of `fewshot/adapt/probe.py` on 16 images a class. Each row has a head of
+its own, fitted with its own focus mode.
 
 ## How hard the focus should pull
 

@@ -43,8 +43,8 @@ class PaddedCLIP(FocusCLIP):
         more = -key_bias.shape[-1] % MULTIPLE
         return super().forward(image, F.pad(key_bias, (0, more), value=HIDDEN))
 
-    def _embed(self, image: Tensor) -> Tensor:
-        tokens = super()._embed(image)
+    def embed_patches(self, image: Tensor) -> Tensor:
+        tokens = super().embed_patches(image)
         return F.pad(tokens, (0, 0, 0, -tokens.shape[1] % MULTIPLE))
 
 

@@ -33,7 +33,7 @@ from medfocus.export.plan import Plan
 from medfocus.export.stages import Stages
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
-from medfocus.models.head import Head
+from medfocus.models.head import Head, graph_tensors
 from medfocus.models.presets import ZERO_SHOT, Preset
 from medfocus.models.segmenter import Segmenter
 from medfocus.settings import Focus, Selection
@@ -163,11 +163,9 @@ def _graphs(parts: Parts, manifest: Manifest) -> tuple[SegmenterGraph, Classifie
     classifier = ClassifierGraph(
         parts.clip,
         parts.focus,
-        parts.head.class_embeddings,
-        parts.head.logit_scale,
-        parts.head.strength,
-        normalisation.mean,
-        normalisation.std,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        **graph_tensors(parts.head.tensors()),
     )
     return SegmenterGraph(parts.segmenter, parts.selection).eval(), classifier.eval()
 

@@ -20,6 +20,7 @@ from medfocus.export.engine_directory import Parts, build
 from medfocus.export.plan import Plan, installed_targets
 from medfocus.export.stages import Stages
 from medfocus.fewshot.phantoms import DEMO_KINDS
+from medfocus.models.adapter import apply_adapter
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import TINY, load_clip, load_segmenter
@@ -130,6 +131,7 @@ def _parts(
         strength = uniform_strength(clip.layers)
         focus: FocusMode = options.focus or "soft"
         head = Head(chosen.clip, loaded.sha256, focus, classes, text, loaded.logit_scale, strength)
+    apply_adapter(clip, head.adapter)
     return Parts(
         preset=chosen,
         clip=clip,

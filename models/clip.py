@@ -50,12 +50,15 @@ class FocusCLIP(nn.Module):
         visual: open_clip's `VisionTransformer`, or its `TimmModel` around a ViT, as BiomedCLIP
             has. It becomes part of this module (`visual.*`, names as in its checkpoints), with
             each attention replaced by one on packed QKV that takes a bias.
+        prompts: n learned tokens a layer, put between CLS and the patches and thrown away after
+            the layer: deep visual prompts (Jia et al. 2022, arXiv 2203.12119). They start at 0
+            and no bias falls on them.
 
     Raises:
         InputError: a tower with another structure, which would be run wrongly.
     """
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: nn.Module, prompts: int = 0) -> None:
         super().__init__()
         if isinstance(visual, VisionTransformer):
             self.blocks = _replace_open_clip_attention(visual)
@@ -73,6 +76,9 @@ class FocusCLIP(nn.Module):
             raise _unsupported(f"its patches form no square: {patches}")
         self.visual = visual
         self.grid: int = patches[0]
+        self.prompts: nn.Parameter | None = None
+        if prompts:
+            self.prompts = nn.Parameter(torch.zeros(self.layers, prompts, self.width))
 
     @property
     def layers(self) -> int:
@@ -100,7 +106,7 @@ class FocusCLIP(nn.Module):
         Raises:
             InputError: a bias of another shape or dtype.
         """
-        tokens = self._embed(image)  # (B, 1 + g², W)
+        tokens = self.embed_patches(image)  # (B, 1 + g², W)
         biases: Sequence[Tensor | None] = [None] * self.layers
         if key_bias is not None:
             if key_bias.ndim != 3 or key_bias.shape[0] != self.layers:
@@ -109,10 +115,11 @@ class FocusCLIP(nn.Module):
                     f"shape {tuple(key_bias.shape)}",
                     f"pass one bias a layer: ({self.layers}, B, 1 + g²)",
                 )
-            biases = key_bias.unbind(0)
-        for block, bias in zip(self.blocks[:-1], biases[:-1], strict=True):
-            tokens = block.run(tokens, bias)
-        return self._project(self.blocks[-1].run_cls(tokens, biases[-1]))
+            biases = self._with_prompts(key_bias).unbind(0)
+        for layer, block in enumerate(self.blocks[:-1]):
+            tokens = block.run(self._prompted(tokens, layer), biases[layer])
+        last = self.layers - 1
+        return self._project(self.blocks[-1].run_cls(self._prompted(tokens, last), biases[-1]))
 
     def forward_kept(self, image: Tensor, keep: Tensor) -> Tensor:
         """Embed images from some of their patches, and pay for those alone.
@@ -137,17 +144,40 @@ class FocusCLIP(nn.Module):
             raise InputError(
                 "keep", f"{keep.dtype} of shape {tuple(keep.shape)}", f"pass bool {expected}"
             )
-        keep = F.pad(keep[:, 1:], (1, 0), value=True)
+        prompts = 0 if self.prompts is None else self.prompts.shape[1]
+        keep = F.pad(keep[:, 1:], (1 + prompts, 0), value=True)
         lengths = keep.sum(1)
         on_host = lengths.tolist()
         cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
         rows = torch.nonzero_static(keep.flatten(), size=sum(on_host))[:, 0]
-        tokens = self._embed(image).flatten(0, 1)[rows]  # (T, W)
-        for block in self.blocks:
+        tokens = self._prompted(self.embed_patches(image), 0).flatten(0, 1)[rows]  # (T, W)
+        slots = torch.arange(1, 1 + prompts, device=image.device)
+        places = (cu_seqlens[:-1, None] + slots).flatten()  # (B·n,)
+        for layer, block in enumerate(self.blocks):
+            if self.prompts is not None and layer > 0:
+                shown = self.prompts[layer].repeat(image.shape[0], 1)  # (n, W) -> (B·n, W)
+                tokens = tokens.index_copy(0, places, shown.to(tokens.dtype))
             tokens = block.run_ragged(tokens, cu_seqlens, max(on_host))
         return self._project(tokens[cu_seqlens[:-1]])
 
-    def _embed(self, image: Tensor) -> Tensor:
+    def _prompted(self, tokens: Tensor, layer: int) -> Tensor:
+        """The tokens (B, N, W) with this layer's prompts in place of those of the one before."""
+        if self.prompts is None:
+            return tokens
+        count = self.prompts.shape[1]
+        shown = self.prompts[layer].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        after = 1 if layer == 0 else 1 + count
+        return torch.cat([tokens[:, :1], shown, tokens[:, after:]], 1)
+
+    def _with_prompts(self, key_bias: Tensor) -> Tensor:
+        """(L, B, 1 + g²) -> (L, B, 1 + n + g²), 0 for the prompts."""
+        if self.prompts is None:
+            return key_bias
+        zeros = key_bias.new_zeros(*key_bias.shape[:2], self.prompts.shape[1])
+        return torch.cat([key_bias[..., :1], zeros, key_bias[..., 1:]], -1)
+
+    def embed_patches(self, image: Tensor) -> Tensor:
+        """(B, 3, R, R) -> (B, 1 + g², W): CLS and the patches as the first layer takes them."""
         if isinstance(self.visual, VisionTransformer):
             tokens: Tensor = self.visual._embeds(image)
             return tokens

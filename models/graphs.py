@@ -51,6 +51,32 @@ class ClassifierOutput(NamedTuple):
     focused: Tensor
 
 
+class Cache(NamedTuple):
+    """Few-shot images that a classifier remembers (Tip-Adapter, arXiv 2207.09519).
+
+    An image adds exp(-sharpness · (1 - cosine to the key)) times the key's values to its logits.
+
+    Attributes:
+        keys: (M, E) embeddings of length 1.
+        values: (M, C) a factor times the class of the key, one-hot.
+        sharpness: ().
+    """
+
+    keys: Tensor
+    values: Tensor
+    sharpness: Tensor
+
+
+def class_logits(
+    unit: Tensor, class_embeddings: Tensor, logit_scale: Tensor, cache: Cache | None
+) -> Tensor:
+    """Unit embeddings (B, E) and unit class embeddings (C, E) to logits (B, C)."""
+    logits = logit_scale * (unit @ class_embeddings.T)
+    if cache is None:
+        return logits
+    return logits + (cache.sharpness * (unit @ cache.keys.T - 1)).exp() @ cache.values
+
+
 class SegmenterGraph(nn.Module):
     """Images and prompts to focus masks: the segmenter, then the selection."""
 
@@ -74,6 +100,7 @@ class ClassifierGraph(nn.Module):
         logit_scale: CLIP's factor on the cosine, after exp.
         strength: (L,) λ of each layer; used by `soft`.
         mean, std: of the classifier's normalisation, three each; `overlay` paints with them.
+        cache: few-shot images that add to the logits, if any.
 
     Raises:
         InputError: head and encoder do not fit together.
@@ -90,6 +117,7 @@ class ClassifierGraph(nn.Module):
         strength: Tensor,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        cache: Cache | None = None,
     ) -> None:
         super().__init__()
         if strength.shape != (clip.layers,):
@@ -108,6 +136,7 @@ class ClassifierGraph(nn.Module):
         self.class_embeddings = nn.Parameter(F.normalize(class_embeddings, dim=-1))
         self.logit_scale = nn.Parameter(logit_scale)
         self.strength = nn.Parameter(strength)
+        self.cache = None if cache is None else nn.ParameterList(cache)
         # A buffer: made in `forward`, it would be copied to the device within a CUDA graph.
         colour = (torch.tensor(OVERLAY_COLOUR) - torch.tensor(mean)) / torch.tensor(std)
         self.register_buffer("colour", colour, persistent=False)
@@ -140,8 +169,10 @@ class ClassifierGraph(nn.Module):
             embedding = self._embed(image, key_bias, patch_focus, focused)
         if self.focus.mode == "none":
             focused = torch.zeros_like(focused)
-        cosine = F.normalize(embedding, dim=-1) @ self.class_embeddings.T
-        probabilities = (self.logit_scale * cosine).softmax(-1)
+        cache = None if self.cache is None else Cache(*self.cache)
+        unit = F.normalize(embedding, dim=-1)
+        logits = class_logits(unit, self.class_embeddings, self.logit_scale, cache)
+        probabilities = logits.softmax(-1)
         return ClassifierOutput(embedding, probabilities, patch_focus, focused)
 
     def _paint(

@@ -24,6 +24,7 @@ from medfocus.engine.manifest import Manifest
 from medfocus.engine.parity import Device
 from medfocus.engine.ring import BATCHES_ON_GPU, Ring, host_ring
 from medfocus.errors import InputError
+from medfocus.models.adapter import PROMPTS
 from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip import FocusCLIP
 from medfocus.models.graphs import (
@@ -32,6 +33,7 @@ from medfocus.models.graphs import (
     SegmenterGraph,
     SegmenterOutput,
 )
+from medfocus.models.head import graph_tensors
 from medfocus.models.segmenter import Segmenter
 from medfocus.models.weights import load_strictly
 
@@ -162,29 +164,27 @@ def _exact_float32(device: Device) -> Iterator[None]:
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:
     manifest = directory.manifest
     segmenter = Segmenter(manifest.models.sam2.architecture, manifest.models.sam2.image_size)
-    _load(segmenter, directory, SEGMENTER_WEIGHTS)
+    state = _tensors(directory, SEGMENTER_WEIGHTS)
+    load_strictly(segmenter, state, str(directory.file(SEGMENTER_WEIGHTS)))
     return SegmenterGraph(segmenter, manifest.selection).eval()
 
 
 def _load_classifier(directory: EngineDirectory) -> ClassifierGraph:
     manifest = directory.manifest
-    clip = FocusCLIP(build_vision_tower(manifest.models.clip.architecture))
-    _load(clip, directory, CLASSIFIER_WEIGHTS)
-    stored = load_tensors(directory, HEAD_WEIGHTS)
-    head = {name: torch.from_numpy(array) for name, array in stored.items()}
+    state = _tensors(directory, CLASSIFIER_WEIGHTS)
+    prompts = state[PROMPTS].shape[1] if PROMPTS in state else 0
+    clip = FocusCLIP(build_vision_tower(manifest.models.clip.architecture), prompts)
+    load_strictly(clip, state, str(directory.file(CLASSIFIER_WEIGHTS)))
     normalisation = manifest.preprocessing.classifier
     graph = ClassifierGraph(
         clip,
         manifest.focus,
-        head["class_embeddings"],
-        head["logit_scale"],
-        head["strength"],
-        normalisation.mean,
-        normalisation.std,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        **graph_tensors(_tensors(directory, HEAD_WEIGHTS)),
     )
     return graph.eval()
 
 
-def _load(module: torch.nn.Module, directory: EngineDirectory, name: str) -> None:
-    state = {key: torch.from_numpy(array) for key, array in load_tensors(directory, name).items()}
-    load_strictly(module, state, str(directory.file(name)))
+def _tensors(directory: EngineDirectory, name: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(array) for key, array in load_tensors(directory, name).items()}

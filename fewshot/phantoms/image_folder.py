@@ -50,11 +50,12 @@ def write_image_folder(
         organ = ORGANS[number % len(ORGANS)]
         phantom = make_phantom(seed * _SEEDS_A_SET + offset, organ, kind)
         name = Path(kind.name.replace(" ", "-")) / f"{organ}-{number:04d}.png"
-        _save(Image.fromarray(phantom.image), out_dir / name)
+        save_picture(Image.fromarray(phantom.image), out_dir / name)
         if masks_dir is not None:
-            _save(Image.fromarray(phantom.mask).convert("L"), masks_dir / name)
+            save_picture(Image.fromarray(phantom.mask).convert("L"), masks_dir / name)
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture, its folder made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)

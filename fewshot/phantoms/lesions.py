@@ -29,10 +29,18 @@ class Site:
     flattening: float
 
 
-def place(rng: np.random.Generator, room: Mask, lesions: int) -> list[Site]:
-    """Sites whose discs lie inside `room` (H, W) and whose hazes do not meet."""
+def place(
+    rng: np.random.Generator,
+    room: Mask,
+    lesions: int,
+    diameters: tuple[float, float] | None = None,
+) -> list[Site]:
+    """Sites whose discs lie inside `room` (H, W) and whose hazes do not meet.
+
+    `diameters` are the least and the largest, of the image's side.
+    """
     size = room.shape[0]
-    low, high = (diameter * size / 2 for diameter in _DIAMETERS[lesions])
+    low, high = (diameter * size / 2 for diameter in diameters or _DIAMETERS[lesions])
     radii = rng.uniform(low, high, lesions)
     free = np.argwhere(room)
     while True:

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medfocus.errors import InputError
-from medfocus.fewshot.phantoms import brain, breast, lung
+from medfocus.fewshot.phantoms.anatomies import ANATOMIES
 from medfocus.fewshot.phantoms.catalogue import ORGANS, LesionKind, check_organ
 from medfocus.fewshot.phantoms.distractors import add_distractors
 from medfocus.fewshot.phantoms.lesions import paint, place
 
-_ORGAN_MODULES = {"brain": brain, "lung": lung, "breast": breast}
 _SMALLEST = 64
 
 
@@ -72,7 +71,7 @@ def make_phantom(
 
     streams = np.random.default_rng([seed, ORGANS.index(organ)]).spawn(5)
     anatomy_rng, site_rng, lesion_rng, acquisition_rng, distractor_rng = streams
-    module = _ORGAN_MODULES[organ]
+    module = ANATOMIES[organ]
     anatomy = module.draw(anatomy_rng, size)
     sites = place(site_rng, anatomy.room, max(1, lesions))
     masks = np.zeros((lesions, size, size), np.bool_)

@@ -1,13 +1,12 @@
 """The shipped `tiny` weights do what README and docs say, and what the issue of it promises."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medfocus.benchmarks.tiny import measure, wilson
+from medfocus.benchmarks.tiny import measure
 from medfocus.benchmarks.tiny_page import render
 from medfocus.fewshot.phantoms import DEMO_KINDS, PRETRAINING_KINDS
 from medfocus.fewshot.phantoms.image_folder import write_image_folder
@@ -88,13 +87,3 @@ def test_the_readme_holds_the_recorded_numbers() -> None:
         f"mean IoU of {RECORDED['segmentation_new_kinds']['mean_iou']:.2f}",
     ):
         assert claim in text
-
-
-def test_wilsons_interval() -> None:
-    """Against the roots of the score equation |p - share| = z·sqrt(p(1 - p) / n)."""
-    for successes, trials in ((0, 10), (71, 100), (400, 400)):
-        for bound in wilson(successes, trials):
-            distance = abs(bound - successes / trials)
-            assert distance == pytest.approx(
-                1.959964 * math.sqrt(max(bound * (1 - bound), 0) / trials), abs=1e-9
-            )

@@ -91,7 +91,7 @@ def test_the_last_layer_is_the_cls_row_of_a_whole_layer(architecture: str) -> No
     _, clip = towers(architecture)
     batch = images(clip, 2)
     bias = -5 * torch.rand(clip.layers, 2, 1 + clip.grid**2)
-    tokens = clip._embed(batch)
+    tokens = clip.embed_patches(batch)
     for block, layer_bias in zip(clip.blocks, bias, strict=True):
         tokens = block.run(tokens, layer_bias)
     assert relative_error(clip(batch, bias), clip._project(tokens[:, 0])) <= 1e-5
@@ -210,7 +210,7 @@ def test_soft_bias_against_attention_written_out_in_float64() -> None:
     batch = images(clip, 2).double()
     focus = torch.rand(2, 1 + clip.grid**2, dtype=torch.float64).clamp(min=0.05)
     focus[:, 0] = 1
-    tokens = clip._embed(batch)
+    tokens = clip.embed_patches(batch)
     block = clip.blocks[0]
     normed = block.norm1(tokens)
     ours = block.attention(normed, focus.log())

@@ -1,16 +1,11 @@
-"""The linear probe and the image-folder layout."""
-
-from pathlib import Path
+"""The linear probe, against an optimiser of scipy."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
-from medfocus.errors import InputError
-from medfocus.fewshot.folder import read_folder
-from medfocus.fewshot.probe import fit_probe
+from medfocus.fewshot.adapt.probe import fit_probe
 
 
 def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -54,27 +49,3 @@ def test_a_strong_pull_keeps_the_text_and_a_weak_one_fits_the_images() -> None:
 def test_the_same_images_give_the_same_bits() -> None:
     first, second = (fit_probe(*problem(), torch.tensor(20.0)) for _ in range(2))
     assert torch.equal(first, second)
-
-
-def test_an_image_folder(tmp_path: Path) -> None:
-    for name in ("b-class/2.png", "b-class/sub/1.png", "a_class/x.dcm", "a_class/.hidden"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    classes, labelled = read_folder(tmp_path)
-    assert classes == ("a class", "b class")
-    assert [(path.relative_to(tmp_path).as_posix(), label) for path, label in labelled] == [
-        ("a_class/x.dcm", 0),
-        ("b-class/2.png", 1),
-        ("b-class/sub/1.png", 1),
-    ]
-
-
-def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"):
-        read_folder(tmp_path / "missing")
-    with pytest.raises(InputError, match="no class folders"):
-        read_folder(tmp_path)
-    (tmp_path / "empty class").mkdir()
-    with pytest.raises(InputError, match="empty class: holds no images"):
-        read_folder(tmp_path)

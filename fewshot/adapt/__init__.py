@@ -1,0 +1,1 @@
+"""What few labelled images change: class embeddings, prompts, weights of the image encoder."""

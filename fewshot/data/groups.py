@@ -1,0 +1,65 @@
+"""Groups: what must not be torn apart by a split, as a hash that names nobody."""
+
+import logging
+import struct
+import warnings
+import zlib
+from hashlib import sha256
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+# What pydicom raises on damaged files.
+_READ_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def group_of(identifier: str) -> str | None:
+    """SHA-256 of an identifier, in hexadecimal; None where it is blank.
+
+    It keeps identifiers out of logs and tracebacks. It is no anonymisation: who can guess an
+    identifier can check the guess, so it is never written to a file either.
+    """
+    identifier = identifier.strip()
+    return sha256(identifier.encode()).hexdigest() if identifier else None
+
+
+def patient_group(path: Path) -> str | None:
+    """The group of a DICOM file, from its PatientID; None for other files and blank ids.
+
+    A file that cannot be parsed has none either: it is reported when its image is read.
+    """
+    try:
+        if not _may_be_dicom(path):
+            return None
+        # pydicom's warnings and logs quote values of the data set.
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(
+                path, stop_before_pixels=True, force=True, specific_tags=["PatientID"]
+            )
+            return group_of(str(dataset.get("PatientID") or ""))
+    except _READ_ERRORS:
+        return None
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """By the name, or by the mark after the preamble; many DICOM files are named without suffix."""
+    if path.suffix.lower() in (".dcm", ".dicom", ""):
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

@@ -1,0 +1,140 @@
+"""Tables: a CSV file that names images and their labels."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from medfocus.errors import InputError
+from medfocus.fewshot.data.dataset import Dataset, Item, Part
+from medfocus.fewshot.data.groups import group_of, patient_group
+from medfocus.models.text import CLASS_PROMPT
+
+_REQUIRED = ("path", "label")
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int  # as a spreadsheet shows it: the header is row 1
+    cells: dict[str, str]
+
+
+def read_table(path: Path) -> Dataset:
+    """A CSV file in UTF-8 with a header and a row an image.
+
+    Columns: `path` and `label`; `group` (what a split must not tear apart; where it is blank, a
+    DICOM file's patient), `split` (train or test, in every row) and `mask` (of the lesion;
+    several are separated by semicolons) may be there. Any other column is left unread. Paths are
+    relative to the table's folder and must stay inside it, links followed. Classes are sorted.
+
+    Raises:
+        InputError: no such file, no UTF-8, columns missing or twice there, no rows, or a row
+            that cannot be used, which is named by its number.
+    """
+    root = path.parent.resolve()
+    rows = list(_rows(path))
+    if not rows:
+        raise InputError(str(path), "has no rows below its header", "list an image a row")
+    classes = tuple(sorted({_cell(path, row, "label") for row in rows}))
+    items: dict[Path, tuple[int, Item]] = {}
+    for row in rows:
+        item = _item(path, root, row, classes)
+        if item.path in items:
+            raise _wrong(
+                path, row, f"names the file of row {items[item.path][0]} again", "remove one row"
+            )
+        items[item.path] = row.number, item
+    return Dataset(
+        name=path.stem,
+        root=root,
+        classes=classes,
+        prompts=tuple(CLASS_PROMPT.format(name) for name in classes),
+        items=tuple(sorted((item for _, item in items.values()), key=lambda item: item.path)),
+    )
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    try:
+        # utf-8-sig: spreadsheets put a byte-order mark first.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
+    except OSError as error:
+        raise InputError(
+            str(path), f"cannot be read ({error.strerror})", "check the path and its permissions"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(str(path), f"is no CSV in UTF-8 ({error})", "save it as such") from error
+    header = lines[0] if lines else []
+    _check_header(path, header)
+    for number, line in enumerate(lines[1:], 2):
+        if not any(line):
+            continue
+        if len(line) != len(header):
+            raise InputError(
+                f"{path}, row {number}",
+                f"has {len(line)} cells under {len(header)} columns",
+                "quote cells that hold a comma",
+            )
+        yield _Row(number, dict(zip(header, line, strict=True)))
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    missing = [column for column in _REQUIRED if column not in header]
+    if missing:
+        raise InputError(
+            str(path),
+            f"has no column {' and no column '.join(missing)}; its columns are"
+            f" {', '.join(header) or 'none'}",
+            "name them in the first row, separated by commas",
+        )
+    known = (*_REQUIRED, "group", "split", "mask")
+    twice = [column for column in known if header.count(column) > 1]
+    if twice:
+        raise InputError(str(path), f"has two columns {twice[0]}", "remove one")
+
+
+def _item(path: Path, root: Path, row: _Row, classes: tuple[str, ...]) -> Item:
+    image = _inside(path, root, row, _cell(path, row, "path"))
+    masks = [name.strip() for name in row.cells.get("mask", "").split(";")]
+    return Item(
+        path=image,
+        label=classes.index(row.cells["label"]),
+        group=group_of(row.cells.get("group", "")) or patient_group(image),
+        part=_part(path, row),
+        masks=tuple(_inside(path, root, row, name) for name in masks if name),
+    )
+
+
+def _cell(path: Path, row: _Row, column: str) -> str:
+    if not row.cells[column]:
+        raise _wrong(path, row, f"has a blank {column}", "fill it in, or remove the row")
+    return row.cells[column]
+
+
+def _part(path: Path, row: _Row) -> Part | None:
+    part = row.cells.get("split")
+    if part not in (None, "train", "test"):
+        raise _wrong(
+            path, row, f"has the split {part!r}", "write train or test in every row, or in none"
+        )
+    return cast(Part | None, part)
+
+
+def _inside(path: Path, root: Path, row: _Row, name: str) -> Path:
+    """A file named in the table; links are followed before it is compared with the root."""
+    try:
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise _wrong(
+                path, row, f"names {name!r}, outside the table's folder", "move the file into it"
+            )
+        if file.is_file():
+            return file
+    except (OSError, RuntimeError, ValueError):
+        pass  # a name that no file can have, or links in a circle
+    raise _wrong(path, row, f"names {name!r}, which is no file", "check the path")
+
+
+def _wrong(path: Path, row: _Row, problem: str, mend: str) -> InputError:
+    return InputError(f"{path}, row {row.number}", problem, mend)

@@ -1,0 +1,22 @@
+"""The phantom sets as a study's data, drawn where they are missing."""
+
+import shutil
+from pathlib import Path
+
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.reader import read_dataset
+from medfocus.fewshot.phantoms.sets import PHANTOM_SETS, write_set
+
+
+def phantom_datasets(folder: Path) -> dict[str, Dataset]:
+    """The four sets in `<folder>/<name>`; one that an interrupt left half drawn is drawn anew."""
+    datasets: dict[str, Dataset] = {}
+    for name in PHANTOM_SETS:
+        place = folder / name
+        if not place.exists():
+            part = folder / f".{name}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            write_set(part, name)
+            part.rename(place)
+        datasets[name] = read_dataset(place)
+    return datasets

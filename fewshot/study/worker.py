@@ -1,0 +1,118 @@
+"""One process's part of a study: a setting to a run, with all that can be shared kept."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
+from medfocus.fewshot.backbones import Backbones, WeightSources, load_backbones
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.splits import Split
+from medfocus.fewshot.examples import Examples, embed, load_examples
+from medfocus.fewshot.focus_store import FocusStore
+from medfocus.fewshot.study.evaluate import answers
+from medfocus.fewshot.study.masks import with_masks
+from medfocus.fewshot.study.run import Masks, Run, Setting
+from medfocus.fewshot.study.unseen import check_unseen
+from medfocus.models.head import Head
+from medfocus.settings import Focus, FocusMode
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every process of a study needs.
+
+    Attributes:
+        preset, weights, device: of the models, as `load_backbones` takes them.
+        store: the folder of focus masks.
+        datasets: by name.
+        steps: of the optimiser, where there is one.
+    """
+
+    preset: str
+    weights: WeightSources
+    device: str
+    store: Path
+    datasets: Mapping[str, Dataset]
+    steps: int
+
+
+class Worker:
+    """Runs settings one after the other. Images, embeddings and models are kept between them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.backbones: Backbones = load_backbones(plan.preset, plan.weights, plan.device)
+        self._store = FocusStore(plan.store, self.backbones)
+        self._examples: dict[str, Examples] = {}
+        self._masked: dict[tuple[str, Masks], Examples] = {}
+        self._frozen: dict[tuple[str, FocusMode, Masks], tuple[Tensor, Tensor]] = {}
+
+    def examples(self, dataset: str, masks: Masks) -> Examples:
+        """All images of a data set with these masks."""
+        if dataset not in self._examples:
+            items = self.plan.datasets[dataset].items
+            with Progress(disable=True) as progress:
+                self._examples[dataset] = load_examples(
+                    items, self.backbones, self._store, progress
+                )
+        key = dataset, masks
+        if key not in self._masked:
+            self._masked[key] = with_masks(self._examples[dataset], masks)
+        return self._masked[key]
+
+    def task(self, setting: Setting) -> Task:
+        """What a setting tells apart, and how."""
+        dataset = self.plan.datasets[setting.dataset]
+        return Task(dataset.classes, dataset.prompts, Focus(mode=setting.focus))
+
+    def fit(self, setting: Setting, split: Split) -> Head:
+        """The head of a setting, from the split's training images."""
+        examples = self.examples(setting.dataset, setting.masks)
+        rows = examples.rows_of(split.train)
+        return fit_head(
+            cast(Adaptation, setting.adaptation),
+            self.task(setting),
+            examples.take(rows),
+            self.backbones,
+            setting.seed,
+            self.plan.steps,
+            self._features(setting)[0][rows],
+        )
+
+    def run(self, setting: Setting, split: Split) -> Run:
+        """Adapt, then answer all test images."""
+        examples = self.examples(setting.dataset, setting.masks)
+        start = time.perf_counter()
+        head = self.fit(setting, split)
+        seconds = time.perf_counter() - start
+        rows = examples.rows_of(split.test)
+        check_unseen(examples.take(rows), set(head.trained_on))
+        if head.adapter:
+            graph = self.backbones.classifier(head, Focus(mode=setting.focus))
+            features, focused = embed(examples.take(rows), self.backbones, graph)
+        else:
+            features, focused = (part[rows] for part in self._features(setting))
+        return answers(setting, head, features, focused, examples.labels[rows], seconds)
+
+    def _features(self, setting: Setting) -> tuple[Tensor, Tensor]:
+        """What the frozen models make of every image of the data set: (N, E), and focused (N,)."""
+        key = setting.dataset, setting.focus, setting.masks
+        if key not in self._frozen:
+            task = self.task(setting)
+            head = self.backbones.zero_shot_head(task.classes, task.class_prompts, task.focus)
+            graph = self.backbones.classifier(head, task.focus)
+            examples = self.examples(setting.dataset, setting.masks)
+            self._frozen[key] = embed(examples, self.backbones, graph)
+        return self._frozen[key]
+
+
+def one_thread() -> None:
+    """Each process computes alone, so that its bits do not depend on how many there are."""
+    torch.set_num_threads(1)

@@ -1,0 +1,94 @@
+"""The image-folder layout, with and without parts, and the groups of DICOM files."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from medfocus.errors import InputError
+from medfocus.fewshot.data.folder import read_folder
+from tests.fewshot.data.files import dicom, png
+
+
+def test_a_pool(tmp_path: Path) -> None:
+    for name in ("b-class/2.png", "b-class/sub/1.png", "a_class/x.png"):
+        png(tmp_path / name)
+    for name in ("a_class/.hidden.png", "a_class/Thumbs.db", "a_class/labels.CSV", ".git/1.png"):
+        png(tmp_path / "x.png").rename(_made(tmp_path / name))
+    png(tmp_path / "b-class" / "other.png").rename(tmp_path / "b-class" / "odd.xyz")
+    dataset = read_folder(tmp_path)
+    assert dataset.name == tmp_path.name
+    assert dataset.classes == ("a class", "b class")
+    assert dataset.prompts == ("This is a photo of a class", "This is a photo of b class")
+    assert [(item.path.relative_to(tmp_path).as_posix(), item.label) for item in dataset.items] == [
+        ("a_class/x.png", 0),
+        ("b-class/2.png", 1),
+        ("b-class/odd.xyz", 1),
+        ("b-class/sub/1.png", 1),
+    ]
+    assert {(item.part, item.group, item.masks) for item in dataset.items} == {(None, None, ())}
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "TESTING")])
+def test_two_parts(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in (f"{names[0]}/b-c/1.png", f"{names[0]}/a/1.png", f"{names[1]}/b_c/1.png"):
+        png(tmp_path / name)
+    png(tmp_path / names[1] / "a" / "2.png")
+    dataset = read_folder(tmp_path)
+    assert dataset.classes == ("a", "b c")
+    found = {item.path.relative_to(tmp_path).as_posix(): item for item in dataset.items}
+    assert list(found) == sorted(found)
+    assert {(name.split("/")[0], item.part) for name, item in found.items()} == {
+        (names[0], "train"),
+        (names[1], "test"),
+    }
+    assert found[f"{names[1]}/b_c/1.png"].label == found[f"{names[0]}/b-c/1.png"].label == 1
+
+
+def test_dicom_files_are_grouped_by_patient(tmp_path: Path) -> None:
+    dicom(tmp_path / "a" / "1.dcm", "Doe^Jane")
+    dicom(tmp_path / "a" / "2", " Doe^Jane ")
+    dicom(tmp_path / "a" / "3.img", "Roe")  # told by its mark
+    dicom(tmp_path / "a" / "4.dcm", "  ")
+    png(tmp_path / "a" / "5.png")
+    (tmp_path / "a" / "6.dcm").write_bytes(b"no DICOM at all")
+    (tmp_path / "a" / "7.dcm").write_bytes(dicom(tmp_path / "x.dcm", "Doe").read_bytes()[:180])
+    jane, roe = (sha256(name.encode()).hexdigest() for name in ("Doe^Jane", "Roe"))
+    groups = [item.group for item in read_folder(tmp_path).items]
+    assert groups == [jane, jane, roe, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ([], "holds no class folders"),
+        (["train", "test"], "train: holds no class folders"),
+        (["a/"], "a: holds no images"),
+        (["a-b/1.png", "a_b/1.png"], "two folders for the class 'a b'"),
+        (["train/a/1.png", "test/b/1.png"], "class 'a' in its train part alone"),
+        (["train/a/1.png", "test/a/1.png", "test/b/1.png"], "class 'b' in its test part alone"),
+        (["train/a/1.png", "b/1.png"], "holds b beside train"),
+        (["train/a/1.png", "test/a/1.png", "val/a/1.png"], "holds val beside test and train"),
+        (["train/a/1.png"], "holds train but no test folder"),
+        (["Testing/a/1.png"], "holds Testing but no train folder"),
+        (["train/a/1.png", "test/a/1.png", "Training/a/1.png"], "one part twice"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path: Path, folders: list[str], message: str) -> None:
+    for name in folders:
+        if name.endswith(".png"):
+            png(tmp_path / name)
+        else:
+            (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=message):
+        read_folder(tmp_path)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no folder"):
+        read_folder(tmp_path / "missing")
