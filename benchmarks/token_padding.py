@@ -44,6 +44,7 @@ class PaddedCLIP(FocusCLIP):
         return super().forward(image, F.pad(key_bias, (0, more), value=HIDDEN))
 
     def embed_patches(self, image: Tensor) -> Tensor:
+        """See `FocusCLIP.embed_patches`; more tokens, all 0, at the end."""
         tokens = super().embed_patches(image)
         return F.pad(tokens, (0, 0, 0, -tokens.shape[1] % MULTIPLE))
 

@@ -198,5 +198,16 @@ class ClassifierGraph(nn.Module):
             if torch.compiler.is_exporting():
                 embedding = self.clip(image, hiding_bias(keep, self.clip.layers))
             else:
-                embedding = self.clip.forward_kept(image, keep)
+                embedding = self._embed_kept(image, keep, focused)
+        return embedding
+
+    def _embed_kept(self, image: Tensor, keep: Tensor, focused: Tensor) -> Tensor:
+        """Focused images by their kept tokens; the others by plain CLIP, to the bit."""
+        if focused.all():
+            return self.clip.forward_kept(image, keep)
+        plain: Tensor = self.clip(image[~focused])
+        embedding = plain.new_empty(len(image), plain.shape[1])
+        embedding[~focused] = plain
+        if focused.any():
+            embedding[focused] = self.clip.forward_kept(image[focused], keep[focused])
         return embedding

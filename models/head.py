@@ -19,6 +19,7 @@ from medfocus.settings import FocusMode
 # and does harm; benchmarks/strength.py measured it on validation phantoms (docs/tiny.md).
 DEFAULT_STRENGTH = 0.2
 
+_ABOUT = "head"  # the key of what a head file holds beside its tensors, as JSON
 _ADAPTER = "adapter."  # before the names of the adapter's tensors in a head file
 
 
@@ -107,15 +108,16 @@ class Head:
             "clip": self.clip,
             "clip_sha256": self.clip_sha256,
             "focus": self.focus,
-            "classes": json.dumps(self.classes),
+            "classes": self.classes,
             "adaptation": self.adaptation,
-            "temperature": json.dumps(self.temperature),
-            "trained_on": json.dumps(self.trained_on),
+            "temperature": self.temperature,
+            "trained_on": self.trained_on,
         }
         adapter = {f"{_ADAPTER}{name}": part.contiguous() for name, part in self.adapter.items()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(save({**self.tensors(), **adapter}, about))
+            # One entry: several would be stored in an order that changes from run to run.
+            path.write_bytes(save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)}))
         except OSError as error:
             raise WeightsError(
                 str(path), f"cannot be written ({error.strerror})", "choose another place"
@@ -131,7 +133,7 @@ class Head:
         mend = "make one with medfocus-fit"
         try:
             with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
+                about = (file.metadata() or {}).get(_ABOUT, "{}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise WeightsError(str(path), f"is no head file ({error})", mend) from error
@@ -141,12 +143,13 @@ class Head:
                 for name in [*tensors]
                 if name.startswith(_ADAPTER)
             }
+            content = json.loads(about)
             return cls(
-                classes=tuple(json.loads(about.pop("classes"))),
-                temperature=float(json.loads(about.pop("temperature"))),
-                trained_on=tuple(json.loads(about.pop("trained_on"))),
+                classes=tuple(content.pop("classes")),
+                temperature=float(content.pop("temperature")),
+                trained_on=tuple(content.pop("trained_on")),
                 adapter=adapter,
-                **about,
+                **content,
                 **graph_tensors(tensors),
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from medfocus.errors import InputError, WeightsError
 from medfocus.models.architectures import build_clip
+from medfocus.models.graphs import Cache
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import load_clip, load_segmenter
 from medfocus.models.segmenter import Segmenter
@@ -196,13 +197,21 @@ def test_a_head_survives_the_disk(tmp_path: Path) -> None:
         torch.randn(2, 128),
         torch.tensor(9.0),
         uniform_strength(6),
+        Cache(torch.randn(5, 128), torch.rand(5, 2), torch.tensor(5.5)),
+        {"prompts": torch.randn(6, 2, 128), "visual.proj.up": torch.randn(128, 4)},
+        "tip",
+        1.3,
+        ("1" * 64, "2" * 64),
     )
     head.save(tmp_path / "head.safetensors")
     again = Head.read(tmp_path / "head.safetensors")
     assert (again.clip, again.clip_sha256) == (head.clip, head.clip_sha256)
     assert (again.focus, again.classes) == (head.focus, head.classes)
-    for name, tensor in head.tensors().items():
-        assert torch.equal(again.tensors()[name], tensor)
+    assert (again.adaptation, again.temperature) == (head.adaptation, head.temperature)
+    assert again.trained_on == head.trained_on
+    for before, after in ((head.tensors(), again.tensors()), (head.adapter, again.adapter)):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(

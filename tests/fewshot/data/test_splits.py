@@ -6,36 +6,15 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medfocus.errors import InputError
 from medfocus.fewshot.data import splits
-from medfocus.fewshot.data.dataset import Dataset, Item
+from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.folder import read_folder
-from medfocus.fewshot.data.held_out import held_out, joined_groups
 from medfocus.fewshot.data.splits import Fraction, Shots, make_split
 from tests.fewshot.data.files import dicom, png
-
-ROOT = Path("/data")
-CLASSES = ("a", "b", "c")
-
-
-def fake(labels: list[int], groups: list[str | None] | None = None) -> Dataset:
-    """A pool whose files are not there."""
-    items = tuple(
-        Item(ROOT / f"{number:05}.png", label, group)
-        for number, (label, group) in enumerate(
-            zip(labels, groups or [None] * len(labels), strict=True)
-        )
-    )
-    return Dataset("fake", ROOT, CLASSES, CLASSES, items)
-
-
-def distinct(dataset: Dataset) -> list[str]:
-    return [str(number) for number in range(len(dataset.items))]
+from tests.fewshot.data.pools import fake
 
 
 @pytest.fixture
@@ -133,66 +112,6 @@ def test_amounts_in_words() -> None:
             Fraction(wrong)
     with pytest.raises(InputError, match="0 shots"):
         Shots(0)
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 2), st.sampled_from([None, *"pqrstu"]), st.integers(0, 30)),
-        min_size=1,
-        max_size=40,
-    )
-)
-def test_joined_groups_against_brute_force(rows: list[tuple[int, str | None, int]]) -> None:
-    """Against the closure of the relation "shares a group or a content", as a matrix."""
-    dataset = fake([row[0] for row in rows], [row[1] for row in rows])
-    hashes = [str(row[2]) for row in rows]
-    linked = np.array(
-        [[a[2] == b[2] or (a[1] is not None and a[1] == b[1]) for b in rows] for a in rows]
-    )
-    for _ in rows:
-        linked = linked @ linked
-    joined = np.array(joined_groups(dataset, hashes))
-    np.testing.assert_array_equal(joined[:, None] == joined[None], linked)
-    test = held_out(dataset, hashes)
-    apart = {joined[index] for index in range(len(rows)) if index not in test}
-    assert apart.isdisjoint(joined[np.array(test, dtype=int)])
-
-
-@given(st.lists(st.integers(5, 60), min_size=3, max_size=3))
-def test_a_fifth_of_every_class_is_held_out(counts: list[int]) -> None:
-    dataset = fake([label for label, count in enumerate(counts) for _ in range(count)])
-    test = held_out(dataset, distinct(dataset))
-    assert list(test) == sorted(set(test))
-    held = Counter(dataset.items[index].label for index in test)
-    for label, count in enumerate(counts):
-        assert abs(held[label] - count / 5) <= 1
-
-
-def test_few_large_groups() -> None:
-    """Ten patients of different sizes, each with images of two classes."""
-    sizes = [2, 3, 5, 8, 9, 4, 6, 7, 3, 5]
-    labels = [label for size in sizes for label in [0] * size + [1] * (size + 1) + [2]]
-    groups: list[str | None] = [
-        f"patient {number}" for number, size in enumerate(sizes) for _ in range(2 * size + 2)
-    ]
-    dataset = fake(labels, groups)
-    test = set(held_out(dataset, distinct(dataset)))
-    held = {dataset.items[index].group for index in test}
-    assert test == {index for index, item in enumerate(dataset.items) if item.group in held}
-    for label in range(3):
-        share = sum(labels[index] == label for index in test) / labels.count(label)
-        assert 0.1 < share < 0.3
-
-
-@pytest.mark.parametrize("rare", [(0, 1), (3, 8), (5, 6, 7), (10, 11)])
-def test_a_class_that_few_patients_have(rare: tuple[int, ...]) -> None:
-    """Most folds lack it; one that holds it and leaves some of it to train on is taken."""
-    patients = range(12)
-    labels = [label for patient in patients for label in (0, 1, 2 if patient in rare else 1)]
-    groups: list[str | None] = [f"patient {patient}" for patient in patients for _ in range(3)]
-    dataset = fake(labels, groups)
-    test = held_out(dataset, distinct(dataset))
-    assert 0 < sum(labels[index] == 2 for index in test) < len(rare)
 
 
 @pytest.mark.usefixtures("no_files")

@@ -1,0 +1,46 @@
+"""A small set of phantoms with the shipped models, read and segmented once for all tests here."""
+
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from medfocus.fewshot.backbones import Backbones, load_backbones
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.reader import read_dataset
+from medfocus.fewshot.examples import Examples, load_examples
+from medfocus.fewshot.focus_store import FocusStore
+from medfocus.fewshot.phantoms.sets import write_set
+
+PER_PART = 18
+
+
+@pytest.fixture(scope="session")
+def backbones() -> Backbones:
+    return load_backbones("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of focus masks that all tests share."""
+    return tmp_path_factory.mktemp("focus")
+
+
+@pytest.fixture(scope="session")
+def brain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Phantoms of four classes, half of them to train on; not to be changed."""
+    folder = tmp_path_factory.mktemp("sets") / "brain"
+    write_set(folder, "brain", PER_PART)
+    return read_dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def examples(brain: Dataset, backbones: Backbones, cache: Path) -> Examples:
+    with Progress(disable=True) as progress:
+        return load_examples(brain.items, backbones, FocusStore(cache, backbones), progress)
+
+
+def part(brain: Dataset, examples: Examples, name: str) -> Examples:
+    """The examples of one part of the data set."""
+    files = [index for index, item in enumerate(brain.items) if item.part == name]
+    return examples.take(examples.rows_of(files))

@@ -1,0 +1,105 @@
+"""Images read, segmented and remembered: what the engine would see, and never twice."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.progress import Progress
+
+from medfocus.engine.images import read_images
+from medfocus.engine.prepare import collate, prepare
+from medfocus.errors import ImageError
+from medfocus.fewshot.backbones import Backbones
+from medfocus.fewshot.data.dataset import Dataset, Item
+from medfocus.fewshot.examples import Examples, classifier_inputs, content_hash, load_examples
+from medfocus.fewshot.focus_store import FocusStore
+from medfocus.models.graphs import SegmenterOutput
+from medfocus.settings import Focus
+
+
+def load(items: list[Item], backbones: Backbones, store: FocusStore) -> Examples:
+    with Progress(disable=True) as progress:
+        return load_examples(items, backbones, store, progress)
+
+
+def test_they_are_what_the_engine_prepares(
+    brain: Dataset, examples: Examples, backbones: Backbones
+) -> None:
+    """Against the engine's own preparation of the same file, in a mode that pools pixels."""
+    focus = Focus(mode="overlay")
+    (image,) = read_images(brain.items[3].path)
+    prepared = prepare(image, backbones.preprocessing, focus, backbones.prompts)
+    batch = collate([prepared], backbones.preprocessing)
+    ours = classifier_inputs(examples, torch.tensor([3]), backbones, focus)
+    for mine, expected in zip(
+        (ours[0], ours[2], ours[3]), (batch.classifier, batch.rows, batch.cols), strict=True
+    ):
+        np.testing.assert_array_equal(mine.numpy(), expected)
+    found = backbones.segmenter(
+        *map(torch.from_numpy, (batch.segmenter, batch.points, batch.labels))
+    )
+    torch.testing.assert_close(ours[1], found.focus_logits, atol=1e-3, rtol=1e-5)
+    assert (ours[1] > 0).any()
+
+
+def test_lesions_are_the_masks_in_the_segmenters_frame(brain: Dataset, examples: Examples) -> None:
+    assert examples.lesions is not None
+    with Image.open(brain.items[5].masks[0]) as image:
+        mask = np.asarray(image, np.float64) / 255  # 256 × 256, four pixels a cell
+    expected = mask.reshape(64, 4, 64, 4).mean((1, 3))
+    np.testing.assert_allclose(examples.lesions[5].numpy(), expected, atol=1e-6)
+
+
+def test_nothing_is_segmented_twice(
+    brain: Dataset, backbones: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in another run, not under another name; a damaged file is made anew."""
+    items = [*brain.items[:2], brain.items[0]]
+    store = FocusStore(tmp_path, backbones)
+    seen: list[int] = []
+    forward = backbones.segmenter.forward
+
+    def watched(*inputs: torch.Tensor) -> SegmenterOutput:
+        seen.append(len(inputs[0]))
+        return forward(*inputs)
+
+    monkeypatch.setattr(backbones.segmenter, "forward", watched)
+    first = load(items, backbones, store)
+    assert seen == [2]
+    again = load(items, backbones, FocusStore(tmp_path, backbones))
+    assert seen == [2]
+    assert torch.equal(first.focus_logits, again.focus_logits)
+    assert torch.equal(first.focus_logits[0], first.focus_logits[2])
+    files = sorted(store.folder.rglob("*.safetensors"))
+    assert {file.stem for file in files} == set(first.content)
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    mended = load(items, backbones, store)
+    assert seen == [2, 1]
+    torch.testing.assert_close(mended.focus_logits, first.focus_logits, atol=1e-3, rtol=1e-5)
+
+
+def test_other_weights_have_a_store_of_their_own(backbones: Backbones, tmp_path: Path) -> None:
+    other = replace(backbones, segmenter_sha256="0" * 64)
+    assert FocusStore(tmp_path, backbones).folder != FocusStore(tmp_path, other).folder
+
+
+def test_the_content_hash_knows_pixels_alone(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.bmp")
+    first, second = (read_images(tmp_path / name)[0] for name in ("a.png", "b.bmp"))
+    assert content_hash(first) == content_hash(second)
+    (turned,) = read_images(pixels.reshape(6, 8, 3))
+    assert content_hash(turned) != content_hash(first)
+
+
+def test_masks_that_do_not_fit(brain: Dataset, backbones: Backbones, tmp_path: Path) -> None:
+    Image.new("L", (5, 5)).save(tmp_path / "mask.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    for name, problem in (("mask.png", "of its size"), ("broken.png", "cannot be read")):
+        item = Item(brain.items[0].path, 0, masks=(tmp_path / name,))
+        with pytest.raises(ImageError, match=f"{name}.*{problem}"):
+            load([item], backbones, FocusStore(tmp_path / "store", backbones))

@@ -1,0 +1,32 @@
+"""Adding focus never silently hurts: where no region is found, plain CLIP answers, to the bit."""
+
+import pytest
+import torch
+
+from medfocus.settings import FocusMode
+from tests.models.test_focus import graph, inputs
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("mode", ["overlay", "soft", "hard"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_without_a_region(mode: FocusMode, images: int) -> None:
+    steered, plain = graph(mode, strength=0.7), graph("none")
+    batch = [tensor[:images] for tensor in inputs(steered.cells)]
+    answer = steered(batch[0], torch.full_like(batch[1], -32.0), *batch[2:])
+    expected = plain(*(tensor[:images] for tensor in inputs(plain.cells)))
+    assert not answer.focused.any()
+    assert torch.equal(answer.embedding, expected.embedding)
+    assert torch.equal(answer.probabilities, expected.probabilities)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("mode", ["overlay", "soft", "hard"])
+def test_beside_an_image_with_one(mode: FocusMode) -> None:
+    """The batch is then computed in another way; the image's answer is the same up to rounding."""
+    steered, plain = graph(mode, strength=0.7), graph("none")
+    answer = steered(*inputs(steered.cells, found=False))
+    expected = plain(*inputs(plain.cells, found=False)).embedding
+    assert answer.focused.tolist() == [True, False]
+    torch.testing.assert_close(answer.embedding[1], expected[1], atol=2e-6, rtol=1e-6)
+    assert (answer.embedding[0] - expected[0]).abs().max() > 1e-3
