@@ -5,6 +5,7 @@ medfocus-eval phantoms --grid --report report/
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
@@ -44,6 +45,7 @@ from medfocus.settings import FocusMode
 
 OK, UNUSABLE, INTERRUPTED = 0, 2, 130
 PHANTOMS = "phantoms"  # in place of a data set: the four sets that are drawn by code
+PIPED_WIDTH = 130  # characters; wide enough for every column
 AMOUNTS = tuple(map(Fraction, (0.05, 0.1, 0.2, 0.5, 1.0)))  # the paper's
 
 
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.print("Interrupted. To go on where it stopped, give the same command again")
         return INTERRUPTED
     rows = summarise(runs)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(console_table(rows, "accuracy, with 95% intervals"))
     if options.protocol:
         drawn = options.datasets == [PHANTOMS]

@@ -33,10 +33,8 @@ def accuracy_figure(rows: Sequence[Row], adaptation: str) -> str:
             low, high = [a.low for a in accuracies], [a.high for a in accuracies]
             panel.fill_between(images, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set(title=dataset, xscale="log", xlabel="labelled images")
-        panel.set_xticks(
-            sorted({row.trained_on for row in shown if row.dataset == dataset}),
-            [row.amount for row in shown if (row.dataset, row.focus) == (dataset, shown[0].focus)],
-        )
+        amounts = {row.trained_on: row.amount for row in shown if row.dataset == dataset}
+        panel.set_xticks([*amounts], [*amounts.values()])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy")

@@ -1,0 +1,81 @@
+"""Metrics against counts made by hand and by brute force."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfocus.errors import InputError
+from medfocus.fewshot.evaluation.metrics import expected_calibration_error, measure, reliability
+
+
+def answers(seed: int, images: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.full(classes, 0.6), images)
+    return probabilities, rng.integers(classes, size=images)
+
+
+def test_by_hand() -> None:
+    probabilities = np.array(
+        [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.4, 0.5, 0.1]]
+    )
+    metrics = measure(probabilities, np.array([0, 1, 1, 2, 1]))
+    assert metrics.images == 5
+    assert metrics.accuracy == 4 / 5
+    assert metrics.confusion == ((1, 0, 0), (1, 2, 0), (0, 0, 1))
+    assert metrics.balanced_accuracy == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert metrics.macro_f1 == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 40), st.integers(2, 5))
+def test_against_brute_force(seed: int, images: int, classes: int) -> None:
+    probabilities, labels = answers(seed, images, classes)
+    metrics = measure(probabilities, labels)
+    areas = []
+    for label in range(classes):
+        scores = probabilities[:, label]
+        pairs = [
+            float(scores[i] > scores[j]) + 0.5 * float(scores[i] == scores[j])
+            for i in np.flatnonzero(labels == label)
+            for j in np.flatnonzero(labels != label)
+        ]
+        areas.append(np.mean(pairs) if pairs else None)
+    if len(set(labels.tolist())) < classes:
+        assert metrics.auroc is None
+    else:
+        assert metrics.auroc == pytest.approx(np.mean(areas))
+    recalls = [
+        np.mean(probabilities[labels == label].argmax(1) == label) for label in set(labels.tolist())
+    ]
+    assert metrics.balanced_accuracy == pytest.approx(np.mean(recalls))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 20))
+def test_calibration_error_bin_by_bin(seed: int, images: int, bins: int) -> None:
+    probabilities, labels = answers(seed, images, 3)
+    top, right = probabilities.max(1), probabilities.argmax(1) == labels
+    expected = 0.0
+    for number in range(bins):
+        inside = (top > number / bins) & (top <= (number + 1) / bins)
+        if inside.any():
+            expected += inside.mean() * abs(top[inside].mean() - right[inside].mean())
+    assert expected_calibration_error(probabilities, labels, bins) == pytest.approx(expected)
+    assert reliability(probabilities, labels, bins).count.sum() == images
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "problem"),
+    [
+        (np.ones((2, 1, 1)), np.zeros(2, int), "of shape"),
+        (np.full((2, 2), 0.5), np.zeros(3, int), "of shape"),
+        (np.empty((0, 2)), np.empty(0, int), "of shape"),
+        (np.full((2, 2), 0.6), np.zeros(2, int), "add up"),
+        (np.array([[1.5, -0.5]]), np.zeros(1, int), "no probability"),
+        (np.array([[np.nan, 1.0]]), np.zeros(1, int), "no probability"),
+        (np.full((2, 2), 0.5), np.array([0, 2]), "labels"),
+        (np.full((2, 2), 0.5), np.array([0, -1]), "labels"),
+    ],
+)
+def test_what_is_no_answer(probabilities: np.ndarray, labels: np.ndarray, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        measure(probabilities, labels)

@@ -1,0 +1,63 @@
+"""A study: which settings it has, and that it goes on where it stopped, with the same bits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from medfocus.errors import InputError
+from medfocus.fewshot.backbones import WeightSources
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.splits import Fraction
+from medfocus.fewshot.study.grid import Grid, run_grid
+from medfocus.fewshot.study.run import Setting
+from medfocus.fewshot.study.worker import Plan
+
+
+def test_the_settings() -> None:
+    grid = Grid(
+        ("none", "soft"),
+        ("zero-shot", "lora"),
+        (Fraction(0.05), Fraction(1)),
+        3,
+        ("true", "random"),
+    )
+    settings = [*grid.settings("lung", with_lesions=True)]
+    assert len(set(settings)) == len(settings)
+    # zero-shot: a run a mode and mask. lora: 2 amounts × 3 seeds a mode, 2 masks × 3 seeds steered.
+    assert len(settings) == (2 + 2) + (2 * 6 + 2 * 3)
+    assert Setting("lung", "soft", "random", "lora", "5%", 2) in settings
+    assert Setting("lung", "none", "found", "zero-shot", "none", 0) in settings
+    assert not any(s.masks != "found" and s.amount == "100%" for s in settings)
+    assert not any(s.masks == "true" for s in grid.settings("lung", with_lesions=False))
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_stopped(brain: Dataset, cache: Path, tmp_path: Path) -> None:
+    plan = Plan("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2)
+    grid = Grid(("none", "soft"), ("zero-shot", "probe"), (Fraction(0.5),), 2, ("random",))
+    with Progress(disable=True) as progress:
+        runs = run_grid(tmp_path, plan, grid, progress)
+        files = sorted((tmp_path / "runs").iterdir())
+        before = {file: (file.read_text(), file.stat().st_mtime_ns) for file in files}
+        assert len(files) == len(runs) == 9
+        lost = next(file for file in files if "soft.found.probe" in file.name)
+        lost.unlink()
+        again = run_grid(tmp_path, plan, grid, progress)
+    assert [run.setting for run in again] == [run.setting for run in runs]
+    for file, (text, modified) in before.items():
+        content, expected = json.loads(file.read_text()), json.loads(text)
+        seconds = content.pop("seconds"), expected.pop("seconds")
+        assert content == expected, seconds
+        assert (file.stat().st_mtime_ns == modified) == (file != lost)
+    assert all(run.labels.tolist() == runs[0].labels.tolist() for run in runs)
+    learned = {run.setting.adaptation: run.trained_on for run in runs}
+    assert learned == {"zero-shot": 0, "probe": 8}  # half of 4, 4, 5 and 5, rounded to even
+    splits = json.loads((tmp_path / "splits" / "brain.50-percent.0.json").read_text())
+    assert {entry["file"] for entry in splits["train"]}.isdisjoint(
+        entry["file"] for entry in splits["test"]
+    )
+    other = Plan("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=3)
+    with pytest.raises(InputError, match="another study"), Progress(disable=True) as progress:
+        run_grid(tmp_path, other, grid, progress)

@@ -1,0 +1,107 @@
+"""`medfocus-fit` and `medfocus-eval` from the command line to the files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from medfocus.fewshot import eval_command, fit_command
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.models.head import Head
+
+
+def fit(dataset: Path, out: Path, cache: Path, *more: str) -> int:
+    options = ["--shots", "2", "--focus", "soft", "--cache", str(cache), "--device", "cpu"]
+    return fit_command.main([str(dataset), "-o", str(out), *options, *more])
+
+
+def test_fit_then_eval(
+    brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = tmp_path / "head.safetensors"
+    assert fit(brain.root, head, cache, "--adapt", "lora", "--steps", "1") == 0
+    assert Head.read(head).adaptation == "lora"
+    split = json.loads((tmp_path / "head.split.json").read_text())
+    assert (len(split["train"]), len(split["test"])) == (8, 18)
+    report = tmp_path / "report"
+    options = ["--head", str(head), "--report", str(report), "--cache", str(cache)]
+    assert eval_command.main([str(brain.root), *options, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "│ brain    │ lora       │ 2 shots │ soft  │ found │" in printed
+    (row,) = json.loads((report / "summary.json").read_text())["rows"]
+    assert (row["images"], row["trained_on"], row["focus"]) == (18, 8, "soft")
+    page = (report / "report.html").read_text()
+    assert "Was it the lesion?" in page
+    assert str(tmp_path) not in page
+    assert not any(entry["file"] in page for entry in split["test"])
+
+
+def test_a_head_is_not_evaluated_on_what_it_learned_from(
+    brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where the split's file was exchanged for another."""
+    head, other = tmp_path / "head.safetensors", tmp_path / "other.safetensors"
+    assert fit(brain.root, head, cache) == 0
+    assert fit(brain.root, other, cache, "--seed", "1") == 0
+    path = tmp_path / "other.split.json"
+    split = json.loads(path.read_text())
+    learned = json.loads((tmp_path / "head.split.json").read_text())["train"]
+    split["test"] = learned
+    split["train"] = [entry for entry in split["train"] if entry not in learned]
+    path.write_text(json.dumps(split))
+    path.replace(tmp_path / "head.split.json")
+    capsys.readouterr()
+    options = ["--head", str(head), "--report", str(tmp_path / "report"), "--cache", str(cache)]
+    assert eval_command.main([str(brain.root), *options]) == 2
+    assert "8 of 8 test images: were trained on" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["missing", "--head", "h.safetensors"], "no head file"),
+        (["missing", "--grid"], "does not exist"),
+        (["missing", "--grid", "--adapt", "probe,magic"], "'magic': is not known"),
+        (["missing", "--grid", "--focus", "softly"], "'softly': is not known"),
+        (["phantoms", "--head", "h.safetensors"], "one data set"),
+    ],
+)
+def test_what_eval_refuses(
+    arguments: list[str],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert eval_command.main(arguments) == 2
+    assert problem in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_fit_refuses(
+    brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = tmp_path / "head.safetensors"
+    assert fit(tmp_path / "missing", head, cache) == 2
+    assert fit(brain.root, head, cache, "--shots", "99") == 2
+    text = capsys.readouterr().err
+    assert "does not exist" in text
+    assert "files to train on, fewer than 99 shots" in text
+    assert not head.exists()
+
+
+def test_a_head_of_other_weights_is_refused(
+    brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = tmp_path / "head.safetensors"
+    assert fit(brain.root, head, cache) == 0
+    with safe_open(head, "pt") as file:
+        assert set(file.metadata()) == {"head"}
+    changed = Head.read(head)
+    Head(**{**vars(changed), "clip_sha256": "0" * 64}).save(head)
+    options = ["--head", str(head), "--report", str(tmp_path / "report"), "--cache", str(cache)]
+    assert eval_command.main([str(brain.root), *options]) == 2
+    assert "other weights" in capsys.readouterr().err
