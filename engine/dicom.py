@@ -63,7 +63,7 @@ _ATTRIBUTES = [
     "PerFrameFunctionalGroupsSequence",
 ]
 # What pydicom and its decoders raise on damaged files.
-_READ_ERRORS = (
+READ_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -98,7 +98,7 @@ def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
         ImageError: no pixels, a transfer syntax without decoder, damaged or truncated data. The
             text never holds a value of the data set.
     """
-    _silence_pydicom()
+    silence_pydicom()
     with _failing_as(name, "cannot be parsed as DICOM", "Check that it is a whole DICOM file"):
         _check_inflated_size(path, name, max_pixels)
         dataset = pydicom.dcmread(path, force=True, specific_tags=_ATTRIBUTES)
@@ -136,7 +136,7 @@ def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
     return decoded
 
 
-def _silence_pydicom() -> None:
+def silence_pydicom() -> None:
     """Keep pydicom's warnings and logs, which quote values, from being emitted.
 
     For good and not just while reading: restoring either is a race between reading threads.
@@ -150,7 +150,7 @@ def _silence_pydicom() -> None:
 def _failing_as(name: str, problem: str, mend: str) -> Iterator[None]:
     try:
         yield
-    except _READ_ERRORS:
+    except READ_ERRORS:
         # Not chained: the texts of pydicom's exceptions quote values.
         raise ImageError(name, problem, mend) from None
 

@@ -1,30 +1,11 @@
 """Groups: what must not be torn apart by a split, as a hash that names nobody."""
 
-import logging
-import struct
-import warnings
-import zlib
 from hashlib import sha256
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
-# What pydicom raises on damaged files.
-_READ_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+from medfocus.engine.dicom import READ_ERRORS, silence_pydicom
 
 
 def group_of(identifier: str) -> str | None:
@@ -45,15 +26,12 @@ def patient_group(path: Path) -> str | None:
     try:
         if not _may_be_dicom(path):
             return None
-        # pydicom's warnings and logs quote values of the data set.
-        logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(
-                path, stop_before_pixels=True, force=True, specific_tags=["PatientID"]
-            )
-            return group_of(str(dataset.get("PatientID") or ""))
-    except _READ_ERRORS:
+        silence_pydicom()
+        dataset = pydicom.dcmread(
+            path, stop_before_pixels=True, force=True, specific_tags=["PatientID"]
+        )
+        return group_of(str(dataset.get("PatientID") or ""))
+    except READ_ERRORS:
         return None
 
 
