@@ -131,16 +131,11 @@ def _grid(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path
         ("true", "random"),
     )
     datasets = _datasets(options)
-    plan = Plan(
-        options.preset,
-        weight_sources(options),
-        options.device,
-        options.cache,
-        datasets,
-        options.steps,
-    )
+    weights = weight_sources(options)
+    backbones = load_backbones(options.preset, weights, options.device)
+    plan = Plan(options.preset, weights, backbones.device, options.cache, datasets, options.steps)
     with _progress(report) as progress:
-        segment_all(plan, load_backbones(options.preset, plan.weights, plan.device), progress)
+        segment_all(plan, backbones, progress)
         runs = run_grid(options.report, plan, grid, progress)
         explanations, pictures = study_evidence(Worker(plan), grid, progress)
     title = "Few-shot: " + ", ".join(datasets)

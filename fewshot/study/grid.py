@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.worker import Plan, Worker, one_thread
 from medfocus.settings import FocusMode
 
+PROCESSES = 8  # at most: each holds the models and the images
 NO_IMAGES = "none"  # the amount that zero-shot learns from
 
 
@@ -91,7 +93,7 @@ def run_grid(folder: Path, plan: Plan, grid: Grid, progress: Progress) -> list[R
     if missing:
         # Spawned: a forked process would inherit torch's threads in whatever state they are.
         with ProcessPoolExecutor(
-            min(os.cpu_count() or 1, len(missing)) if plan.device != "cuda" else 1,
+            1 if plan.device == "cuda" else min(os.cpu_count() or 1, PROCESSES, len(missing)),
             multiprocessing.get_context("spawn"),
             _start,
             (plan,),
@@ -173,6 +175,7 @@ _worker: Worker | None = None
 
 def _start(plan: Plan) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     one_thread()
     _worker = Worker(plan)
 

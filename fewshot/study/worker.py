@@ -10,6 +10,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from medfocus.engine.parity import Device
 from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
 from medfocus.fewshot.backbones import Backbones, WeightSources, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
@@ -29,7 +30,8 @@ class Plan:
     """What every process of a study needs.
 
     Attributes:
-        preset, weights, device: of the models, as `load_backbones` takes them.
+        preset, weights: of the models, as `load_backbones` takes them.
+        device: where they run.
         store: the folder of focus masks.
         datasets: by name.
         steps: of the optimiser, where there is one.
@@ -37,7 +39,7 @@ class Plan:
 
     preset: str
     weights: WeightSources
-    device: str
+    device: Device
     store: Path
     datasets: Mapping[str, Dataset]
     steps: int
