@@ -120,7 +120,7 @@ def load_backbones(
         WeightsError: weights that are missing, unsafe or do not fit.
     """
     chosen = preset(preset_name)
-    place = _device(device)
+    place = choose_device(device)
     loaded = load_clip(chosen.clip, weights.clip, weights.text_folder)
     segmenter, segmenter_sha256 = load_segmenter(chosen.sam2, weights.sam2)
     clip = FocusCLIP(loaded.model.visual).eval().to(place)
@@ -130,7 +130,12 @@ def load_backbones(
     return Backbones(chosen, loaded, clip, graph, segmenter_sha256, place)
 
 
-def _device(name: str) -> Device:
+def choose_device(name: str) -> Device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        InputError: `cuda` where there is none.
+    """
     if name != "cpu" and torch.cuda.is_available():
         return "cuda"
     if name == "cuda":

@@ -23,7 +23,7 @@ from rich.progress import (
 from medfocus.engine.results import printable
 from medfocus.errors import InputError, MedfocusError
 from medfocus.fewshot.adapt.fit import STEPS, Adaptation
-from medfocus.fewshot.backbones import load_backbones
+from medfocus.fewshot.backbones import choose_device, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.data.splits import Fraction, read_split
@@ -35,7 +35,6 @@ from medfocus.fewshot.study.evidence import evidence_of, study_evidence
 from medfocus.fewshot.study.grid import Grid, run_grid
 from medfocus.fewshot.study.paper import paper_table
 from medfocus.fewshot.study.phantoms import phantom_datasets
-from medfocus.fewshot.study.prepare import segment_all
 from medfocus.fewshot.study.report import write_report
 from medfocus.fewshot.study.run import Run
 from medfocus.fewshot.study.summary import console_table, summarise
@@ -131,13 +130,19 @@ def _grid(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path
         ("true", "random"),
     )
     datasets = _datasets(options)
-    weights = weight_sources(options)
-    backbones = load_backbones(options.preset, weights, options.device)
-    plan = Plan(options.preset, weights, backbones.device, options.cache, datasets, options.steps)
+    plan = Plan(
+        options.preset,
+        weight_sources(options),
+        choose_device(options.device),
+        options.cache,
+        datasets,
+        options.steps,
+    )
     with _progress(report) as progress:
-        segment_all(plan, backbones, progress)
+        worker = Worker(plan)
+        worker.read_all(progress)
         runs = run_grid(options.report, plan, grid, progress)
-        explanations, pictures = study_evidence(Worker(plan), grid, progress)
+        explanations, pictures = study_evidence(worker, grid, progress)
     title = "Few-shot: " + ", ".join(datasets)
     return runs, write_report(options.report, title, runs, explanations, pictures)
 

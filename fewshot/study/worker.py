@@ -56,18 +56,30 @@ class Worker:
         self._masked: dict[tuple[str, Masks], Examples] = {}
         self._frozen: dict[tuple[str, FocusMode, Masks], tuple[Tensor, Tensor]] = {}
 
+    def read_all(self, progress: Progress) -> None:
+        """Read every image, and segment those that the store does not know.
+
+        Done before other processes start, so that no two of them segment the same image.
+
+        Raises:
+            ImageError: an image that cannot be read.
+        """
+        for name in self.plan.datasets:
+            self._read(name, progress)
+
     def examples(self, dataset: str, masks: Masks) -> Examples:
         """All images of a data set with these masks."""
         if dataset not in self._examples:
-            items = self.plan.datasets[dataset].items
             with Progress(disable=True) as progress:
-                self._examples[dataset] = load_examples(
-                    items, self.backbones, self._store, progress
-                )
+                self._read(dataset, progress)
         key = dataset, masks
         if key not in self._masked:
             self._masked[key] = with_masks(self._examples[dataset], masks)
         return self._masked[key]
+
+    def _read(self, dataset: str, progress: Progress) -> None:
+        items = self.plan.datasets[dataset].items
+        self._examples[dataset] = load_examples(items, self.backbones, self._store, progress)
 
     def task(self, setting: Setting) -> Task:
         """What a setting tells apart, and how."""
