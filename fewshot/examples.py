@@ -213,7 +213,7 @@ def _pooling(
     return torch.from_numpy(rows), torch.from_numpy(cols)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and not inference mode: heads are trained on what comes out
 def embed(
     examples: Examples, backbones: Backbones, graph: ClassifierGraph
 ) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from medfocus.models.loading import load_clip
 from medfocus.settings import Focus, FocusMode, Selection
 from tests.fewshot.conftest import part
 
-STEPS = 3
+STEPS = 2
 LEARNED: tuple[Adaptation, ...] = ("probe", "tip", "vpt", "lora", "full")
 
 
