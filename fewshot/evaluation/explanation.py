@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from medfocus.errors import InputError
+from medfocus.models.attention import PackedAttention
 from medfocus.models.clip import FocusCLIP
 
 
@@ -21,28 +24,40 @@ def attention_rollout(clip: FocusCLIP, image: Tensor, key_bias: Tensor | None = 
         key_bias: (L, B, 1 + g²) as `FocusCLIP.forward` takes it; None is plain CLIP.
 
     Returns:
-        (B, g, g), of each image adding up to 1.
+        (B, g, g) float32, of each image adding up to 1.
+
+    Raises:
+        InputError: visual prompts, or not one bias a layer.
     """
+    if clip.prompts is not None:
+        raise InputError("CLIP", "has visual prompts", "explain an adaptation without them")
+    if key_bias is not None and len(key_bias) != clip.layers:
+        shape = f"shape {tuple(key_bias.shape)}"
+        raise InputError("key_bias", shape, f"pass one bias a layer: ({clip.layers}, B, 1 + g²)")
     tokens = clip.embed_patches(image)  # (B, N, W)
     count = tokens.shape[1]
     identity = torch.eye(count, device=tokens.device)
     rollout = identity.expand(tokens.shape[0], -1, -1)
     for layer, block in enumerate(clip.blocks):
         bias = None if key_bias is None else key_bias[layer]
-        weight, offset = block.attention.projection()
-        qkv = torch.nn.functional.linear(block.norm1(tokens), weight, offset)
-        # (B, N, 3·H·D) -> q, k: (B, H, N, D)
-        heads = block.attention.num_heads
-        parts = qkv.reshape(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-        scores = parts[0] @ parts[1].transpose(-2, -1) / parts.shape[-1] ** 0.5
-        if bias is not None:
-            scores = scores + bias[:, None, None, :]
-        attention = scores.softmax(-1).mean(1)  # (B, N, N)
+        attention = _probabilities(block.attention, block.norm1(tokens), bias).mean(1)  # (B, N, N)
         rollout = (attention + identity) / 2 @ rollout
         tokens = block.run(tokens, bias)
     patches = rollout[:, 0, 1:]
     patches = patches / patches.sum(1, keepdim=True)
     return patches.reshape(-1, clip.grid, clip.grid)
+
+
+def _probabilities(attention: PackedAttention, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+    """What `attention.forward` weighs the values with: (B, H, N, N) float32, keys last."""
+    qkv = F.linear(tokens, *attention.projection())
+    # (B, N, 3·H·D) -> q, k: (B, H, N, D)
+    parts = qkv.reshape(*qkv.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    scores = parts[0] @ parts[1].transpose(-2, -1) / parts.shape[-1] ** 0.5
+    if key_bias is not None:
+        scores = scores + key_bias[:, None, None, :]
+    probabilities: Tensor = scores.softmax(-1, dtype=torch.float32)
+    return probabilities
 
 
 def mass_inside(attention: Tensor, lesion: Tensor) -> Tensor:
@@ -63,6 +78,7 @@ def iou(mask: Tensor, truth: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union.clamp(min=1), 1.0)
 
 
+@torch.inference_mode()
 def deletion_insertion(
     predict: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -73,8 +89,9 @@ def deletion_insertion(
 ) -> tuple[Tensor, Tensor]:
     """How fast an answer goes, and comes, with its most important patches (RISE, 1806.07421).
 
-    Patches are replaced by the baseline, or put back into it, the most important first, in `steps`
-    equal steps. Deletion is good when it is low, insertion when it is high.
+    Patches are replaced by the baseline, or put back into it, the most important first (of equal
+    ones that of the lower index), in `steps` steps, equal but for whole patches. Deletion is good
+    when it is low, insertion when it is high.
 
     Args:
         predict: images (B, 3, R, R) to probabilities (B, C).
@@ -85,21 +102,25 @@ def deletion_insertion(
         steps: how many.
 
     Returns:
-        areas under the two curves over the share of patches, (B,) each, in [0, 1].
+        areas under the two curves over the share of patches, (B,) each, in [0, 1]; trapezium rule.
     """
     grid = importance.shape[1]
+    patches = grid * grid
     order = importance.flatten(1).argsort(stable=True, dim=1, descending=True)
     rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(grid * grid, device=order.device).expand_as(order)
+        1, order, torch.arange(patches, device=order.device).expand_as(order)
     )
     size = image.shape[-1] // grid
     curves: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for step in range(steps + 1):
-        first = rank < round(step / steps * grid * grid)  # the most important so far
+    counts = [round(step * patches / steps) for step in range(steps + 1)]
+    for count in counts:
+        first = rank < count  # the most important so far
         pixels = first.reshape(-1, grid, grid)
         pixels = pixels.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, None]
         for curve, gone in zip(curves, (pixels, ~pixels), strict=True):
             probabilities = predict(torch.where(gone, baseline, image))
             curve.append(probabilities.gather(1, label[:, None])[:, 0])
-    deletion, insertion = (torch.trapezoid(torch.stack(curve, 1), dx=1 / steps) for curve in curves)
+    # The true shares: whole patches do not divide into equal steps.
+    shares = torch.tensor(counts, device=order.device) / patches
+    deletion, insertion = (torch.trapezoid(torch.stack(curve, 1), shares) for curve in curves)
     return deletion, insertion

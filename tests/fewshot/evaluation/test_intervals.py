@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
 
 from medfocus.errors import InputError
 from medfocus.fewshot.evaluation.intervals import (
@@ -15,15 +17,49 @@ from medfocus.fewshot.evaluation.intervals import (
 )
 
 
-def test_wilsons_interval() -> None:
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_wilsons_interval(level: float) -> None:
     """Against the roots of the score equation |p - share| = z·sqrt(p(1 - p) / n)."""
+    z = norm.ppf((1 + level) / 2)
     for successes, trials in ((0, 10), (71, 100), (400, 400)):
-        share, *bounds = wilson(successes, trials)
+        share, *bounds = wilson(successes, trials, level)
         assert share == successes / trials
         for bound in bounds:
             assert abs(bound - share) == pytest.approx(
-                1.959963984540054 * math.sqrt(max(bound * (1 - bound), 0) / trials), abs=1e-9
+                z * math.sqrt(max(bound * (1 - bound), 0) / trials), abs=1e-9
             )
+
+
+def all_resamples(values: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The mean of every way to draw S rows and N columns with replacement: all equally likely."""
+    seeds, images = values.shape
+    rows = np.array([*itertools.product(range(seeds), repeat=seeds)])  # (S^S, S)
+    columns = np.array([*itertools.product(range(images), repeat=images)])  # (N^N, N)
+    drawn = values[rows[:, None, :, None], columns[None, :, None, :]]  # (S^S, N^N, S, N)
+    return drawn.mean((2, 3)).flatten()
+
+
+def test_bootstrap_against_every_resample() -> None:
+    """The exact distribution has few values, so that its percentiles are met to the bit."""
+    right = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]], bool)
+    other = np.array([[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 1, 0]], bool)
+    level = (2.5, 97.5)
+    mean, *bounds = bootstrap_mean(right, draws=50_000)
+    exact = np.percentile(all_resamples(right), level, method="inverted_cdf")
+    assert mean == pytest.approx(right.mean(), abs=1e-12)
+    assert bounds == pytest.approx(exact, abs=1e-12)
+    # The same draws for both: each resample of one less the same resample of the other.
+    gain = all_resamples(right) - all_resamples(other)
+    mean, *bounds = bootstrap_difference(right, other, draws=50_000)
+    exact = np.percentile(gain, level, method="inverted_cdf")
+    assert mean == pytest.approx(right.mean() - other.mean(), abs=1e-12)
+    assert bounds == pytest.approx(exact, abs=1e-12)
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    right = np.random.default_rng(4).random((3, 50)) < 0.7
+    assert bootstrap_mean(right, draws=20) == bootstrap_mean(right, seed=0, draws=20)
+    assert bootstrap_mean(right, draws=20) != bootstrap_mean(right, seed=1, draws=20)
 
 
 def test_one_seed_is_the_plain_bootstrap() -> None:
@@ -46,13 +82,13 @@ def test_seeds_and_images_both_count() -> None:
 
 
 def test_a_covering_interval() -> None:
-    """95% intervals of one seed's accuracy hold the truth in about 95% of 300 studies."""
+    """95% intervals of one seed's accuracy hold the truth in about 95% of 200 studies."""
     rng = np.random.default_rng(2)
     held = 0
-    for _ in range(300):
-        _, low, high = bootstrap_mean(rng.random((1, 200)) < 0.8)
+    for _ in range(200):
+        _, low, high = bootstrap_mean(rng.random((1, 100)) < 0.8, draws=1000)
         held += low <= 0.8 <= high
-    assert 0.90 <= held / 300 <= 0.98
+    assert 0.90 <= held / 200 <= 0.98
 
 
 def test_a_difference_is_paired() -> None:

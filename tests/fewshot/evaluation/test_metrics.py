@@ -27,6 +27,15 @@ def test_by_hand() -> None:
     assert metrics.macro_f1 == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
 
 
+def test_f1_of_classes_that_are_not_there() -> None:
+    """0 for one that is neither true nor answered: it counts in the mean over all four."""
+    probabilities = np.array([[0.7, 0.2, 0.1, 0.0], [0.1, 0.8, 0.1, 0.0], [0.6, 0.4, 0.0, 0.0]])
+    metrics = measure(probabilities, np.array([0, 1, 1]))
+    assert metrics.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 0 + 0) / 4)
+    assert metrics.balanced_accuracy == pytest.approx((1 + 1 / 2) / 2)
+    assert metrics.auroc is None
+
+
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(2, 5))
 def test_against_brute_force(seed: int, images: int, classes: int) -> None:
     probabilities, labels = answers(seed, images, classes)
@@ -61,6 +70,20 @@ def test_calibration_error_bin_by_bin(seed: int, images: int, bins: int) -> None
             expected += inside.mean() * abs(top[inside].mean() - right[inside].mean())
     assert expected_calibration_error(probabilities, labels, bins) == pytest.approx(expected)
     assert reliability(probabilities, labels, bins).count.sum() == images
+
+
+@pytest.mark.parametrize("bins", [10, 15, 25, 29, 35])
+def test_an_upper_edge_belongs_to_its_bin(bins: int) -> None:
+    """Also where the edge times the bins is off by a rounding, as 7/25 times 25 is."""
+    for number in range(-(-bins // 2), bins + 1):
+        top = number / bins
+        groups = reliability(np.array([[top, 1 - top]]), np.zeros(1, int), bins)
+        assert np.flatnonzero(groups.count).tolist() == [number - 1]
+        assert groups.confidence[number - 1] == top
+        assert groups.accuracy[number - 1] == 1
+    thirds = np.array([[7 / bins] + [(1 - 7 / bins) / bins] * bins])
+    if thirds.argmax() == 0:
+        assert reliability(thirds, np.zeros(1, int), bins).count[6] == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from medfocus.errors import InputError
 from medfocus.fewshot.evaluation.temperature import fit_temperature
 
 
@@ -18,3 +19,36 @@ def test_against_a_grid(scale: float) -> None:
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4001))
     losses = [float(F.cross_entropy(logits / t, labels)) for t in grid]
     assert fit_temperature(logits, labels) == pytest.approx(grid[np.argmin(losses)], rel=2e-3)
+
+
+def test_at_the_minimum_the_mean_logit_is_as_expected() -> None:
+    """What the derivative by 1 / T sets to 0: the true logits' mean is the softmax's own."""
+    generator = torch.Generator().manual_seed(6)
+    logits = 3 * torch.randn(300, 4, generator=generator)
+    labels = torch.multinomial((logits / 3).softmax(-1), 1, generator=generator)[:, 0]
+    temperature = fit_temperature(logits, labels)
+    shares = (logits.double() / temperature).softmax(-1)
+    expected = (shares * logits.double()).sum(1).mean()
+    true = logits.double().gather(1, labels[:, None]).mean()
+    torch.testing.assert_close(expected, true, rtol=0, atol=1e-5)
+    assert fit_temperature(logits, labels) == temperature
+
+
+def test_answers_that_are_all_wrong_are_trusted_the_least() -> None:
+    """There is no minimum: the cross-entropy falls up to the limit."""
+    logits = 5 * torch.eye(3)
+    assert fit_temperature(logits, torch.tensor([1, 2, 0])) == pytest.approx(20, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "problem"),
+    [
+        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), "of shape"),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), "of shape"),
+        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "of shape"),
+        (torch.full((3, 2), torch.nan), torch.zeros(3, dtype=torch.int64), "not finite"),
+    ],
+)
+def test_what_is_no_logits(logits: torch.Tensor, labels: torch.Tensor, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        fit_temperature(logits, labels)
