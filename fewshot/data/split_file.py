@@ -9,6 +9,7 @@ from medfocus.errors import InputError
 from medfocus.fewshot.data.contents import content_hashes
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.leaks import check_apart, file_name
+from medfocus.fewshot.files import write_whole
 
 SCHEMA = 1
 _ANEW = "make a new split"
@@ -87,17 +88,7 @@ class Split:
             "test": [self._entry(file) for file in self.test_files],
         }
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(
-                str(path), f"cannot be written ({error.strerror})", "name another file"
-            ) from error
+        write_whole(path, text)
 
     def _entry(self, file: SplitFile) -> dict[str, str]:
         return {"file": file.file, "sha256": file.sha256, "class": self.classes[file.label]}

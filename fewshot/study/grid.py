@@ -15,7 +15,7 @@ from rich.progress import Progress
 from medfocus.errors import InputError
 from medfocus.fewshot.adapt.fit import Adaptation
 from medfocus.fewshot.data.splits import Fraction, Shots, Split, make_split
-from medfocus.fewshot.study.files import write_whole
+from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.worker import Plan, Worker, one_thread
 from medfocus.settings import FocusMode
@@ -79,7 +79,7 @@ def run_grid(folder: Path, plan: Plan, grid: Grid, progress: Progress) -> list[R
     splits = _splits(plan, grid, progress)
     _check_identity(folder, plan, grid, splits)
     for (dataset, amount, seed), split in splits.items():
-        split.save(_made(folder / "splits") / f"{dataset}.{_word(amount)}.{seed}.json")
+        split.save(folder / "splits" / f"{dataset}.{_word(amount)}.{seed}.json")
     settings = [
         setting
         for name, dataset in plan.datasets.items()
@@ -167,7 +167,7 @@ def _check_identity(folder: Path, plan: Plan, grid: Grid, splits: Splits) -> Non
         raise InputError(
             str(folder), "holds another study", "name another folder, or delete this one"
         )
-    write_whole(_made(folder) / path.name, text)
+    write_whole(path, text)
 
 
 _worker: Worker | None = None
@@ -183,9 +183,7 @@ def _start(plan: Plan) -> None:
 def _work(folder: Path, setting: Setting, split: Split) -> Run:
     assert _worker is not None
     run = _worker.run(setting, split)
-    path = _run_path(folder, setting)
-    _made(path.parent)
-    write_whole(path, json.dumps(run.to_json()))
+    write_whole(_run_path(folder, setting), json.dumps(run.to_json()))
     return run
 
 
@@ -196,11 +194,6 @@ def _run_path(folder: Path, setting: Setting) -> Path:
 
 def _word(text: str) -> str:
     return text.replace("%", "-percent").replace(" ", "-")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _cancel(futures: Sequence[Future[Any]]) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
+from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.explain import Explanation
-from medfocus.fewshot.study.files import write_whole
 from medfocus.fewshot.study.gallery import GalleryItem
 from medfocus.fewshot.study.plots import accuracy_figure, confusion_figure, reliability_figure
 from medfocus.fewshot.study.run import Run
@@ -37,7 +37,6 @@ def write_report(
         InputError: they cannot be written, or runs of one data set do not belong together.
     """
     rows = summarise(runs)
-    folder.mkdir(parents=True, exist_ok=True)
     summary = {
         "rows": [row.to_json() for row in rows],
         "explanations": [asdict(explanation) for explanation in explanations],

@@ -19,10 +19,10 @@ def fit(dataset: Path, out: Path, cache: Path, *more: str) -> int:
 def test_fit_then_eval(
     brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = tmp_path / "head.safetensors"
+    head = tmp_path / "heads" / "head.safetensors"  # in a folder that is not there yet
     assert fit(brain.root, head, cache, "--adapt", "lora", "--steps", "1") == 0
     assert Head.read(head).adaptation == "lora"
-    split = json.loads((tmp_path / "head.split.json").read_text())
+    split = json.loads((head.parent / "head.split.json").read_text())
     assert (len(split["train"]), len(split["test"])) == (8, 18)
     report = tmp_path / "report"
     options = ["--head", str(head), "--report", str(report), "--cache", str(cache)]

@@ -143,7 +143,9 @@ def test_files_that_are_no_split(saved: Saved, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_split(tmp_path / "missing.json", dataset)
     with pytest.raises(InputError, match="cannot be written"):
-        split.save(tmp_path / "missing" / "split.json")
+        split.save(path / "split.json")  # below a file
+    split.save(tmp_path / "new" / "split.json")
+    assert (tmp_path / "new" / "split.json").is_file()
 
 
 def test_a_failed_save_leaves_the_old_file(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:

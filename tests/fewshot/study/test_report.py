@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medfocus.errors import InputError
+from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.explain import Explanation
-from medfocus.fewshot.study.files import write_whole
 from medfocus.fewshot.study.gallery import GalleryItem
 from medfocus.fewshot.study.report import write_report
 from tests.fewshot.study.fake_runs import fake_study

@@ -1,0 +1,26 @@
+"""Files that appear whole or not at all."""
+
+import os
+from pathlib import Path
+
+from medfocus.errors import InputError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside itself, then rename it; its folder is made where it is missing.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            str(path), f"cannot be written ({error.strerror})", "choose another place"
+        ) from error
