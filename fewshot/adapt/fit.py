@@ -1,26 +1,26 @@
 """Labelled images to a head, by any of the adaptations."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from medfocus.errors import InputError
+from medfocus.fewshot.adapt.folds import Refit
 from medfocus.fewshot.adapt.full import change_all
 from medfocus.fewshot.adapt.lora import change_low_rank
 from medfocus.fewshot.adapt.probe import fit_probe
+from medfocus.fewshot.adapt.strength import Frozen, choose_strength
 from medfocus.fewshot.adapt.tip import fit_tip
 from medfocus.fewshot.adapt.training import Change, train
 from medfocus.fewshot.adapt.vpt import change_prompts
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.evaluation.temperature import fit_temperature
 from medfocus.fewshot.examples import Examples, embed
-from medfocus.models.graphs import Cache, ClassifierGraph, class_logits
+from medfocus.models.graphs import Cache, ClassifierGraph
 from medfocus.models.head import Head, graph_tensors
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD
 from medfocus.settings import Focus
@@ -28,7 +28,6 @@ from medfocus.settings import Focus
 Adaptation = Literal["zero-shot", "probe", "tip", "vpt", "lora", "full"]
 
 STEPS = 32  # of the optimiser, where there is one: 512 images
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ def fit_head(
     backbones: Backbones,
     seed: int = 0,
     steps: int = STEPS,
-    features: Tensor | None = None,
+    frozen: Frozen | None = None,
 ) -> Head:
-    """A head for a task from labelled images, its temperature fitted on them.
+    """A head for a task from labelled images; what else is chosen is chosen on them as well.
 
     The same arguments give the same bits on one machine.
 
@@ -66,7 +65,7 @@ def fit_head(
         backbones: the frozen models.
         seed: of all that is random in the training.
         steps: of the optimiser in `vpt`, `lora` and `full`.
-        features: (N, E) the frozen embeddings of the examples, where they are known.
+        frozen: embeds the examples with frozen models, where that is known.
 
     Raises:
         InputError: an unknown adaptation, or a class without an image.
@@ -80,8 +79,10 @@ def fit_head(
     _check_classes(task, examples)
     start = replace(start, adaptation=adaptation, trained_on=examples.content)
     text, scale, labels = start.class_embeddings, start.logit_scale, examples.labels
-    if features is None:
-        features, _ = embed(examples, backbones, backbones.classifier(start, task.focus))
+
+    def embedded(strength: Tensor) -> Tensor:
+        head = replace(start, strength=strength)
+        return embed(examples, backbones, backbones.classifier(head, task.focus))[0]
 
     def probe(features: Tensor, labels: Tensor) -> Head:
         return replace(start, class_embeddings=fit_probe(features, labels, text, scale))
@@ -89,13 +90,17 @@ def fit_head(
     def tip(features: Tensor, labels: Tensor) -> Head:
         return replace(start, cache=fit_tip(features, labels, text, scale))
 
-    refit = tip if adaptation == "tip" else probe
-    head = start if adaptation == "full" else refit(features, labels)
+    refit: Refit = tip if adaptation == "tip" else probe
+    choice = choose_strength(
+        task.focus.mode, len(start.strength), frozen or embedded, refit, labels, seed
+    )
+    head = start if adaptation == "full" else refit(choice.features, labels)
+    head = replace(head, strength=choice.strength)
     if adaptation not in ("probe", "tip"):
         head = _tune(adaptation, head, task, examples, backbones, seed, steps)
     # On frozen features whatever was trained: a trained encoder has seen every image, is sure of
     # all of them, and would make the head far too sure of others.
-    return _calibrated(head, _held_out_logits(refit, features, labels, seed), labels)
+    return _calibrated(head, choice.held_out, labels)
 
 
 def _tune(
@@ -131,26 +136,6 @@ def _tune(
         strength=graph.strength.detach().cpu(),
         adapter={name: part.detach().cpu() for name, part in change.adapter().items()},
     )
-
-
-def _held_out_logits(
-    refit: Callable[[Tensor, Tensor], Head], features: Tensor, labels: Tensor, seed: int
-) -> Tensor | None:
-    """Logits (N, C) of each image by a head that did not see it; None with one of a class."""
-    folds = min(FOLDS, int(labels.bincount().min()))
-    if folds < 2:
-        return None
-    logits = torch.empty(len(labels), int(labels.max()) + 1)
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for seen, held_out in splitter.split(features, labels):
-        head = refit(features[seen], labels[seen])
-        logits[held_out] = logits_of(head, features[held_out])
-    return logits
-
-
-def logits_of(head: Head, features: Tensor) -> Tensor:
-    """Unit embeddings (N, E) to logits (N, C), as the classifier's graph computes them."""
-    return class_logits(features, head.class_embeddings, head.logit_scale, head.cache)
 
 
 def _calibrated(head: Head, logits: Tensor | None, labels: Tensor) -> Head:

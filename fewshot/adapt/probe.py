@@ -1,11 +1,17 @@
 """The text-initialised linear probe: class embeddings moved from the text towards the images."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from torch import Tensor
 
 TEXT_PULL = 1.0  # weight of the distance to the text embeddings; no validation set chooses it
 ITERATIONS = 100  # L-BFGS steps; the objective is convex up to the normalisation, and small
+
+Matrix = NDArray[np.float64]
 
 
 def fit_probe(
@@ -14,7 +20,7 @@ def fit_probe(
     """Class embeddings that minimise cross-entropy + pull · |W - text|² / C.
 
     Starting from, and staying near, the text needs no validation set (as CLAP, arXiv 2312.12730,
-    and LP++, arXiv 2404.02285, argue).
+    and LP++, arXiv 2404.02285, argue). Computed in float64.
 
     Args:
         features: (N, E) of length 1; labels: (N,) int64 in [0, C).
@@ -25,16 +31,23 @@ def fit_probe(
     Returns:
         (C, E) of length 1.
     """
-    weights = text.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([weights], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    start = text.double().numpy()
+    scaled = float(logit_scale) * features.double().numpy()
+    truth = F.one_hot(labels, len(text)).double().numpy()
 
-    def objective() -> Tensor:
-        optimiser.zero_grad()
-        logits = logit_scale * features @ F.normalize(weights, dim=-1).T
-        loss = F.cross_entropy(logits, labels)
-        loss = loss + pull * (weights - text).square().sum(1).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+    def objective(flat: Matrix) -> tuple[float, Matrix]:
+        weights = flat.reshape(start.shape)
+        length = np.linalg.norm(weights, axis=1, keepdims=True)
+        unit = weights / length
+        logs = log_softmax(scaled @ unit.T, 1)  # (N, C)
+        moved = weights - start
+        loss = -(truth * logs).sum() / len(truth) + pull * (moved**2).sum() / len(start)
+        along_unit = (np.exp(logs) - truth).T @ scaled / len(truth)  # (C, E)
+        # Of a unit vector only what is across it depends on the weights.
+        across = along_unit - (along_unit * unit).sum(1, keepdims=True) * unit
+        gradient = across / length + 2 * pull * moved / len(start)
+        return float(loss), gradient.ravel()
 
-    optimiser.step(objective)  # type: ignore[no-untyped-call]
-    return F.normalize(weights.detach(), dim=-1)
+    options = {"maxiter": ITERATIONS}
+    best = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options).x
+    return F.normalize(torch.from_numpy(best.reshape(start.shape)), dim=-1).to(text.dtype)

@@ -28,13 +28,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images a step")
     parser.add_argument("--pool", type=int, default=9000, help="phantoms to learn from")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--measure-every", type=int, default=200, help="steps")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train, steps, batch = {
         "segmenter": (train_segmenter, 2800, 16),
-        "clip": (train_clip, 2600, 64),
+        "clip": (train_clip, 3600, 64),
     }[options.part]
     train(
         options.out,

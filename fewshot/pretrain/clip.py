@@ -14,13 +14,18 @@ from medfocus.engine.preprocess import normalise
 from medfocus.fewshot.phantoms import INTERIORS, MARGINS, ORGANS, PRETRAINING_KINDS, caption
 from medfocus.fewshot.pretrain.pool import HELD_OUT_SEEDS, TRAINING_SEEDS, Sample, draw_pool
 from medfocus.fewshot.pretrain.schedule import Training
+from medfocus.fewshot.pretrain.steering import SHARES, Steering
+from medfocus.fewshot.pretrain.views import draw_view
 from medfocus.models.architectures import build_clip
+from medfocus.models.clip import FocusCLIP
 from medfocus.models.loading import TINY
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD
 from medfocus.models.text import Tokenizer, tokenizer_for
 
 TEMPLATES = ("This is a photo of {}", "a photo of {}", "an image that shows {}", "{}")
-WHOLE_SHARE = 0.3  # of the views are whole slices, the others close-ups
+# Of the views are whole slices, the others close-ups. What steers hides the rest of a slice, and
+# makes a close-up of it by itself.
+PLAIN_WHOLE_SHARE, STEERED_WHOLE_SHARE = 0.3, 0.7
 
 
 def captions() -> list[list[str]]:
@@ -52,20 +57,31 @@ def train_clip(
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     model, tokenize = build_clip(TINY), tokenizer_for(TINY)
-    settings = {"steps": steps, "batch": batch, "pool": pool_size, "seed": seed, "rate": 1e-3}
+    steering = Steering(FocusCLIP(model.visual))
+    settings = {
+        "steps": steps,
+        "batch": batch,
+        "pool": pool_size,
+        "seed": seed,
+        "rate": 1e-3,
+        "focus": dict(SHARES),
+    }
     pool = draw_pool(TRAINING_SEEDS, pool_size)
     held_out = draw_pool(HELD_OUT_SEEDS, 300)
-    training = Training(model, steps, settings["rate"], out, "clip")
+    training = Training(model, steps, 1e-3, out, "clip")
     groups = captions()
     for step in training:
         chosen = [pool[index] for index in random.integers(len(pool), size=batch)]
-        images = _input([_view(sample, random) for sample in chosen])
+        mode = steering.draw_mode(random)
+        whole = PLAIN_WHOLE_SHARE if mode == "none" else STEERED_WHOLE_SHARE
+        views = [draw_view(sample, random, whole) for sample in chosen]
+        images = _input([view.image for view in views])
         labels = torch.tensor([answers(sample) for sample in chosen])
         model.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            template = TEMPLATES[random.integers(len(TEMPLATES))]
-            prompts = [[template.format(text) for text in group] for group in groups]
-            loss = contrastive_loss(model, images, labels, [tokenize(texts) for texts in prompts])
+        template = TEMPLATES[random.integers(len(TEMPLATES))]
+        tokens = [tokenize([template.format(text) for text in group]) for group in groups]
+        embedding = steering.embed(images, views, mode)
+        loss = contrastive_loss(model, embedding, labels, tokens)
         training.update(loss)
         if (step + 1) % measure_every == 0 or step + 1 == steps:
             whole, margin, interior, organ = measure(training.averaged.module, tokenize, held_out)
@@ -85,46 +101,9 @@ def _input(images: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(normalise(np.stack(images), CLIP_MEAN, CLIP_STD))
 
 
-def _view(sample: Sample, random: np.random.Generator, size: int = 112) -> np.ndarray:
-    """A view as a photographer would take it: the slice, or a close-up of its lesion."""
-    image, side = sample.image, sample.image.shape[0]
-    if random.random() < 0.5:
-        image, masks = image[:, ::-1], sample.masks[:, :, ::-1]
-    else:
-        masks = sample.masks
-    box = (0.0, 0.0, float(side), float(side))
-    if len(masks) and random.random() >= WHOLE_SHARE:
-        box = _close_up(masks[random.integers(len(masks))], side, random)
-    view = Image.fromarray(np.ascontiguousarray(image)).resize(
-        (size, size), Image.Resampling.BICUBIC, box=box
-    )
-    gain, offset, gamma = (
-        random.uniform(0.7, 1.2),
-        random.uniform(-25, 25),
-        random.uniform(0.7, 1.4),
-    )
-    scaled = 255 * (np.asarray(view) / 255) ** gamma * gain + offset
-    return np.clip(scaled, 0, 255).astype(np.uint8)
-
-
-def _close_up(
-    mask: np.ndarray, side: int, random: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """A square box (left, top, right, bottom) inside the image that holds the whole lesion."""
-    pixels = np.argwhere(mask)[:, ::-1]
-    low, high = pixels.min(0), pixels.max(0) + 1
-    extent = float((high - low).max())
-    width = min(extent * random.uniform(1.1, 3.0), side)
-    left, top = (
-        random.uniform(max(high[axis] - width, 0), min(low[axis], side - width) + 1e-6)
-        if high[axis] - width < min(low[axis], side - width)
-        else min(max(low[axis], 0), side - width)
-        for axis in (0, 1)
-    )
-    return float(left), float(top), float(left + width), float(top + width)
-
-
-def contrastive_loss(model: CLIP, images: Tensor, labels: Tensor, groups: list[Tensor]) -> Tensor:
+def contrastive_loss(
+    model: CLIP, embedding: Tensor, labels: Tensor, groups: list[Tensor]
+) -> Tensor:
     """Cross-entropy of images against every caption of each group.
 
     CLIP contrasts a batch with its own captions. Here the captions are few and repeat within a
@@ -132,15 +111,15 @@ def contrastive_loss(model: CLIP, images: Tensor, labels: Tensor, groups: list[T
 
     Args:
         model: an open_clip CLIP.
-        images: (B, 3, R, R).
+        embedding: (B, E) of the images.
         labels: (B, groups), the index of the right caption in each group.
         groups: the tokens (captions, T) of each group.
     """
-    features = F.normalize(model.encode_image(images).float(), dim=-1)
+    features = F.normalize(embedding, dim=-1)
     scale = model.logit_scale.exp().clamp(max=100)
     losses = []
     for group, target in zip(groups, labels.unbind(1), strict=True):
-        texts = F.normalize(model.encode_text(group).float(), dim=-1)
+        texts = F.normalize(model.encode_text(group), dim=-1)
         losses.append(F.cross_entropy(scale * features @ texts.T, target))
     return torch.stack(losses).mean()
 
@@ -149,14 +128,13 @@ def contrastive_loss(model: CLIP, images: Tensor, labels: Tensor, groups: list[T
 def measure(model: CLIP, tokenize: Tokenizer, samples: list[Sample]) -> list[float]:
     """Zero-shot accuracy over each caption group on whole slices, plain CLIP with no focus."""
     model.eval()
-    size = model.visual.image_size[0]
+    encode = FocusCLIP(model.visual)
+    size = encode.image_size
     views = [
         np.asarray(Image.fromarray(s.image).resize((size, size), Image.Resampling.BICUBIC))
         for s in samples
     ]
-    features = torch.cat(
-        [model.encode_image(_input(views[i : i + 50])) for i in range(0, len(views), 50)]
-    )
+    features = torch.cat([encode(_input(views[i : i + 50])) for i in range(0, len(views), 50)])
     labels = torch.tensor([answers(sample) for sample in samples])
     accuracies = []
     for group, target in zip(captions(), labels.unbind(1), strict=True):

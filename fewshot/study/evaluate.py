@@ -5,7 +5,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medfocus.errors import InputError
-from medfocus.fewshot.adapt.fit import logits_of
+from medfocus.fewshot.adapt.folds import logits_of
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.splits import Split

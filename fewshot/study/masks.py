@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from medfocus.engine.prepare import NO_REGION
 from medfocus.errors import InputError
 from medfocus.fewshot.examples import Examples
 from medfocus.fewshot.study.run import Masks
+from medfocus.fewshot.true_focus import logits_of_lesions
 
 _SEED = 20  # of the random masks
 
@@ -41,10 +40,3 @@ def with_masks(examples: Examples, masks: Masks) -> Examples:
         for logits in examples.focus_logits
     ]
     return replace(examples, focus_logits=torch.stack(moved))
-
-
-def logits_of_lesions(lesions: Tensor) -> Tensor:
-    """Covered shares (N, h, w) in [0, 1] to focus logits with that probability."""
-    logits = lesions.logit(eps=1e-7)
-    none = lesions.amax((1, 2)) == 0
-    return torch.where(none[:, None, None], NO_REGION, logits)

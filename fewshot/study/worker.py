@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,8 @@ from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.unseen import check_unseen
 from medfocus.models.head import Head
 from medfocus.settings import Focus, FocusMode
+
+_Frozen = tuple[str, FocusMode, Masks, tuple[float, ...]]  # what frozen embeddings depend on
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Worker:
         self._store = FocusStore(plan.store, self.backbones)
         self._examples: dict[str, Examples] = {}
         self._masked: dict[tuple[str, Masks], Examples] = {}
-        self._frozen: dict[tuple[str, FocusMode, Masks], tuple[Tensor, Tensor]] = {}
+        self._frozen: dict[_Frozen, tuple[Tensor, Tensor]] = {}
 
     def read_all(self, progress: Progress) -> None:
         """Read every image, and segment those that the store does not know.
@@ -97,7 +99,7 @@ class Worker:
             self.backbones,
             setting.seed,
             self.plan.steps,
-            self._features(setting)[0][rows],
+            lambda strength: self._features(setting, strength)[0][rows],
         )
 
     def run(self, setting: Setting, split: Split) -> Run:
@@ -112,15 +114,16 @@ class Worker:
             graph = self.backbones.classifier(head, Focus(mode=setting.focus))
             features, focused = embed(examples.take(rows), self.backbones, graph)
         else:
-            features, focused = (part[rows] for part in self._features(setting))
+            features, focused = (part[rows] for part in self._features(setting, head.strength))
         return answers(setting, head, features, focused, examples.labels[rows], seconds)
 
-    def _features(self, setting: Setting) -> tuple[Tensor, Tensor]:
+    def _features(self, setting: Setting, strength: Tensor) -> tuple[Tensor, Tensor]:
         """What the frozen models make of every image of the data set: (N, E), and focused (N,)."""
-        key = setting.dataset, setting.focus, setting.masks
+        key = setting.dataset, setting.focus, setting.masks, tuple(strength.tolist())
         if key not in self._frozen:
             task = self.task(setting)
             head = self.backbones.zero_shot_head(task.classes, task.class_prompts, task.focus)
+            head = replace(head, strength=strength)
             graph = self.backbones.classifier(head, task.focus)
             examples = self.examples(setting.dataset, setting.masks)
             self._frozen[key] = embed(examples, self.backbones, graph)

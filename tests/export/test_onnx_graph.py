@@ -77,6 +77,22 @@ def test_the_classifier_answers_as_in_pytorch(mode: FocusMode, onnx_file: OnnxFi
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "none"])
+def test_without_a_region_it_is_plain_clip_to_the_bit(mode: FocusMode, onnx_file: OnnxFile) -> None:
+    for images in (1, 4):
+        answers = []
+        image, *_ = classifier_inputs(classifier("none"), images)
+        for kind in (mode, "none"):
+            graph, path = classifier(kind), onnx_file("classifier", kind)  # type: ignore[arg-type]
+            _, logits, rows, cols = classifier_inputs(graph, images)
+            nowhere = torch.full_like(logits, -32.0)
+            found = run(path, CLASSIFIER_INPUTS, (image, nowhere, rows, cols))
+            answers.append(dict(zip(CLASSIFIER_OUTPUTS, found, strict=True)))
+        for name in ("embedding", "probabilities", "focused"):
+            assert (answers[0][name] == answers[1][name]).all(), name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["best", "union"])
 def test_the_segmenter_answers_as_in_pytorch(policy: str, onnx_file: OnnxFile) -> None:
     graph, path = segmenter(policy), onnx_file("segmenter", policy)

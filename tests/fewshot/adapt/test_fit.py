@@ -13,7 +13,9 @@ from medfocus.engine.images import read_images
 from medfocus.errors import InputError
 from medfocus.export.engine_directory import Parts, build
 from medfocus.export.plan import Plan
-from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head, logits_of
+from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
+from medfocus.fewshot.adapt.folds import logits_of
+from medfocus.fewshot.adapt.strength import STRENGTHS
 from medfocus.fewshot.adapt.training import objective
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Dataset
@@ -93,8 +95,11 @@ def test_strengths_are_learned_where_they_matter(
     brain: Dataset, examples: Examples, backbones: Backbones
 ) -> None:
     start = backbones.zero_shot_head(brain.classes, brain.prompts, Focus()).strength
+    chosen = fit("probe", brain, examples, backbones).strength
+    assert (chosen == chosen[0]).all()
+    assert chosen[0] in torch.tensor(STRENGTHS)
     soft = fit("lora", brain, examples, backbones)
-    assert (soft.strength != start).all()
+    assert (soft.strength != chosen).all()
     assert (soft.strength >= 0).all()
     assert torch.equal(fit("lora", brain, examples, backbones, "hard").strength, start)
 

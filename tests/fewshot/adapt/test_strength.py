@@ -1,0 +1,90 @@
+"""The focus strength: chosen where held-out images are answered best, and nowhere else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medfocus.fewshot.adapt.folds import held_out_logits
+from medfocus.fewshot.adapt.probe import fit_probe
+from medfocus.fewshot.adapt.strength import STRENGTHS, choose_strength
+from medfocus.models.head import DEFAULT_STRENGTH, Head, uniform_strength
+
+LAYERS, CLASSES, WIDTH, IMAGES = 3, 3, 16, 30
+LABELS = torch.arange(IMAGES) % CLASSES
+TEXT = F.normalize(torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(1)), dim=-1)
+SCALE = torch.tensor(10.0)
+HEAD = Head("clip", "0" * 64, "soft", ("a", "b", "c"), TEXT, SCALE, uniform_strength(LAYERS))
+
+
+def refit(features: Tensor, labels: Tensor) -> Head:
+    return replace(HEAD, class_embeddings=fit_probe(features, labels, TEXT, SCALE))
+
+
+class Frozen:
+    """Images that are the clearer, the nearer λ is to `best`."""
+
+    def __init__(self, best: float) -> None:
+        self.best = best
+        self.asked: list[float] = []
+
+    def __call__(self, strength: Tensor) -> Tensor:
+        assert strength.shape == (LAYERS,)
+        assert (strength == strength[0]).all()
+        self.asked.append(round(float(strength[0]), 6))
+        noise = torch.randn(IMAGES, WIDTH, generator=torch.Generator().manual_seed(2))
+        return F.normalize(
+            TEXT[LABELS] + (0.2 + 3 * abs(float(strength[0]) - self.best)) * noise, dim=-1
+        )
+
+
+@pytest.mark.parametrize("best", STRENGTHS)
+def test_the_best_is_found(best: float) -> None:
+    frozen = Frozen(best)
+    choice = choose_strength("soft", LAYERS, frozen, refit, LABELS, 0)
+    assert torch.equal(choice.strength, uniform_strength(LAYERS, best))
+    assert sorted(frozen.asked) == sorted(STRENGTHS)
+    assert torch.equal(choice.features, frozen(choice.strength))
+    expected = held_out_logits(refit, choice.features, LABELS, 0)
+    assert choice.held_out is not None
+    assert expected is not None
+    assert torch.equal(choice.held_out, expected)
+
+
+def test_held_out_means_held_out() -> None:
+    """The fits see four fifths of the images each, and an image's own label changes no answer."""
+    seen: list[int] = []
+
+    def counting(features: Tensor, labels: Tensor) -> Head:
+        seen.append(len(labels))
+        return refit(features, labels)
+
+    features = Frozen(0.0)(torch.zeros(LAYERS))
+    before = held_out_logits(counting, features, LABELS, 0)
+    assert seen == [24] * 5
+    moved = features.clone()
+    moved[7] = -moved[7]
+    after = held_out_logits(refit, moved, LABELS, 0)
+    assert before is not None
+    assert after is not None
+    torch.testing.assert_close(after[7], -before[7])  # the same head, the opposite image
+
+
+@pytest.mark.parametrize("mode", ["none", "overlay", "hard"])
+def test_other_modes_have_no_strength(mode: str) -> None:
+    frozen = Frozen(1.0)
+    choice = choose_strength(mode, LAYERS, frozen, refit, LABELS, 0)  # type: ignore[arg-type]
+    assert torch.equal(choice.strength, uniform_strength(LAYERS))
+    assert frozen.asked == [DEFAULT_STRENGTH]
+    assert choice.held_out is not None
+
+
+def test_an_image_a_class_decides_nothing() -> None:
+    frozen = Frozen(1.0)
+    choice = choose_strength(
+        "soft", LAYERS, lambda strength: frozen(strength)[:3], refit, LABELS[:3], 0
+    )
+    assert torch.equal(choice.strength, uniform_strength(LAYERS))
+    assert choice.held_out is None
