@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from medfocus.benchmarks.environment import processor
 from medfocus.benchmarks.pipeline import Measured, measure
-from medfocus.benchmarks.processor import processor
 from medfocus.benchmarks.trace import draw_trace, write_trace
 from medfocus.engine.backends import NAMES
 from medfocus.engine.results import printable

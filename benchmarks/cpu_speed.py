@@ -30,7 +30,7 @@ from rich.progress import track
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from medfocus.benchmarks.processor import processor
+from medfocus.benchmarks.environment import processor
 from medfocus.benchmarks.random_weights import SAM2_CONFIGS
 from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import Array, load_backend

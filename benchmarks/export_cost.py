@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from medfocus.benchmarks.processor import processor
+from medfocus.benchmarks.environment import processor
 
 # A stage of the gate: running images, and not making or loading what runs them.
 CHECKS = ("PyTorch's answers", "checking", "SAM2 at")

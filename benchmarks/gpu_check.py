@@ -24,10 +24,11 @@ import torch
 from medfocus.benchmarks import kernel_peers as kernels
 from medfocus.benchmarks import pipeline_peers as pipeline
 from medfocus.benchmarks import ragged_peers
+from medfocus.benchmarks.environment import Environment, environment_of
 from medfocus.benchmarks.gpu_compare import FAILURES, compare, first_line
 from medfocus.benchmarks.gpu_goals import goals_table
 from medfocus.benchmarks.gpu_plot import plot
-from medfocus.benchmarks.gpu_rows import Environment, Row, environment_of, write_rows
+from medfocus.benchmarks.gpu_rows import Row, write_rows
 from medfocus.benchmarks.gpu_tests import run_tests
 from medfocus.benchmarks.gpu_timing import Ceilings, measure_ceilings
 
@@ -97,7 +98,8 @@ def check(out: Path, environment: Environment) -> int:
         print("There is no GPU here that PyTorch can use: nothing was tested, nothing measured.")
         return _finish(out, [], [], environment)
     began = time.monotonic()
-    print(f"{environment.device}, torch {environment.torch}, triton {environment.triton}")
+    found = ", ".join(f"{name} {number}" for name, number in environment.versions.items())
+    print(f"{environment.device}, {found}")
     problems = list(source_problems(Path.cwd()))
     outcome = run_tests(Path.cwd(), out, TEST_LIMIT)
     print(f"tests: {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped")

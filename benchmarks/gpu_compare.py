@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
-from medfocus.benchmarks.gpu_rows import Environment, Row, measured_row, missing_row
+from medfocus.benchmarks.environment import Environment
+from medfocus.benchmarks.gpu_rows import Row, measured_row, missing_row
 from medfocus.benchmarks.gpu_timing import (
     Ceilings,
     calls_a_replay,
     capture,
     flusher,
-    interleave,
-    quantile,
-    ratio,
+    interleave_on_device,
 )
 from medfocus.benchmarks.kernel_peers import Comparison, Contender, Run
+from medfocus.benchmarks.timing import quantile, ratio
 from medfocus.errors import MedfocusError
 
 # What a contender may raise that cannot do the job here: PyTorch and its compiler raise
@@ -102,7 +102,7 @@ def _timed(
                 yield blank(entrant, reason)
         runs[AGAIN] = _prepared(entrants[ours], calls[ours])
         calls[AGAIN] = calls[ours]
-        times = interleave(runs, rounds, flush if cache == "cold" else None)
+        times = interleave_on_device(runs, rounds, flush if cache == "cold" else None)
         seconds = {name: [t / calls[name] for t in found] for name, found in times.items()}
         noise = ratio(seconds[AGAIN], seconds[ours])
         for name in runs:
@@ -124,8 +124,8 @@ def _prepared(entrant: Entrant, calls: int) -> Callable[[], object]:
 
 
 def _quick(run: Run) -> float:
-    interleave({"": run}, 3)
-    return quantile(interleave({"": run}, 7)[""], 0.5)
+    interleave_on_device({"": run}, 3)
+    return quantile(interleave_on_device({"": run}, 7)[""], 0.5)
 
 
 def relative_error(answer: Tensor, exact: Tensor) -> float:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medfocus.benchmarks.gpu_rows import Row
-from medfocus.benchmarks.gpu_timing import Ratio
 from medfocus.benchmarks.kernel_peers import OURS
 from medfocus.benchmarks.pipeline_peers import DENSE, SAM2
+from medfocus.benchmarks.timing import Ratio
 
 GOAL_DEVICE = "H200"
 GOAL_SHAPES = {

@@ -25,7 +25,7 @@ from PIL import Image
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from medfocus.benchmarks.gpu_rows import environment_of
+from medfocus.benchmarks.environment import environment_of
 from medfocus.benchmarks.random_weights import CLASSES, IOU_LOGIT, MASK_STD, SAM2_CONFIGS
 from medfocus.engine import Engine
 from medfocus.engine.artifact import EngineDirectory, read_engine_directory

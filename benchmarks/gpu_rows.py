@@ -2,39 +2,16 @@
 
 import csv
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-import triton
-
-from medfocus.benchmarks.gpu_timing import Ceilings, Ratio, quantile, roofline_seconds
+from medfocus.benchmarks.environment import Environment
+from medfocus.benchmarks.gpu_timing import Ceilings, roofline_seconds
 from medfocus.benchmarks.kernel_peers import Comparison, Contender
+from medfocus.benchmarks.timing import Ratio, quantile
 
 MEASURED = "measured"
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where and when the rows were made.
-
-    Attributes:
-        device: the GPU's name; None where there is none.
-        driver: its version.
-        torch, triton: versions.
-        revision: of the repository that the command ran in, "+" if it was changed since.
-        date: day and minute, UTC.
-    """
-
-    device: str | None
-    driver: str
-    torch: str
-    triton: str
-    revision: str
-    date: str
 
 
 @dataclass(frozen=True)
@@ -125,8 +102,8 @@ def missing_row(
         matrix_ceiling=ceilings.matrix_rate,
         device=environment.device,
         driver=environment.driver,
-        torch=environment.torch,
-        triton=environment.triton,
+        torch=environment.versions["torch"],
+        triton=environment.versions["triton"],
         revision=environment.revision,
         date=environment.date,
         error=error,
@@ -170,31 +147,6 @@ def shape_text(shape: dict[str, int | str]) -> str:
     return " ".join(
         str(size) if letter == "of" else f"{letter}{size}" for letter, size in shape.items()
     )
-
-
-def environment_of(root: Path) -> Environment:
-    """This machine, and the repository at `root`."""
-    found = torch.cuda.is_available()
-    revision = _said("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
-    if revision != "unknown" and _said("git", "-C", str(root), "status", "--porcelain", "-uno"):
-        revision += "+"
-    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return Environment(
-        device=torch.cuda.get_device_name() if found else None,
-        driver=_said(*query).splitlines()[0] if found else "none",
-        torch=torch.__version__,
-        triton=triton.__version__,
-        revision=revision,
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-    )
-
-
-def _said(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def write_rows(folder: Path, rows: Sequence[Row], environment: Environment) -> None:

@@ -8,9 +8,11 @@ The folder holds fewshot.json: the summary.json that `medfocus-eval phantoms --g
 from typing import Any
 
 from medfocus.benchmarks.page import table, write_page
-from medfocus.fewshot.adapt.fit import FOLDS, STEPS
+from medfocus.fewshot.adapt.fit import STEPS
+from medfocus.fewshot.adapt.folds import FOLDS
 from medfocus.fewshot.adapt.lora import RANK
 from medfocus.fewshot.adapt.probe import TEXT_PULL
+from medfocus.fewshot.adapt.strength import STRENGTHS
 from medfocus.fewshot.adapt.tip import RATIO, SHARPNESS
 from medfocus.fewshot.adapt.training import BATCH, CONTRASTIVE
 from medfocus.fewshot.adapt.vpt import COUNT
@@ -71,8 +73,13 @@ an image is segmented once, in whatever run.
 | `full` | both towers, focus strengths | the paper |
 
 `vpt`, `lora` and `full` take {steps} steps of {batch} images (`--steps`) with AdamW and a cosine
-decay; the first two start at the probe. In `soft` the focus strength λ of each layer is learned with
-them, from {strength:g}, and kept from falling below 0.
+decay; the first two start at the probe.
+
+**The focus strength** λ of `soft` is one of {strengths}, the same in every layer: the one whose probe
+(in `tip`, whose cache) answers held-out folds of the training images best, by cross-entropy. 0 is
+among them, so that plain CLIP remains where focus does not help. With an image a class, and in
+`zero-shot`, it is {strength:g}. `vpt`, `lora` and `full` go on from there and learn it layer by layer,
+kept from falling below 0.
 
 **The objective** is the paper's λ·Lc + (1 − λ)·Le. The paper does not say what they are in detail,
 nor λ. Here Le is cross-entropy over the classes, and Lc CLIP's symmetric contrastive loss between
@@ -163,6 +170,7 @@ def render(results: dict[str, Any]) -> str:
         steps=STEPS,
         batch=BATCH,
         strength=DEFAULT_STRENGTH,
+        strengths=", ".join(f"{value:g}" for value in STRENGTHS),
         contrastive=CONTRASTIVE,
         folds=FOLDS,
         pictures=2 * PER_PART,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from medfocus.benchmarks.processor import processor
+from medfocus.benchmarks.environment import processor
 from medfocus.engine import Engine, Prediction
 from medfocus.engine.memory import process_memory
 from medfocus.export.check_images import phantoms

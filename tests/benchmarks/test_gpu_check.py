@@ -16,24 +16,18 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from medfocus.benchmarks import gpu_check, gpu_compare, pipeline_peers, ragged_peers
+from medfocus.benchmarks.environment import Environment
 from medfocus.benchmarks.gpu_compare import compare, relative_error
 from medfocus.benchmarks.gpu_goals import GOAL_SHAPES, goals, goals_table
 from medfocus.benchmarks.gpu_plot import plot
-from medfocus.benchmarks.gpu_rows import Environment, Row, missing_row, write_rows
+from medfocus.benchmarks.gpu_rows import Row, missing_row, write_rows
 from medfocus.benchmarks.gpu_tests import (
     MODELS_ON_KERNELS,
     PIPELINE_ON_STREAMS,
     in_share,
     run_tests,
 )
-from medfocus.benchmarks.gpu_timing import (
-    Ceilings,
-    calls_a_replay,
-    interleave,
-    quantile,
-    ratio,
-    turns,
-)
+from medfocus.benchmarks.gpu_timing import Ceilings, calls_a_replay
 from medfocus.benchmarks.kernel_peers import (
     LAYOUTS,
     OURS,
@@ -46,11 +40,21 @@ from medfocus.benchmarks.kernel_peers import (
     masked,
     split_heads,
 )
+from medfocus.benchmarks.timing import interleave, quantile, ratio, turns
 from medfocus.kernels import dispatch
 
 ROOT = Path(__file__).parents[2]
 CEILINGS = Ceilings(bandwidth=4e12, matrix_rate=8e14)
-HERE = Environment("NVIDIA H200", "570.1", "2.11", "3.6", "abc", "2026-11-24 00:00")
+HERE = Environment(
+    device="NVIDIA H200",
+    driver="570.1",
+    processor="an x86",
+    threads=16,
+    python="3.12",
+    versions={"torch": "2.11", "triton": "3.6"},
+    revision="abc",
+    date="2026-11-24 00:00",
+)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="it is about having no GPU")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are the GPU's")
 
@@ -261,7 +265,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         return interleave(runs, rounds, before, clock.event, lambda: None)
 
     monkeypatch.setattr(gpu_compare, "capture", capture)
-    monkeypatch.setattr(gpu_compare, "interleave", in_turns)
+    monkeypatch.setattr(gpu_compare, "interleave_on_device", in_turns)
 
     def flush() -> None:
         clock.flushes += 1
