@@ -15,9 +15,9 @@ COLUMNS = ("batch", "images/s", "p50 ms", "p95 ms", "MiB", "roofline", "accuracy
 def bench_table(rows: Sequence[Row]) -> Table:
     """What was measured, a section a job."""
     table = Table(title=_title(rows), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("what", "contender"):
-        table.add_column(name, overflow="fold")
-    table.add_column("in", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for name in ("contender", "in"):
+        table.add_column(name, no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for job, found in groupby((row for row in rows if row.measured), _job):
