@@ -1,7 +1,7 @@
 """The rows of `medfocus-bench` as one table, and what was not measured below it."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import compress, groupby
 
 from rich import box
 from rich.table import Table
@@ -13,16 +13,20 @@ COLUMNS = ("batch", "images/s", "p50 ms", "p95 ms", "MiB", "roofline", "accuracy
 
 
 def bench_table(rows: Sequence[Row]) -> Table:
-    """What was measured, a section a job."""
+    """What was measured, a section a job; columns in which there is nothing are left out."""
     table = Table(title=_title(rows), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("what", overflow="fold")
+    table.add_column("what", min_width=12)
     for name in ("contender", "in"):
         table.add_column(name, no_wrap=True)
-    for name in COLUMNS:
+    measured = [row for row in rows if row.measured]
+    numbers = {row.key: _numbers(row) for row in measured}
+    shown = [any(cells[place] for cells in numbers.values()) for place in range(len(COLUMNS))]
+    for name in compress(COLUMNS, shown):
         table.add_column(name, justify="right", no_wrap=True)
-    for job, found in groupby((row for row in rows if row.measured), _job):
+    for job, found in groupby(measured, _job):
         for place, row in enumerate(found):
-            table.add_row("" if place else job, row.contender, row.precision, *_numbers(row))
+            cells = compress(numbers[row.key], shown)
+            table.add_row("" if place else job, row.contender, row.precision, *cells)
         table.add_section()
     return table
 
