@@ -9,12 +9,12 @@ from rich.table import Table
 from medfocus.benchmarks.rows import Row
 from medfocus.benchmarks.timing import Ratio
 
-COLUMNS = ("batch", "images/s", "p50 ms", "p95 ms", "MiB", "roofline", "accuracy", "ratio, 95%")
+COLUMNS = ("batch", "images/s", "p50 ms", "p95 ms", "MiB", "roof", "accuracy", "ratio")
 
 
 def bench_table(rows: Sequence[Row]) -> Table:
     """What was measured, a section a job; columns in which there is nothing are left out."""
-    table = Table(title=_title(rows), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=_title(rows), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("what", min_width=12)
     for name in ("contender", "in"):
         table.add_column(name, no_wrap=True)
@@ -64,7 +64,7 @@ def _number(value: float | None) -> str:
 def _ratio(ratio: Ratio | None) -> str:
     if ratio is None:
         return ""
-    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
 def _title(rows: Sequence[Row]) -> str:
@@ -73,5 +73,7 @@ def _title(rows: Sequence[Row]) -> str:
     place = environment.device or environment.processor
     lines = [f"{place}, {environment.threads} threads, {environment.revision}, {environment.date}"]
     if peers:
-        lines.append(f"Ratio: images/s over those of {peers}, round by round.")
+        lines.append(f"Ratio: images/s over those of {peers}, round by round [95% interval].")
+    if any(row.roofline_share is not None for row in rows):
+        lines.append("Roof: the least time by this machine's measured ceilings, over the median.")
     return "\n".join(lines)

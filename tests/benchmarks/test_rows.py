@@ -80,7 +80,7 @@ def test_a_table_is_read_at_a_glance() -> None:
         "800",
         "40%",
         "cosine 1.0000",
-        "2.00 (1.95 to 2.05)",
+        "2.00 [1.95, 2.05]",
     ):
         assert cell in ours
     assert "transformers" not in text
