@@ -67,7 +67,7 @@ def test_noise_is_judged_by_its_interval() -> None:
 
 def test_a_table_is_read_at_a_glance() -> None:
     console = Console(width=130, record=True, color_system=None)
-    shown = [ROW, MISSING, row(what="segmenter", setting="4 prompts", images_per_second=1234.5)]
+    shown = [ROW, MISSING, row(what="segmenter", setting="P 4", images_per_second=1234.5)]
     console.print(bench_table(shown))
     text = console.export_text()
     lines = text.splitlines()
@@ -87,6 +87,6 @@ def test_a_table_is_read_at_a_glance() -> None:
     assert missing_lines(shown) == [
         "models, classifier, transformers, fp32, batch 8: not installed"
     ]
-    assert "segmenter, 4 prompts" in text
+    assert "segmenter, P 4" in text
     assert "1,234" in text
     assert "an x86, 2 threads, abc+" in text
