@@ -198,19 +198,24 @@ def sam2_architecture(name: str) -> Sam2Architecture:
 
 
 def build_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
-    """SAM2's Hiera trunk and feature pyramid, with random weights."""
+    """SAM2's Hiera trunk on our kernels and its feature pyramid, with random weights."""
+    encoder = build_upstream_image_encoder(architecture)
+    replace_blocks(encoder.trunk)
+    return encoder
+
+
+def build_upstream_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
+    """SAM2's Hiera trunk and feature pyramid, all of it upstream's code, with random weights."""
     channels = [architecture.embed_dim * 2**stage for stage in range(4)]
     d_model = architecture.d_model
     return ImageEncoder(
-        trunk=replace_blocks(
-            Hiera(
-                embed_dim=architecture.embed_dim,
-                num_heads=architecture.num_heads,
-                stages=architecture.stages,
-                global_att_blocks=architecture.global_att_blocks,
-                window_pos_embed_bkg_spatial_size=architecture.window_pos_embed_bkg_spatial_size,
-                window_spec=architecture.window_spec,
-            )
+        trunk=Hiera(
+            embed_dim=architecture.embed_dim,
+            num_heads=architecture.num_heads,
+            stages=architecture.stages,
+            global_att_blocks=architecture.global_att_blocks,
+            window_pos_embed_bkg_spatial_size=architecture.window_pos_embed_bkg_spatial_size,
+            window_spec=architecture.window_spec,
         ),
         neck=FpnNeck(
             position_encoding=PositionEmbeddingSine(num_pos_feats=d_model, warmup_cache=False),
