@@ -24,7 +24,7 @@ from medfocus.fewshot.phantoms.sets import (
     PER_PART,
     PHANTOM_SETS,
 )
-from medfocus.models.head import DEFAULT_STRENGTH
+from medfocus.models.presets import preset
 
 RESULTS = ("fewshot",)
 LEAST_P = 1e-4  # the file's figures are rounded
@@ -75,11 +75,11 @@ an image is segmented once, in whatever run.
 `vpt`, `lora` and `full` take {steps} steps of {batch} images (`--steps`) with AdamW and a cosine
 decay; the first two start at the probe.
 
-**The focus strength** λ of `soft` is one of {strengths}, the same in every layer: the one whose probe
-(in `tip`, whose cache) answers held-out folds of the training images best, by cross-entropy. 0 is
-among them, so that plain CLIP remains where focus does not help. With an image a class, and in
-`zero-shot`, it is {strength:g}. `vpt`, `lora` and `full` go on from there and learn it layer by layer,
-kept from falling below 0.
+**The focus strength** λ of `soft` is the preset's ({strength:g} for `tiny`) in every layer, unless
+another of {strengths} answers held-out folds of the training images clearly better: by more
+cross-entropy than the standard error of the difference, with a probe (in `tip`, a cache) refitted
+for each. 0 is among them, so that plain CLIP remains where focus does not help. `vpt`, `lora` and
+`full` go on from there and learn it layer by layer, kept from falling below 0.
 
 **The objective** is the paper's λ·Lc + (1 − λ)·Le. The paper does not say what they are in detail,
 nor λ. Here Le is cross-entropy over the classes, and Lc CLIP's symmetric contrastive loss between
@@ -169,7 +169,7 @@ def render(results: dict[str, Any]) -> str:
         rank=RANK,
         steps=STEPS,
         batch=BATCH,
-        strength=DEFAULT_STRENGTH,
+        strength=preset("tiny").strength,
         strengths=", ".join(f"{value:g}" for value in STRENGTHS),
         contrastive=CONTRASTIVE,
         folds=FOLDS,

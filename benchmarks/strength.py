@@ -71,7 +71,7 @@ def measure() -> list[dict[str, Any]]:
         _true_focus(phantoms[start : start + BATCH]) for start in range(0, len(phantoms), BATCH)
     ]
     layers = clip.layers
-    uniform = [[value] * layers for value in (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)]
+    uniform = [[value] * layers for value in (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)]
     late = [[0.0] * (layers - last) + [1.0] * last for last in (1, 2, 3)]
     early = [[1.0] * 3 + [0.0] * (layers - 3)]
     one = [1.0] * layers

@@ -128,7 +128,7 @@ def _parts(
     clip = FocusCLIP(loaded.model.visual)
     if head is None:
         text = class_embeddings(loaded.model, loaded.tokenize, classes)
-        strength = uniform_strength(clip.layers)
+        strength = uniform_strength(clip.layers, chosen.strength)
         focus: FocusMode = options.focus or "soft"
         head = Head(chosen.clip, loaded.sha256, focus, classes, text, loaded.logit_scale, strength)
     apply_adapter(clip, head.adapter)

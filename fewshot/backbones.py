@@ -79,7 +79,7 @@ class Backbones:
             tuple(classes),
             self.text(class_prompts),
             self.loaded.logit_scale.cpu(),
-            uniform_strength(self.clip.layers),
+            uniform_strength(self.clip.layers, self.preset.strength),
         )
 
     def classifier(self, head: Head, focus: Focus) -> ClassifierGraph:

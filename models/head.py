@@ -15,8 +15,8 @@ from medfocus.errors import WeightsError
 from medfocus.models.graphs import Cache
 from medfocus.settings import FocusMode
 
-# λ of every layer where nothing was learned. 1 in all layers takes the early ones their context
-# and does harm; benchmarks/strength.py measured it on validation phantoms (docs/tiny.md).
+# λ of every layer where nothing was learned and the CLIP never met a steered attention: 1 in all
+# layers takes the early ones their context and does harm (benchmarks/strength.py, docs/tiny.md).
 DEFAULT_STRENGTH = 0.2
 
 _ABOUT = "head"  # the key of what a head file holds beside its tensors, as JSON

@@ -12,11 +12,13 @@ from medfocus.fewshot.phantoms import DEMO_KINDS, PRETRAINING_KINDS
 from medfocus.fewshot.phantoms.image_folder import write_image_folder
 from medfocus.models.head import DEFAULT_STRENGTH
 from medfocus.models.loading import SHIPPED
+from medfocus.models.presets import preset
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/cpu"
 RECORDED: dict[str, Any] = json.loads((RESULTS / "tiny.json").read_text())
 STRENGTH: list[dict[str, Any]] = json.loads((RESULTS / "strength.json").read_text())
+UNSTEERED: list[dict[str, Any]] = json.loads((RESULTS / "strength_unsteered.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +65,26 @@ def test_the_weights_are_small() -> None:
 
 
 def test_the_page_holds_the_recorded_numbers() -> None:
-    assert (ROOT / "docs/tiny.md").read_text(encoding="utf-8") == render(RECORDED, STRENGTH)
+    assert (ROOT / "docs/tiny.md").read_text(encoding="utf-8") == render(
+        RECORDED, STRENGTH, UNSTEERED
+    )
 
 
-def test_the_default_strength_is_the_best_uniform_one_measured() -> None:
+@pytest.mark.parametrize(
+    ("measured", "default"),
+    [(STRENGTH, preset("tiny").strength), (UNSTEERED, DEFAULT_STRENGTH)],
+    ids=["tiny", "a CLIP that never met steering"],
+)
+def test_the_default_strength_is_the_best_uniform_one_measured(
+    measured: list[dict[str, Any]], default: float
+) -> None:
     uniform = [
         row
-        for row in STRENGTH
+        for row in measured
         if (row["mode"], row["masks"]) == ("soft", "found") and len(set(row["strength"])) == 1
     ]
     best = max(uniform, key=lambda row: row["right"])
-    assert best["strength"][0] == DEFAULT_STRENGTH
+    assert best["strength"][0] == default
 
 
 def test_the_readme_holds_the_recorded_numbers() -> None:

@@ -10,12 +10,13 @@ from torch import Tensor
 from medfocus.fewshot.adapt.folds import held_out_logits
 from medfocus.fewshot.adapt.probe import fit_probe
 from medfocus.fewshot.adapt.strength import STRENGTHS, choose_strength
-from medfocus.models.head import DEFAULT_STRENGTH, Head, uniform_strength
+from medfocus.models.head import Head, uniform_strength
 
 LAYERS, CLASSES, WIDTH, IMAGES = 3, 3, 16, 30
 LABELS = torch.arange(IMAGES) % CLASSES
 TEXT = F.normalize(torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(1)), dim=-1)
 SCALE = torch.tensor(10.0)
+DEFAULT = uniform_strength(LAYERS, 0.7)
 HEAD = Head("clip", "0" * 64, "soft", ("a", "b", "c"), TEXT, SCALE, uniform_strength(LAYERS))
 
 
@@ -40,17 +41,33 @@ class Frozen:
         )
 
 
-@pytest.mark.parametrize("best", STRENGTHS)
+@pytest.mark.parametrize("best", [*STRENGTHS, 0.7])
 def test_the_best_is_found(best: float) -> None:
     frozen = Frozen(best)
-    choice = choose_strength("soft", LAYERS, frozen, refit, LABELS, 0)
+    choice = choose_strength("soft", DEFAULT, frozen, refit, LABELS, 0)
     assert torch.equal(choice.strength, uniform_strength(LAYERS, best))
-    assert sorted(frozen.asked) == sorted(STRENGTHS)
+    assert sorted(frozen.asked) == sorted((*STRENGTHS, 0.7))
     assert torch.equal(choice.features, frozen(choice.strength))
     expected = held_out_logits(refit, choice.features, LABELS, 0)
     assert choice.held_out is not None
     assert expected is not None
     assert torch.equal(choice.held_out, expected)
+
+
+def test_what_is_hardly_better_does_not_count() -> None:
+    """Images that look alike at every λ but for noise keep the default."""
+    kept = 0
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+
+        def frozen(_: Tensor, generator: torch.Generator = generator) -> Tensor:
+            noise = 0.5 * torch.randn(IMAGES, WIDTH, generator=generator)
+            return F.normalize(TEXT[LABELS] + noise, dim=-1)
+
+        kept += torch.equal(
+            choose_strength("soft", DEFAULT, frozen, refit, LABELS, 0).strength, DEFAULT
+        )
+    assert kept >= 8  # the least of five cross-entropies is the default's in 4 of 20
 
 
 def test_held_out_means_held_out() -> None:
@@ -75,16 +92,16 @@ def test_held_out_means_held_out() -> None:
 @pytest.mark.parametrize("mode", ["none", "overlay", "hard"])
 def test_other_modes_have_no_strength(mode: str) -> None:
     frozen = Frozen(1.0)
-    choice = choose_strength(mode, LAYERS, frozen, refit, LABELS, 0)  # type: ignore[arg-type]
-    assert torch.equal(choice.strength, uniform_strength(LAYERS))
-    assert frozen.asked == [DEFAULT_STRENGTH]
+    choice = choose_strength(mode, DEFAULT, frozen, refit, LABELS, 0)  # type: ignore[arg-type]
+    assert torch.equal(choice.strength, DEFAULT)
+    assert frozen.asked == [0.7]
     assert choice.held_out is not None
 
 
 def test_an_image_a_class_decides_nothing() -> None:
     frozen = Frozen(1.0)
     choice = choose_strength(
-        "soft", LAYERS, lambda strength: frozen(strength)[:3], refit, LABELS[:3], 0
+        "soft", DEFAULT, lambda strength: frozen(strength)[:3], refit, LABELS[:3], 0
     )
-    assert torch.equal(choice.strength, uniform_strength(LAYERS))
+    assert torch.equal(choice.strength, DEFAULT)
     assert choice.held_out is None
