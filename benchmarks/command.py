@@ -1,20 +1,13 @@
 """`medfocus-bench`: what an engine does on this machine, beside its peers."""
 
 import argparse
-import datetime
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from medfocus.benchmarks.environment import processor
-from medfocus.benchmarks.pipeline import Measured, measure
-from medfocus.benchmarks.trace import draw_trace, write_trace
-from medfocus.engine.backends import NAMES
+from medfocus.benchmarks import models_command, pipeline_command
+from medfocus.benchmarks.cli import INTERRUPTED, UNUSABLE
 from medfocus.engine.results import printable
 from medfocus.errors import MedfocusError
 
@@ -23,116 +16,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 2 for wrong usage or what cannot be loaded; 130 for Ctrl-C.
+        0; 1 where `--compare` found something worse; 2 for wrong usage or what cannot be loaded;
+        130 for Ctrl-C.
     """
     options = _parse(argv)
     report = Console(stderr=True, highlight=False)
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=report
-    )
     try:
-        with progress:
-            task = progress.add_task("loading and warming up", total=3 * options.rounds)
-            turns = iter(range(3 * options.rounds + 1))
-            measured = measure(
-                options.engine,
-                options.backend,
-                options.device,
-                options.images,
-                options.rounds,
-                lambda name: progress.update(task, description=name[:40], completed=next(turns)),
-                options.torch_engine,
-            )
-            progress.update(task, description="done", completed=3 * options.rounds)
-        _write(measured, options)
+        status: int = options.run(options, report)
     except MedfocusError as error:
         report.print(printable(str(error)), markup=False)
-        return 2
+        return UNUSABLE
     except KeyboardInterrupt:
         report.print("Interrupted: nothing was written")
-        return 130
-    Console().print(_table(measured), _stages(measured))
-    for row in measured.rows:
-        if row.images_per_second is None:
-            report.print(printable(f"{row.contender}: {row.status}"), markup=False)
-    return 0
+        return INTERRUPTED
+    return status
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="medfocus-bench", description=__doc__)
     parts = parser.add_subparsers(metavar="WHAT", required=True)
-    part = parts.add_parser("pipeline", help="Engine.stream beside the two graphs alone")
-    add = part.add_argument
-    add("engine", metavar="ENGINE", type=Path, help="an engine directory")
-    add("--backend", choices=("auto", *NAMES), default="auto")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--images", metavar="N", type=_positive, default=200, help="a round; default 200")
-    add("--rounds", metavar="N", type=_positive, default=5, help="default 5")
-    add("--torch-engine", metavar="DIR", type=Path, help="the same models in float32 PyTorch")
-    add("--trace", metavar="FILE", type=Path, help="write a Chrome trace of the last stream")
-    add("--plot", metavar="FILE", type=Path, help="draw its middle as a PNG")
-    add("--json", metavar="FILE", type=Path, help="append the run to a JSON list")
+    for part in (models_command, pipeline_command):
+        part.add_parser(parts)
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
-
-
-def _write(measured: Measured, options: argparse.Namespace) -> None:
-    if options.trace:
-        write_trace(measured.spans, options.trace)
-    if options.plot:
-        title = f"Engine.stream, {options.engine.name}, {processor()}"
-        draw_trace(measured.spans, options.plot, title)
-    if options.json:
-        runs = json.loads(options.json.read_text()) if options.json.exists() else []
-        run = {
-            "date": datetime.date.today().isoformat(),
-            "processor": processor(),
-            "engine": options.engine.name,
-            "images": options.images,
-            "rounds": options.rounds,
-            **measured.to_json(),
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps([*runs, run], indent=1) + "\n")
-
-
-def _table(measured: Measured) -> Table:
-    table = Table(title="images a second, and their ratio to the first row's, round by round")
-    table.add_column("contender", overflow="fold")
-    for name in ("images/s", "ratio", "quartiles", "same label"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in measured.rows:
-        if row.images_per_second is None:
-            table.add_row(row.contender, "not there", "", "", "")
-            continue
-        low, middle, high = row.ratio
-        table.add_row(
-            row.contender,
-            f"{row.images_per_second:.2f}",
-            f"{middle:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            f"{row.same_label:.1%}",
-        )
-    return table
-
-
-def _stages(measured: Measured) -> Table:
-    stats = measured.stats
-    latency = ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in stats.latency.items())
-    table = Table(title=f"Engine.stream's stages; from submission to answer: {latency}")
-    table.add_column("stage")
-    for name in ("images", "ms an image", "waited, ms an image"):
-        table.add_column(name, justify="right")
-    for name, stage in stats.stages.items():
-        each = 1e3 / max(stage.images, 1)
-        busy, waited = f"{each * stage.seconds:.2f}", f"{each * stage.waited:.2f}"
-        table.add_row(name, str(stage.images), busy, waited)
-    return table
 
 
 if __name__ == "__main__":

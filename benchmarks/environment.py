@@ -92,7 +92,7 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return {**found, "torch": torch.__version__}  # which names the CUDA that it was built for
 
 
 def _said(*command: str) -> str:

@@ -497,7 +497,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert said.count("not measured") == 6
     rows = json.loads((tmp_path / "new/gpu_check.json").read_text())
     assert rows[0]["status"] == "not measured: no GPU"
-    assert rows[0]["torch"] == torch.__version__
+    assert rows[0]["versions"]["torch"] == torch.__version__
 
 
 @no_gpu
