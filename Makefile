@@ -36,7 +36,7 @@ format: $(VENV)/package
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Trains the shipped `tiny` weights anew: about 90 minutes on two cores.
+# Trains the shipped `tiny` weights anew: more than an hour on two cores.
 weights: $(VENV)/package
 	$(BIN)/python -m medfocus.fewshot.pretrain segmenter -o out/weights
 	$(BIN)/python -m medfocus.fewshot.pretrain clip -o out/weights
