@@ -23,8 +23,8 @@ from medfocus.engine.artifact import (
 )
 from medfocus.engine.backends import Array, Backend, load_backend
 from medfocus.engine.images import SourceImage
-from medfocus.engine.prepare import in_frame, pooling
-from medfocus.engine.preprocess import classifier_pixels, normalise, segmenter_pixels
+from medfocus.engine.prepare import classifier_view, in_frame, pooling
+from medfocus.engine.preprocess import normalise, segmenter_pixels
 from medfocus.models.architectures import (
     build_mask_decoder,
     build_prompt_encoder,
@@ -98,18 +98,7 @@ def _prepared(name: str, precision: str, directory: EngineDirectory, backend: Ba
         return focus_logits
 
     def classify(images: Sequence[SourceImage], focus_logits: Array) -> Array:
-        pixels = np.stack(
-            [
-                classifier_pixels(
-                    image.pixels,
-                    second.size,
-                    second.resize_mode,
-                    second.interpolation,
-                    image.source,
-                )
-                for image in images
-            ]
-        )
+        pixels = np.stack([classifier_view(image, manifest.preprocessing) for image in images])
         shown = normalise(pixels, second.mean, second.std)
         sizes = [image.pixels.shape[:2] for image in images]
         weights = [pooling(size, manifest.preprocessing, manifest.focus) for size in sizes]

@@ -117,5 +117,11 @@ def _measure(
             missing = Row(PART, BOTH, name, precision, options.batch, "", environment, str(error))
             rows.append(missing)
     images = phantoms(options.batch)
-    for row in model_rows(contenders, reference, images, options.seconds, environment, say):
-        rows.append(row)
+    try:
+        if contenders:  # `extend` keeps what came before an interrupt
+            rows.extend(
+                model_rows(contenders, reference, images, options.seconds, environment, say)
+            )
+    finally:
+        for models in (reference, *contenders):
+            models.close()

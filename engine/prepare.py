@@ -90,16 +90,26 @@ def prepare(
     Raises:
         ImageError: so long and thin that CLIP's resizing would make it huge.
     """
-    first, second = preprocessing.segmenter, preprocessing.classifier
+    first = preprocessing.segmenter
     size = image.pixels.shape[0], image.pixels.shape[1]
     return Prepared(
         segmenter_pixels(image.pixels, first.size),
-        classifier_pixels(
-            image.pixels, second.size, second.resize_mode, second.interpolation, image.source
-        ),
+        classifier_view(image, preprocessing),
         *pooling(size, preprocessing, focus),
         *in_frame(prompts, first.size),
         size,
+    )
+
+
+def classifier_view(image: SourceImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """What CLIP sees of an image, before it is normalised: uint8 (R, R, 3).
+
+    Raises:
+        ImageError: so long and thin that CLIP's resizing would make it huge.
+    """
+    second = preprocessing.classifier
+    return classifier_pixels(
+        image.pixels, second.size, second.resize_mode, second.interpolation, image.source
     )
 
 

@@ -15,8 +15,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medfocus.engine.images import SourceImage, read_images
-from medfocus.engine.prepare import MASK_STRIDE, in_frame, pooling
-from medfocus.engine.preprocess import classifier_pixels, normalise, segmenter_pixels
+from medfocus.engine.prepare import MASK_STRIDE, classifier_view, in_frame, pooling
+from medfocus.engine.preprocess import normalise, segmenter_pixels
 from medfocus.errors import ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Item
@@ -82,7 +82,6 @@ def load_examples(
         ImageError: a file or a mask that cannot be read, named.
     """
     preprocessing = backbones.preprocessing
-    second = preprocessing.classifier
     side = preprocessing.segmenter.size // MASK_STRIDE
     with_lesions = any(item.masks for item in items)
     pixels, sizes, files, content, lesions = [], [], [], [], []
@@ -90,15 +89,7 @@ def load_examples(
     for index in progress.track(range(len(items)), description="reading and segmenting"):
         item = items[index]
         for image in read_images(item.path):
-            pixels.append(
-                classifier_pixels(
-                    image.pixels,
-                    second.size,
-                    second.resize_mode,
-                    second.interpolation,
-                    image.source,
-                )
-            )
+            pixels.append(classifier_view(image, preprocessing))
             sizes.append((image.pixels.shape[0], image.pixels.shape[1]))
             files.append(index)
             content.append(content_hash(image))

@@ -15,7 +15,7 @@ HERE = Environment(
     processor="an x86",
     threads=2,
     python="3.12.1",
-    versions={"torch": "2.11", "medfocus": "1.0"},
+    versions={"torch": "2.11", "triton": "3.6", "medfocus": "1.0"},
     revision="abc+",
     date="2026-11-24 00:00",
 )

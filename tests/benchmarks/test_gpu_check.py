@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from medfocus.benchmarks import gpu_check, gpu_compare, pipeline_peers, ragged_peers
-from medfocus.benchmarks.environment import Environment
 from medfocus.benchmarks.gpu_compare import compare, relative_error
 from medfocus.benchmarks.gpu_goals import GOAL_SHAPES, goals, goals_table
 from medfocus.benchmarks.gpu_plot import plot
@@ -42,19 +41,11 @@ from medfocus.benchmarks.kernel_peers import (
 )
 from medfocus.benchmarks.timing import interleave, quantile, ratio, turns
 from medfocus.kernels import dispatch
+from tests.benchmarks.bench_rows import HERE
 
 ROOT = Path(__file__).parents[2]
 CEILINGS = Ceilings(bandwidth=4e12, matrix_rate=8e14)
-HERE = Environment(
-    device="NVIDIA H200",
-    driver="570.1",
-    processor="an x86",
-    threads=16,
-    python="3.12",
-    versions={"torch": "2.11", "triton": "3.6"},
-    revision="abc",
-    date="2026-11-24 00:00",
-)
+ON_GPU = replace(HERE, device="NVIDIA H200", driver="570.1")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="it is about having no GPU")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are the GPU's")
 
@@ -291,7 +282,7 @@ def test_rows_of_a_comparison(clock: Clock) -> None:
             Contender("absent", "any", refusing),
         ],
     )
-    rows = {(row.contender, row.cache): row for row in compare(comparison, CEILINGS, HERE)}
+    rows = {(row.contender, row.cache): row for row in compare(comparison, CEILINGS, ON_GPU)}
     assert set(rows) == {
         *((name, cache) for name in (OURS, "peer") for cache in ("warm", "cold")),
         *((name, "") for name in ("wrong", "absent")),
@@ -322,7 +313,7 @@ def test_rows_of_a_comparison(clock: Clock) -> None:
 
 def row(kernel: str, shape: str, contender: str, median: float | None, times: float = 1.0) -> Row:
     comparison = Comparison(kernel, {"of": shape}, torch.bfloat16, 1e12, 1e8, torch.ones, [])
-    blank = missing_row(comparison, Contender(contender, "", refusing), "", CEILINGS, HERE)
+    blank = missing_row(comparison, Contender(contender, "", refusing), "", CEILINGS, ON_GPU)
     if median is None:
         return replace(blank, status="not measured: RuntimeError: No available kernel")
     path = "triton" if contender.startswith(OURS) else "peer"
@@ -405,7 +396,7 @@ def test_the_table_names_another_device() -> None:
 
 def test_rows_are_written_and_read(tmp_path: Path) -> None:
     rows = found()
-    write_rows(tmp_path, rows, HERE)
+    write_rows(tmp_path, rows, ON_GPU)
     listed = json.loads((tmp_path / "gpu_check.json").read_text())
     assert [Row(**values) for values in listed] == rows
     lines = (tmp_path / "gpu_check.csv").read_text().splitlines()
@@ -516,7 +507,7 @@ def test_a_part_that_fails_stops_no_other(
 
     monkeypatch.setattr(gpu_check, "start_part", start)
     monkeypatch.setattr(gpu_check, "run_tests", lambda *_: run_tests(tmp_path, tmp_path, 1))
-    assert gpu_check.check(tmp_path, HERE) == 1
+    assert gpu_check.check(tmp_path, ON_GPU) == 1
     assert begun == ["ceilings", *gpu_check.LIMITS, gpu_check.PIPELINE]
     said = capsys.readouterr().out
     assert "PROBLEM attention: failed" in said
@@ -544,15 +535,15 @@ def test_a_comparison_that_cannot_be_made_stops_no_other(
 
     parts = {"windows": [missing, small(1.0)], "attention": [small(1.0)], "hard focus": [small(2)]}
     monkeypatch.setattr(gpu_check, "comparisons", lambda: parts)
-    assert gpu_check.run_part("windows", tmp_path, HERE) == 1
+    assert gpu_check.run_part("windows", tmp_path, ON_GPU) == 1
     assert "ceilings were not measured" in capsys.readouterr().out
     gpu_check.result_file(tmp_path, "ceilings").write_text(json.dumps(CEILINGS._asdict()))
-    assert gpu_check.run_part("windows", tmp_path, HERE) == 1
+    assert gpu_check.run_part("windows", tmp_path, ON_GPU) == 1
     assert "windows: ModuleNotFoundError: No module named 'sam2'" in capsys.readouterr().out
     assert len(gpu_check.read_rows(tmp_path)) == 4
-    assert gpu_check.run_part("attention", tmp_path, HERE) == 0
+    assert gpu_check.run_part("attention", tmp_path, ON_GPU) == 0
     assert len(gpu_check.read_rows(tmp_path)) == 8
-    assert gpu_check.run_part("hard focus", tmp_path, HERE) == 1  # ours is wrong
+    assert gpu_check.run_part("hard focus", tmp_path, ON_GPU) == 1  # ours is wrong
 
 
 def test_it_starts_without_upstreams_packages() -> None:
@@ -619,6 +610,6 @@ def test_make_says_how_to_install_what_is_missing(tmp_path: Path) -> None:
 def test_a_comparison_on_the_gpu() -> None:
     comparison = masked(8, 4, 197, 64, torch.bfloat16, "cuda")
     keep = [c for c in comparison.contenders if c.name in (OURS, "SDPA efficient", "SDPA math")]
-    rows = list(compare(replace(comparison, contenders=keep), CEILINGS, HERE))
+    rows = list(compare(replace(comparison, contenders=keep), CEILINGS, ON_GPU))
     assert {(r.contender, r.cache) for r in rows if r.measured} >= {(OURS, "warm"), (OURS, "cold")}
     assert all(r.path == "triton" for r in rows if r.contender == OURS)
