@@ -17,6 +17,7 @@ from medfocus.fewshot.adapt.strength import STRENGTHS
 from medfocus.fewshot.adapt.tip import RATIO, SHARPNESS
 from medfocus.fewshot.adapt.training import BATCH, CONTRASTIVE
 from medfocus.fewshot.adapt.vpt import COUNT
+from medfocus.fewshot.evaluation.intervals import Interval
 from medfocus.fewshot.phantoms.sets import (
     DECOY_OPACITY,
     DECOY_SIZE,
@@ -25,6 +26,8 @@ from medfocus.fewshot.phantoms.sets import (
     PER_PART,
     PHANTOM_SETS,
 )
+from medfocus.fewshot.study.plots import accuracy_figure
+from medfocus.fewshot.study.summary import Row
 from medfocus.models.head import DEFAULT_STRENGTH
 from medfocus.models.presets import preset
 
@@ -116,6 +119,10 @@ over `none` in percentage points, paired by image and seed; p is McNemar's, of t
 was hoped for: `soft` or `hard` gains {goal:g} points or more at {amount} on three of the four sets,
 and less as images grow more.
 
+![Accuracy against labelled images, a panel a set](images/method.svg)
+
+*{drawn}*, by focus mode; bands are 95% intervals.
+
 {verdict}
 
 ### A CLIP that never met steering
@@ -193,6 +200,7 @@ def render(results: dict[str, Any]) -> str:
         strong=DECOY_OPACITY[1],
         sets=_sets(),
         seeds=max(row["seeds"] for row in rows),
+        drawn=found[-1]["adaptation"],
         verdict=_verdict(found, amounts),
         careful=DEFAULT_STRENGTH,
         unsteered=_verdict(
@@ -207,6 +215,16 @@ def render(results: dict[str, Any]) -> str:
         explained_images=explanations[0]["images"],
         explanations=_explanations(explanations),
     )
+
+
+def figure(results: dict[str, Any]) -> str:
+    """Accuracy of the last adaptation against the number of labelled images, as SVG."""
+    intervals = ("accuracy", "gain")
+    rows = [
+        Row(**{**row, **{name: row[name] and Interval(*row[name]) for name in intervals}})
+        for row in results["fewshot"]["rows"]
+    ]
+    return accuracy_figure(rows, rows[-1].adaptation)
 
 
 def _names(rows: list[dict[str, Any]], key: str) -> list[str]:
@@ -336,4 +354,4 @@ def _explanations(explanations: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    write_page("method_page", RESULTS, render)
+    write_page("method_page", RESULTS, render, {"method": figure})

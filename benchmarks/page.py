@@ -2,8 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 
@@ -22,12 +23,18 @@ def write_page(
     module: str,
     names: Sequence[str],
     render: Callable[[dict[str, Any]], str],
-    arguments: list[str] | None = None,
+    pictures: Mapping[str, Callable[[dict[str, Any]], str]] = MappingProxyType({}),
 ) -> None:
-    """`python -m MODULE RESULTS -o PAGE`: read a folder's JSON files by name, write the page."""
+    """`python -m MODULE RESULTS -o PAGE`: read a folder's JSON files by name, write the page.
+
+    Pictures, SVG texts by name, are written to `images/` beside the page.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m medfocus.benchmarks.{module}")
     parser.add_argument("results", type=Path, help=f"the folder of {', '.join(names)}, all .json")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     texts = {name: (options.results / f"{name}.json").read_text("utf-8") for name in names}
-    options.out.write_text(render({n: json.loads(text) for n, text in texts.items()}), "utf-8")
+    results = {name: json.loads(text) for name, text in texts.items()}
+    options.out.write_text(render(results), "utf-8")
+    for name, draw in pictures.items():
+        (options.out.parent / "images" / f"{name}.svg").write_text(draw(results), "utf-8")

@@ -1,9 +1,11 @@
 """Every adaptation: the same bits each time, what it may change, and the engine's very answers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,9 @@ import torch.nn.functional as F
 from medfocus.engine import Engine
 from medfocus.engine.images import read_images
 from medfocus.errors import InputError
+from medfocus.export import gate
 from medfocus.export.engine_directory import Parts, build
+from medfocus.export.onnx_graph import segmenter_onnx
 from medfocus.export.plan import Plan
 from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
 from medfocus.fewshot.adapt.folds import logits_of
@@ -22,6 +26,7 @@ from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.examples import Examples, embed
 from medfocus.models.adapter import apply_adapter
 from medfocus.models.clip import FocusCLIP
+from medfocus.models.graphs import SegmenterGraph
 from medfocus.models.head import Head
 from medfocus.models.loading import load_clip
 from medfocus.settings import Focus, FocusMode, Selection
@@ -118,8 +123,24 @@ def test_lora_leaves_all_but_the_attention(
     assert all(factor.any() for factor in head.adapter.values())
 
 
+@pytest.fixture(scope="module")
+def segmenter_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The segmenter, which no adaptation changes, is traced once."""
+    file = tmp_path_factory.mktemp("graphs") / "segmenter.onnx"
+
+    def traced(graph: SegmenterGraph) -> ir.Model:
+        if not file.exists():
+            ir.save(segmenter_onnx(graph), file)
+        return ir.load(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "segmenter_onnx", traced)
+        yield
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("adaptation", ["tip", "vpt", "lora"])
+@pytest.mark.usefixtures("segmenter_once")
+@pytest.mark.parametrize("adaptation", LEARNED)
 def test_the_engine_answers_as_it_was_evaluated(
     adaptation: Adaptation, brain: Dataset, examples: Examples, backbones: Backbones, tmp_path: Path
 ) -> None:
