@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find package kernels models fewshot export engine benchmarks -not -name '*.pyc' -type f)
 
-.PHONY: demo test lint format weights gpu-check clean
+.PHONY: demo test lint format bench weights gpu-check clean
 
 test: $(VENV)/package
 	$(BIN)/python -m pytest
@@ -35,6 +35,12 @@ lint: $(VENV)/package
 format: $(VENV)/package
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Times single functions, each checked against the reference of its tests. BENCH= takes arguments of
+# pytest-benchmark: --benchmark-autosave, --benchmark-compare.
+bench: $(VENV)/package
+	$(BIN)/python -m pytest benchmarks/suites -o python_files='bench_*.py' \
+	  -o python_functions='bench_*' --benchmark-only $(BENCH)
 
 # Trains the shipped `tiny` weights anew: more than an hour on two cores.
 weights: $(VENV)/package

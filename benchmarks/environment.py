@@ -22,6 +22,8 @@ PACKAGES = (
     "open_clip_torch",
     "transformers",
 )
+# Of a processor, as Linux names them: what decides how fast its matrix products are.
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Environment:
     Attributes:
         device: the GPU's name; None where there is none.
         driver: its version.
-        processor: the CPU's name.
+        processor: the CPU's name and its instructions for products.
         threads: CPUs that this process may use.
         python: its version.
         versions: of `PACKAGES`, those that are installed.
@@ -49,9 +51,14 @@ class Environment:
     date: str
 
 
-def environment_of(root: Path) -> Environment:
-    """This machine, and the repository at `root`."""
-    found = torch.cuda.is_available()
+def environment_of(root: Path, device: str = "cuda") -> Environment:
+    """This machine, and the repository at `root`.
+
+    Args:
+        root: of the repository.
+        device: what is measured; with `cpu` a GPU that is there does not count.
+    """
+    found = device == "cuda" and torch.cuda.is_available()
     revision = _said("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
     if revision != "unknown" and _said("git", "-C", str(root), "status", "--porcelain", "-uno"):
         revision += "+"
@@ -76,13 +83,24 @@ def threads() -> int:
 
 
 def processor() -> str:
-    """The model's name as Linux gives it."""
+    """The model's name as Linux gives it, with those of `INSTRUCTIONS` that it has.
+
+    A virtual machine's name can stand for very different processors.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return processor_of(Path("/proc/cpuinfo").read_text())
     except OSError:
         return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+
+
+def processor_of(listing: str) -> str:
+    """The same from what /proc/cpuinfo holds."""
+    lines = [line.partition(":") for line in listing.splitlines()]
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    flags = fields.get("flags", "").split()
+    found = " ".join(name for name in INSTRUCTIONS if name in flags)
+    name = fields.get("model name") or platform.processor()
+    return f"{name} ({found})" if found else name
 
 
 def _versions() -> dict[str, str]:

@@ -41,6 +41,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     begun = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "medfocus.export", *arguments],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         check=False,

@@ -2,7 +2,7 @@
 
     python -m medfocus.benchmarks.export_page benchmarks/results/cpu -o docs/export.md
 
-The folder holds engine_parity.json, speed.json, export_cost.json, install.json and
+The folder holds engine_parity.json, export_cost.json, install.json and
 token_padding.json, each written by the module in `benchmarks/` that the page names.
 """
 
@@ -13,7 +13,7 @@ from medfocus.engine.parity import Thresholds
 from medfocus.export.parity import SEGMENTER_SIZE, THRESHOLDS
 from medfocus.export.precision import FLOAT32_SCOPES, FOLLOW, HALF
 
-RESULTS = ("engine_parity", "speed", "export_cost", "install", "token_padding")
+RESULTS = ("engine_parity", "export_cost", "install", "token_padding")
 FIGURES = {
     "embedding_cosine": "embedding cosine, worst",
     "top1_agreement": "same label",
@@ -102,14 +102,7 @@ weights at the architecture's own size. Trained weights may pass it; random ones
 
 {parity}
 
-## Speed on a CPU
-
-From uint8 arrays to the embedding with nine prompts an image; each table is one interleaved run
-(`python -m medfocus.benchmarks.cpu_speed`). *Ratio* is the median of the rounds' ratios to
-upstream's own code, with quartiles. The weights are random and find no region, so the
-cosine is that with upstream's `encode_image`.
-
-{speed}
+How fast the backends are beside upstream's own code: [performance.md](performance.md).
 
 ## What an export costs
 
@@ -241,7 +234,6 @@ def render(results: dict[str, Any]) -> str:
                 ),
             ],
         ),
-        speed="\n\n".join(map(_speed, results["speed"])),
         cost=table(
             ("export", "processor", "seconds", "without checks", "peak memory"),
             [
@@ -268,27 +260,6 @@ def render(results: dict[str, Any]) -> str:
             ],
         ),
     )
-
-
-def _speed(run: dict[str, Any]) -> str:
-    machine = run["machine"]
-    rows = table(
-        ("", "images a second", "ratio", "quartiles", "worst cosine"),
-        [
-            [
-                row["contender"],
-                f"{row['images_per_second']:.2f}",
-                f"{row['ratio'][1]:.2f}",
-                f"{row['ratio'][0]:.2f} to {row['ratio'][2]:.2f}",
-                f"{row['worst_cosine']:.6f}",
-            ]
-            for row in run["rows"]
-        ],
-    )
-    rounds = f"{run['rounds']} rounds of {run['images a round']} images"
-    models = f"{run['clip']} and {run['sam2']}"
-    where = f"{machine['processor']}, {machine['threads']} threads, {rounds}, {run['date']}"
-    return f"{models} on {where}:\n\n{rows}"
 
 
 def _figure(name: str, value: float) -> str:

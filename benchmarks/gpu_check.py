@@ -25,7 +25,8 @@ from medfocus.benchmarks import kernel_peers as kernels
 from medfocus.benchmarks import pipeline_peers as pipeline
 from medfocus.benchmarks import ragged_peers
 from medfocus.benchmarks.environment import Environment, environment_of
-from medfocus.benchmarks.gpu_compare import FAILURES, compare, first_line
+from medfocus.benchmarks.failures import FAILURES, first_line
+from medfocus.benchmarks.gpu_compare import compare
 from medfocus.benchmarks.gpu_goals import goals_table
 from medfocus.benchmarks.gpu_plot import plot
 from medfocus.benchmarks.gpu_rows import Row, write_rows

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from triton.errors import TritonError
 
 from medfocus.benchmarks.environment import Environment
+from medfocus.benchmarks.failures import FAILURES, first_line
 from medfocus.benchmarks.gpu_rows import Row, measured_row, missing_row
 from medfocus.benchmarks.gpu_timing import (
     Ceilings,
@@ -18,20 +18,7 @@ from medfocus.benchmarks.gpu_timing import (
 )
 from medfocus.benchmarks.kernel_peers import Comparison, Contender, Run
 from medfocus.benchmarks.timing import quantile, ratio
-from medfocus.errors import MedfocusError
 
-# What a contender may raise that cannot do the job here: PyTorch and its compiler raise
-# RuntimeError, FlashAttention's checks are assertions, a package may be too old for a call.
-FAILURES = (
-    RuntimeError,
-    ImportError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    ValueError,
-    TritonError,
-    MedfocusError,
-)
 WRONG = 0.05  # an error that no rounding explains; such a contender's time does not count
 ROUNDS = {"warm": 50, "cold": 30}
 AGAIN = "again"
@@ -133,9 +120,3 @@ def relative_error(answer: Tensor, exact: Tensor) -> float:
     difference = answer[: len(exact)].double() - exact
     error = float(difference.norm() / exact.norm())
     return error if error == error else float("inf")  # NaN is not itself
-
-
-def first_line(failure: BaseException) -> str:
-    """The kind of a failure, and what it says first."""
-    said = str(failure).strip().splitlines()
-    return f"{type(failure).__name__}: {said[0][:160]}" if said else type(failure).__name__

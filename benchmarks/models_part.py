@@ -1,16 +1,24 @@
 """The part `models`: both models, each alone and one after the other, beside their peers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from medfocus.benchmarks.agreement import mask_iou, worst_cosine
-from medfocus.benchmarks.environment import Environment
-from medfocus.benchmarks.model_contenders import Models
-from medfocus.benchmarks.race import Timed, race
+from medfocus.benchmarks.alone import alone
+from medfocus.benchmarks.ceilings import Roofline, measure_roofline
+from medfocus.benchmarks.contenders import Contender, Models
+from medfocus.benchmarks.engine_models import reference_models
+from medfocus.benchmarks.failures import first_line
+from medfocus.benchmarks.race import race
+from medfocus.benchmarks.request import Request
 from medfocus.benchmarks.rows import Row
+from medfocus.benchmarks.work import Work, work_of
 from medfocus.engine.backends import Array
 from medfocus.engine.images import SourceImage
 from medfocus.engine.prepare import NO_REGION
+from medfocus.export.check_images import phantoms
 
 PART = "models"
 BOTH = "both models"
@@ -22,98 +30,156 @@ class Job(NamedTuple):
     Attributes:
         what: in words.
         work: what a contender does with the images and the float32 models' focus logits.
-        accuracy: of its answer, given the contender and what is expected of it.
-        accuracy_of: its kind.
+        accuracy: of its answer, given what is expected of it; accuracy_of: its kind.
+        models: which of segmenter and classifier it runs.
     """
 
     what: str
     work: Callable[[Models, Sequence[SourceImage], Array], Array]
     accuracy: Callable[[Array, Array], float]
     accuracy_of: str
+    models: slice
 
 
 JOBS = (
-    Job("segmenter", lambda models, images, _: models.segment(images), mask_iou, "IoU"),
+    Job(
+        "segmenter",
+        lambda models, images, _: models.segment(images),
+        mask_iou,
+        "IoU",
+        slice(0, 1),
+    ),
     Job(
         "classifier",
         lambda models, images, logits: models.classify(images, logits),
         worst_cosine,
         "cosine",
+        slice(1, 2),
     ),
     Job(
         BOTH,
         lambda models, images, _: models.classify(images, models.segment(images)),
         worst_cosine,
         "cosine",
+        slice(0, 2),
     ),
 )
 
 
-def model_rows(
-    contenders: Sequence[Models],
+@dataclass(frozen=True, eq=False)
+class Entrant:
+    """A contender that is loaded and has answered.
+
+    Attributes:
+        contender, models: who.
+        peak_memory: MiB by batch size, of a process of its own.
+    """
+
+    contender: Contender
+    models: Models
+    peak_memory: dict[int, float]
+
+
+def models_part(request: Request) -> Iterator[Row]:
+    """A row a contender, job and batch size; one for each contender that cannot take part."""
+    images = phantoms(max(request.batches))
+    entrants: list[Entrant] = []
+    for contender in request.contenders:
+        request.say(f"loading {contender.name}, {contender.precision}")
+        try:
+            entrants.append(enter(contender, images, request.batches))
+        except Exception as error:  # each runtime has its own kinds, with no base in common
+            row = _row(request, BOTH, contender, max(request.batches))
+            yield replace(row, status=first_line(error))
+    reference = reference_models(request.engines[0])
+    try:
+        if entrants:
+            request.say("what this machine does at most")
+            roofline = measure_roofline(request.device)
+            work = list(work_of(request.engines[0], images[0]))
+            for batch in request.batches:
+                for job in JOBS:
+                    request.say(f"{job.what}, batch {batch}")
+                    least = partial(least_seconds, roofline, work[job.models], batch)
+                    yield from job_rows(job, entrants, reference, images[:batch], request, least)
+    finally:
+        for models in (reference, *(entrant.models for entrant in entrants)):
+            models.close()
+
+
+def enter(contender: Contender, images: Sequence[SourceImage], batches: Sequence[int]) -> Entrant:
+    """Load a contender, once it has answered each batch in a process of its own.
+
+    Raises:
+        MedfocusError: it cannot be loaded, or failed there; other errors are its runtime's own.
+    """
+    memory = {batch: alone(contender, images[:batch]).peak_memory for batch in batches}
+    models = contender.load()
+    models.classify(images[:1], models.segment(images[:1]))  # what is lazy fails here
+    return Entrant(contender, models, memory)
+
+
+def least_seconds(
+    roofline: Roofline, work: Sequence[Work], batch: int, precision: str
+) -> float | None:
+    """The least time of some models for a batch, weights read once; None if not known."""
+    least = [
+        roofline.least_seconds(batch * model.flop, model.bytes(precision), precision)
+        for model in work
+    ]
+    return None if None in least else sum(filter(None, least))
+
+
+def job_rows(
+    job: Job,
+    entrants: Sequence[Entrant],
     reference: Models,
     images: Sequence[SourceImage],
-    seconds: float,
-    environment: Environment,
-    advance: Callable[[str], object],
+    request: Request,
+    least: Callable[[str], float | None],
 ) -> Iterator[Row]:
-    """A row a contender and job; the ratios are against the first contender.
+    """A row a contender; the ratios are against the first.
 
     Args:
-        contenders: loaded; whoever cannot steer is compared with the plain model.
+        job: what is timed.
+        entrants: who; whoever cannot steer is compared with the plain model.
         reference: in float32, what accuracy is measured against.
         images: one batch.
-        seconds: about how long a job may take.
-        environment: where and when.
-        advance: called with what is timed next.
+        request: for how long.
+        least: the least seconds in a precision, if known.
     """
     logits = reference.segment(images)
     plain = reference.classify(images, 0 * logits + NO_REGION)
     expected = {True: reference.classify(images, logits), False: plain}
-    peer = contenders[0]
-    for job in JOBS:
-
-        def work(models: Models, job: Job = job) -> Array:
-            return job.work(models, images, logits)
-
-        answers = {id(models): work(models) for models in contenders}
-        timed = race(
-            {str(id(models)): lambda models=models: work(models) for models in contenders},  # type: ignore[misc]
-            str(id(peer)),
-            seconds,
-            lambda job=job: advance(job.what),  # type: ignore[misc]
+    runs: dict[Entrant, Callable[[], Array]] = {}
+    answers = []
+    for entrant in entrants:
+        run = partial(job.work, entrant.models, images, logits)
+        try:
+            answers.append(run())
+        except Exception as error:  # at this job or batch; its runtime's own kind
+            row = _row(request, job.what, entrant.contender, len(images))
+            yield replace(row, status=first_line(error))
+        else:
+            runs[entrant] = run
+    if not runs:
+        return
+    timed = race({str(place): run for place, run in enumerate(runs.values())}, "0", request.seconds)
+    peer = next(iter(runs)).contender
+    for entrant, answer, found in zip(runs, answers, timed.values(), strict=True):
+        contender = entrant.contender
+        right = logits if job.accuracy_of == "IoU" else expected[entrant.models.steered]
+        ceiling = least(contender.precision)
+        named = "" if contender is peer else f"{peer.name}, {peer.precision}"
+        yield replace(
+            _row(request, job.what, contender, len(images)),
+            **found.figures(len(images), named),
+            peak_memory=entrant.peak_memory.get(len(images)) if job.what == BOTH else None,
+            roofline_share=None if ceiling is None else ceiling / found.median,
+            accuracy=job.accuracy(answer, right),
+            accuracy_of=job.accuracy_of,
         )
-        for models in contenders:
-            right = logits if job.accuracy_of == "IoU" else expected[models.steered]
-            accuracy = job.accuracy(answers[id(models)], right)
-            found = timed[str(id(models))]
-            yield _row(job, models, peer, len(images), accuracy, found, environment)
 
 
-def _row(
-    job: Job,
-    models: Models,
-    peer: Models,
-    batch: int,
-    accuracy: float,
-    timed: Timed,
-    environment: Environment,
-) -> Row:
-    return Row(
-        part=PART,
-        what=job.what,
-        contender=models.name,
-        precision=models.precision,
-        batch=batch,
-        setting="",
-        environment=environment,
-        rounds=timed.rounds,
-        images_per_second=batch / timed.median,
-        p50_ms=1e3 * timed.median,
-        p95_ms=1e3 * timed.p95,
-        accuracy=accuracy,
-        accuracy_of=job.accuracy_of,
-        peer="" if models is peer else f"{peer.name}, {peer.precision}",
-        ratio=None if models is peer else timed.ratio,
-        noise=timed.noise,
-    )
+def _row(request: Request, what: str, contender: Contender, batch: int) -> Row:
+    return Row(PART, what, contender.name, contender.precision, batch, "", request.environment)

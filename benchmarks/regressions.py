@@ -63,6 +63,8 @@ def _problem(old: Row, new: Row | None) -> str | None:
         return "is not there any more"
     if not new.measured:
         return f"was measured, and now: {new.status}"
+    if old.peer and new.peer and old.peer != new.peer:
+        return f"was beside {old.peer}, and now beside {new.peer}"
     if old.ratio is not None and new.ratio is not None:
         change = new.ratio.median / old.ratio.median
         error = math.hypot(_standard_error(old.ratio), _standard_error(new.ratio))

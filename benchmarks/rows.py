@@ -22,13 +22,13 @@ class Row:
         part: of the command: "models", "startup".
         what: the job in words.
         contender: who did it; precision: in what numbers it computes.
-        batch: images at once.
+        batch: images at once; 0 where there are none.
         setting: what else was varied: "4 prompts"; empty where nothing was.
         environment: where and when.
         status: `measured`, or why not.
         rounds: how often it was timed.
         images_per_second: by the median round.
-        p50_ms, p95_ms: of one round, a whole batch.
+        p50_ms, p95_ms: of a whole batch, over the rounds; times_ms: in each round.
         peak_memory: MiB, of a process that loads it and answers one batch.
         roofline_share: the least time by this machine's measured ceilings over the median.
         accuracy: against float32, on the very artefact that was timed; accuracy_of: its kind.
@@ -49,6 +49,7 @@ class Row:
     images_per_second: float | None = None
     p50_ms: float | None = None
     p95_ms: float | None = None
+    times_ms: tuple[float, ...] = ()
     peak_memory: float | None = None
     roofline_share: float | None = None
     accuracy: float | None = None
@@ -65,8 +66,9 @@ class Row:
     @property
     def name(self) -> str:
         """The key as a person reads it."""
-        words = (self.part, self.what, self.contender, self.precision, f"batch {self.batch}")
-        return ", ".join(word for word in (*words, self.setting) if word)
+        batch = f"batch {self.batch}" if self.batch else ""
+        words = (self.part, self.what, self.contender, self.precision, batch, self.setting)
+        return ", ".join(word for word in words if word)
 
     @property
     def measured(self) -> bool:
@@ -81,7 +83,6 @@ class Row:
 
 def write_json(path: Path, rows: Sequence[Row]) -> None:
     """A list of rows, each with its environment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     listed = [_rounded(asdict(row)) for row in rows]
     path.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -93,8 +94,7 @@ def read_json(path: Path) -> list[Row]:
         InputError: a file that cannot be read, or holds something else.
     """
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        return [_row(content) for content in listed]
+        return rows_of(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})", "check it") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -103,9 +103,15 @@ def read_json(path: Path) -> list[Row]:
         ) from error
 
 
+def rows_of(listed: Any) -> list[Row]:
+    """Rows from what their file holds."""
+    return [_row(content) for content in listed]
+
+
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A line a row; ratios in three columns, and the environment's fields behind the others."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A line a row, without each round's times; a ratio has three columns, and the environment's
+    fields stand behind all others.
+    """
     lines = [_flat(_rounded(asdict(row))) for row in rows]
     names = [*dict.fromkeys(name for line in lines for name in line)]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -118,12 +124,14 @@ def _row(content: dict[str, Any]) -> Row:
     for name in ("ratio", "noise"):
         if content[name] is not None:
             content[name] = Ratio(*content[name])
+    content["times_ms"] = tuple(content["times_ms"])
     return Row(**{**content, "environment": Environment(**content["environment"])})
 
 
 def _flat(content: dict[str, Any]) -> dict[str, Any]:
     environment = content.pop("environment")
     versions = environment.pop("versions")
+    del content["times_ms"]
     line: dict[str, Any] = {}
     for name, value in content.items():
         if name in ("ratio", "noise"):

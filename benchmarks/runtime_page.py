@@ -2,17 +2,16 @@
 
     python -m medfocus.benchmarks.runtime_page benchmarks/results/cpu -o docs/runtime.md
 
-The folder holds pipeline.json and soak.json, each written by the command that the page names.
+The folder holds soak.json, written by the command that the page names.
 """
 
 from typing import Any
 
 from medfocus.benchmarks.gpu_pipeline import AT_MOST, GOALS
 from medfocus.benchmarks.page import table, write_page
-from medfocus.benchmarks.pipeline import ONE_BY_ONE, STREAM
 from medfocus.engine.pipeline import MOST_BYTES
 
-RESULTS = ("pipeline", "soak")
+RESULTS = ("soak",)
 
 TEXT = """# The runtime
 
@@ -56,10 +55,10 @@ engine.close()
 
 ## A schedule
 
-![Two slots, one stream on a CPU](images/pipeline.png)
+![Two slots, one stream on a CPU](../benchmarks/results/cpu/tiny/schedule.png)
 
-`medfocus-bench pipeline ENGINE --trace FILE --plot FILE` wrote it, from the events of a real run;
-the trace opens in [Perfetto](https://ui.perfetto.dev).
+`medfocus-bench pipeline --trace FILE --plot DIR` wrote it, from the events of a real run; the trace
+opens in [Perfetto](https://ui.perfetto.dev).
 
 ## When something goes wrong
 
@@ -76,15 +75,10 @@ the trace opens in [Perfetto](https://ui.perfetto.dev).
 Logs hold nothing of an image, of its file's name or of its tags. Threads do not come along in a
 fork: load an engine in each process; one that was loaded before a fork says so.
 
-## Measured on a CPU
+## Measured
 
-By `medfocus-bench pipeline`, on files that hold PNG phantoms. The first row of each table runs
-segmenter and classifier one after the other on batches that lie in memory: what the pipeline could
-reach if all else cost nothing. Ratios are of images a second, round by round.
-
-{pipelines}
-
-{stages}
+How fast the pipeline is beside the two graphs alone and beside PyTorch image by image, what each
+stage takes, and what many callers get: [performance.md](performance.md).
 
 ## Under load
 
@@ -112,35 +106,8 @@ def render(results: dict[str, Any]) -> str:
     return TEXT.format(
         waiting=f"{MOST_BYTES / 2**30:g} GiB",
         goals=table(("", "goal", "measured"), _goals()),
-        pipelines="\n\n".join(map(_pipeline, results["pipeline"])),
-        stages="\n\n".join(map(_stages, results["pipeline"])),
         soaks="\n\n".join(map(_soak, results["soak"])),
     )
-
-
-def _pipeline(run: dict[str, Any]) -> str:
-    rows = [
-        [
-            row["contender"],
-            f"{row['images_per_second']:.2f}",
-            f"{row['ratio'][1]:.3f}",
-            f"{row['ratio'][0]:.3f} to {row['ratio'][2]:.3f}",
-            f"{row['same_label']:.1%}",
-        ]
-        for row in run["rows"]
-        if row["images_per_second"] is not None
-    ]
-    names = ("", "images/s", "ratio", "quartiles", "same label")
-    rounds = f"{run['rounds']} rounds of {run['images']} images"
-    return f"{_where(run)}, {rounds}:\n\n{table(names, rows)}{_gain(run)}"
-
-
-def _gain(run: dict[str, Any]) -> str:
-    """How much faster the stream is than PyTorch image by image, where that was there."""
-    rates = {row["contender"]: row["images_per_second"] for row in run["rows"]}
-    if rates[ONE_BY_ONE] is None:
-        return ""
-    return f"\n\nEngine.stream over PyTorch: {rates[STREAM] / rates[ONE_BY_ONE]:.2f} times."
 
 
 def _goals() -> list[list[str]]:
@@ -148,18 +115,6 @@ def _goals() -> list[list[str]]:
         [name, f"{'at most' if name in AT_MOST else 'at least'} {limit:g}", "not measured"]
         for name, limit in GOALS.items()
     ]
-
-
-def _stages(run: dict[str, Any]) -> str:
-    """What a stage takes, an image, and how long an image waits for it."""
-    rows = [
-        [name, f"{1e3 * stage['seconds'] / stage['images']:.2f}",
-         f"{1e3 * stage['waited'] / stage['runs']:.1f}"]
-        for name, stage in run["stats"]["stages"].items()
-        if stage["images"]
-    ]  # fmt: skip
-    names = (f"`{run['engine']}`: stage of {STREAM}", "ms an image", "a batch waited for it, ms")
-    return table(names, rows)
 
 
 def _soak(run: dict[str, Any]) -> str:

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ from medfocus.benchmarks.kernel_peers import (
     split_heads,
 )
 from medfocus.benchmarks.timing import interleave, quantile, ratio, turns
+from medfocus.errors import MedfocusError
 from medfocus.kernels import dispatch
 from tests.benchmarks.bench_rows import HERE
 
@@ -98,7 +101,7 @@ def test_flex_attention_adds_the_same_bias() -> None:
 
 def test_flash_attention_4_is_missing_by_name() -> None:
     contender = masked(1, 1, 4, 16, torch.float32, "cpu").contenders[-1]
-    with pytest.raises(gpu_compare.MedfocusError, match="FlashAttention-4: it is not installed"):
+    with pytest.raises(MedfocusError, match="FlashAttention-4: it is not installed"):
         contender.build()
 
 
@@ -168,13 +171,35 @@ def test_the_interval_of_a_ratio_holds_its_median_as_often_as_it_says() -> None:
 
 def test_a_ratio_compares_round_by_round() -> None:
     drifting = [1.0, 2.0, 4.0, 8.0]
-    assert ratio([3 * value for value in drifting], drifting) == (3, 3, 3)
+    assert ratio([3 * value for value in drifting], drifting) == pytest.approx((3, 3, 3))
 
 
-def test_everyone_stands_at_each_place_equally_often() -> None:
-    orders = turns(["a", "b", "c"], 6)
+def test_a_ratio_beside_scipys_signed_ranks() -> None:
+    """Exactly the ratios that Wilcoxon's test does not refuse lie in the interval."""
+    from scipy.stats import wilcoxon  # not at the top: machines with a GPU may lack it
+
+    random = np.random.default_rng(2)
+    above, below = random.lognormal(0.2, 0.1, 20), random.lognormal(0, 0.1, 20)
+    found = ratio(list(above), list(below))
+    for edge in (found.low, found.high):
+        refused = [
+            wilcoxon(np.log(above / below / (edge * slip))).pvalue < 0.05 for slip in (0.999, 1.001)
+        ]
+        assert sorted(refused) == [False, True]
+    logs = np.log(above / below)
+    means = [(logs[i] + logs[j]) / 2 for i in range(20) for j in range(i, 20)]
+    assert found.median == pytest.approx(np.exp(np.median(means)))
+
+
+def test_everyone_stands_everywhere_and_beside_everyone() -> None:
+    orders = turns(["a", "b", "c"], 600)
     assert all(sorted(order) == ["a", "b", "c"] for order in orders)
-    assert all([order[place] for order in orders].count("a") == 2 for place in range(3))
+    for place in range(3):
+        assert [order[place] for order in orders].count("a") == pytest.approx(200, abs=50)
+    followers = Counter(pair for order in orders for pair in pairwise(order))
+    assert len(followers) == 6
+    assert all(count == pytest.approx(200, abs=50) for count in followers.values())
+    assert orders[:6] == turns(["a", "b", "c"], 6)
 
 
 class Clock:

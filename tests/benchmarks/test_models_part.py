@@ -1,21 +1,40 @@
 """Both models beside upstream's own code on the engine's weights: the same answers, a row each."""
 
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from medfocus.benchmarks import models_part as module
 from medfocus.benchmarks.agreement import mask_iou, worst_cosine
-from medfocus.benchmarks.model_contenders import (
-    UPSTREAM,
+from medfocus.benchmarks.alone import Alone
+from medfocus.benchmarks.contenders import (
+    PEERS,
+    Contender,
     Models,
-    engine_models,
-    reference_models,
-    upstream_models,
+    emulates_half,
+    engine_contenders,
+    peer_contenders,
 )
-from medfocus.benchmarks.models_part import JOBS, model_rows
-from medfocus.engine.artifact import EngineDirectory, read_engine_directory
+from medfocus.benchmarks.engine_models import reference_models
+from medfocus.benchmarks.models_part import JOBS, Entrant, job_rows, models_part
+from medfocus.benchmarks.request import Request
+from medfocus.engine.artifact import (
+    CLASSIFIER_WEIGHTS,
+    HEAD_WEIGHTS,
+    SEGMENTER_WEIGHTS,
+    EngineDirectory,
+    load_tensors,
+    read_engine_directory,
+    write_manifest,
+)
+from medfocus.engine.images import SourceImage
 from medfocus.engine.prepare import NO_REGION
+from medfocus.errors import InputError
 from medfocus.export.check_images import phantoms
 from tests.benchmarks.bench_rows import HERE
 
@@ -28,59 +47,159 @@ def directory(exported_engine: Path) -> EngineDirectory:
 
 
 @pytest.fixture(scope="module")
-def contenders(directory: EngineDirectory) -> dict[str, Models]:
-    engines = [engine_models(directory, name, "cpu") for name in ("onnxruntime", "torch")]
-    found = [reference_models(directory), upstream_models(directory, "cpu"), *engines]
-    return {models.name: models for models in found}
+def reference(directory: EngineDirectory) -> Models:
+    return reference_models(directory)
+
+
+def request_for(directory: EngineDirectory, say: Callable[[str], object]) -> Request:
+    return Request(
+        engines=(directory,),
+        backends=("onnxruntime",),
+        peers=("upstream",),
+        device="cpu",
+        batches=(3,),
+        images=4,
+        seconds=0.1,
+        environment=HERE,
+        say=say,
+    )
 
 
 @pytest.mark.slow
-def test_upstream_answers_as_the_engine_does(contenders: dict[str, Models]) -> None:
+@pytest.mark.parametrize("way", ["upstream", "onnx"])
+def test_upstream_answers_as_the_engine_does(
+    directory: EngineDirectory, reference: Models, way: str
+) -> None:
     """Which shows that it was given the right weights and prompts, and is a fair peer."""
-    reference = contenders["reference"]
     expected = reference.segment(IMAGES)
     assert (expected > 0).any()
     plain = reference.classify(IMAGES, np.full_like(expected, NO_REGION))
-    steered = reference.classify(IMAGES, expected)
-    assert worst_cosine(plain, steered) < 0.9999
-    for name, models in contenders.items():
-        assert np.abs(models.segment(IMAGES) - expected).max() < 2e-3, name
-        right = steered if models.steered else plain
-        assert worst_cosine(models.classify(IMAGES, expected), right) > 0.99999, name
-    assert not contenders[UPSTREAM].steered
+    assert worst_cosine(plain, reference.classify(IMAGES, expected)) < 0.9999
+    (contender,) = peer_contenders(directory, [way], "cpu")
+    peer = contender.load()
+    assert not peer.steered
+    assert np.abs(peer.segment(IMAGES) - expected).max() < 2e-3
+    assert worst_cosine(peer.classify(IMAGES, expected), plain) > 0.99999
 
 
 @pytest.mark.slow
-def test_half_precision_is_not_exact(directory: EngineDirectory) -> None:
-    half = upstream_models(directory, "cpu", "bf16")
-    reference = reference_models(directory)
+def test_engines_are_steered_on_every_backend(
+    directory: EngineDirectory, reference: Models
+) -> None:
+    expected = reference.segment(IMAGES)
+    contenders = engine_contenders([directory], None, "cpu")
+    assert {contender.way for contender in contenders} == {"torch", "onnxruntime", "openvino"}
+    for contender in contenders:
+        models = contender.load()
+        assert models.steered
+        assert np.abs(models.segment(IMAGES) - expected).max() < 2e-3, contender
+        steered = reference.classify(IMAGES, expected)
+        assert worst_cosine(models.classify(IMAGES, expected), steered) > 0.99999, contender
+        models.close()
+    assert engine_contenders([directory], ("tensorrt",), "cpu") == []
+
+
+@pytest.mark.slow
+def test_half_precision_is_not_exact(directory: EngineDirectory, reference: Models) -> None:
+    (contender,) = peer_contenders(directory, ["autocast"], "cpu")
+    assert contender.precision == "bf16"
+    if emulates_half("cpu"):
+        with pytest.raises(InputError, match="which PyTorch would emulate"):
+            contender.load()
+        return
     plain = reference.classify(IMAGES, np.full_like(reference.segment(IMAGES), NO_REGION))
-    cosine = worst_cosine(half.classify(IMAGES, plain), plain)
+    cosine = worst_cosine(contender.load().classify(IMAGES, plain), plain)
     assert 0.99 < cosine < 0.999999
 
 
 @pytest.mark.slow
-def test_a_row_a_contender_and_job(contenders: dict[str, Models]) -> None:
+def test_a_row_a_contender_and_job(directory: EngineDirectory) -> None:
     said: list[str] = []
-    entrants = [contenders[UPSTREAM], contenders["medfocus, onnxruntime"]]
-    rows = list(model_rows(entrants, contenders["reference"], IMAGES, 0.1, HERE, said.append))
+    rows = list(models_part(request_for(directory, said.append)))
+    names = [PEERS["upstream"], "medfocus, onnxruntime"]
     assert [(row.what, row.contender) for row in rows] == [
-        (job.what, models.name) for job in JOBS for models in entrants
+        (job.what, name) for job in JOBS for name in names
     ]
-    assert {*said} == {job.what for job in JOBS}
+    assert {f"{job.what}, batch 3" for job in JOBS} <= {*said}
     for row in rows:
+        assert row.measured
         assert row.batch == 3
-        assert row.rounds == 6
+        assert row.rounds == len(row.times_ms) == 6
         assert row.p50_ms is not None
         assert row.images_per_second == pytest.approx(3e3 / row.p50_ms)
         assert row.p95_ms is not None
         assert row.p95_ms >= row.p50_ms
         assert row.accuracy == pytest.approx(1.0, abs=1e-4)
         assert row.accuracy_of == ("IoU" if row.what == "segmenter" else "cosine")
-        ours = row.contender != UPSTREAM
-        assert row.peer == (f"{UPSTREAM}, fp32" if ours else "")
+        assert row.roofline_share is not None
+        assert 0 < row.roofline_share < 1
+        ours = row.contender != PEERS["upstream"]
+        assert row.peer == (f"{PEERS['upstream']}, fp32" if ours else "")
         assert (row.ratio is not None) == ours
         assert row.noise is not None
+    upstream, engine = (row.peak_memory for row in rows if row.what == "both models")
+    assert upstream is not None
+    assert engine is not None
+    assert upstream > engine + 100  # who loads PyTorch, and who does not
+
+
+def test_who_cannot_be_loaded_has_a_row_and_the_others_go_on(
+    directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it raises, in its own process or in ours."""
+    answer = np.ones((3, 128), np.float32)
+
+    def alone(contender: Contender, images: object) -> Alone:
+        return Alone(1.0, 1.0, 100.0, False, answer)
+
+    def load(self: Contender) -> Models:
+        if self.way == "upstream":
+            raise OSError("libsomething.so is missing\nand more")
+        masks = np.zeros((3, 64, 64), np.float32)
+        return Models(lambda _: masks, lambda images, _: answer, steered=True)
+
+    monkeypatch.setattr(module, "alone", alone)
+    monkeypatch.setattr(Contender, "load", load)
+    rows = list(models_part(request_for(directory, lambda what: None)))
+    assert rows[0].status == "OSError: libsomething.so is missing"
+    assert rows[0].contender == PEERS["upstream"]
+    assert [row.what for row in rows[1:]] == [job.what for job in JOBS]
+    assert all(row.measured for row in rows[1:])
+    entrant = module.enter(
+        replace(engine_contenders([directory], ("torch",), "cpu")[0]), IMAGES, (1, 3)
+    )
+    assert entrant.peak_memory == {1: 100.0, 3: 100.0}
+
+
+def test_peers_know_no_visual_prompts(directory: EngineDirectory, tmp_path: Path) -> None:
+    tensors = load_tensors(directory, CLASSIFIER_WEIGHTS)
+    prompts = np.zeros((2, 4, 128), np.float32)
+    shutil.copy(directory.file(SEGMENTER_WEIGHTS), tmp_path)
+    shutil.copy(directory.file(HEAD_WEIGHTS), tmp_path)
+    save_file({**tensors, "prompts": prompts}, tmp_path / CLASSIFIER_WEIGHTS)
+    write_manifest(tmp_path, replace(directory.manifest, backends={"torch": "fp32"}))
+    prompted = read_engine_directory(tmp_path)
+    for contender in peer_contenders(prompted, ["upstream", "transformers"], "cpu"):
+        with pytest.raises(InputError, match="has visual prompts"):
+            contender.load()
+
+
+def test_who_fails_at_one_job_costs_no_other(directory: EngineDirectory) -> None:
+    def answer(images: Sequence[SourceImage], *_: object) -> np.ndarray:
+        return np.ones((len(images), 4), np.float32)
+
+    def fail(*_: object) -> np.ndarray:
+        raise RuntimeError("out of memory")
+
+    (job,) = (job for job in JOBS if job.what == "both models")
+    request = request_for(directory, lambda what: None)
+    good, bad = (Models(segment, answer, steered=True) for segment in (answer, fail))
+    contenders = request.contenders
+    entrants = [Entrant(contenders[0], bad, {}), Entrant(contenders[1], good, {})]
+    images = phantoms(2)
+    failed, row = job_rows(job, entrants, good, images, request, lambda precision: None)
+    assert (failed.contender, failed.status) == (contenders[0].name, "RuntimeError: out of memory")
+    assert (row.contender, row.measured, row.peer) == (contenders[1].name, True, "")
 
 
 def test_agreement_by_hand() -> None:

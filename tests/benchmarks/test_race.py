@@ -17,6 +17,11 @@ class Clock:
         self.ran: list[str] = []
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(module.time, "sleep", self.pause)
+
+    def pause(self, seconds: float) -> None:
+        self.ran.append("pause")
+        self.now += seconds
 
     def work(self, name: str, seconds: float) -> None:
         self.ran.append(name)
@@ -35,28 +40,40 @@ def test_ratios_are_of_speeds(clock: Clock) -> None:
         seconds=60,
     )
     assert list(found) == ["peer", "ours"]
-    assert found["ours"].ratio == (4, 4, 4)
-    assert found["peer"].ratio == found["peer"].noise == found["ours"].noise == (1, 1, 1)
+    assert found["ours"].ratio == pytest.approx((4, 4, 4))
+    for same in (found["peer"].ratio, found["peer"].noise, found["ours"].noise):
+        assert same == pytest.approx((1, 1, 1))
     assert found["ours"].median == pytest.approx(0.5)
-    assert found["ours"].p95 == pytest.approx(0.5)
+    assert found["ours"].figures(4, "peer") == {
+        "rounds": len(found["ours"].times),
+        "images_per_second": pytest.approx(8),
+        "p50_ms": pytest.approx(500),
+        "p95_ms": pytest.approx(500),
+        "times_ms": pytest.approx((500.0,) * len(found["ours"].times)),
+        "peer": "peer",
+        "ratio": pytest.approx((4, 4, 4)),
+        "noise": pytest.approx((1, 1, 1)),
+    }
+    assert found["peer"].figures(4, "")["ratio"] is None
     assert 50 <= clock.now <= 65
-    assert clock.ran.count("peer") == 2 + 2 * (1 + found["ours"].rounds) - 1
+    assert clock.ran.count("peer") == 2 * (1 + len(found["ours"].times))
+    assert clock.ran[4] == clock.ran[6] == "pause"
+    assert clock.ran[5] in ("peer", "ours")
 
 
 def test_too_little_time_is_overdrawn_and_much_is_not_used_up(clock: Clock) -> None:
     slow = race({"peer": lambda: clock.work("peer", 100.0)}, "peer", seconds=1)
-    assert slow["peer"].rounds == ROUNDS[0]
+    assert len(slow["peer"].times) == ROUNDS[0]
     fast = race({"other": lambda: clock.work("other", 1e-3)}, "other", seconds=1e6)
-    assert fast["other"].rounds == ROUNDS[1]
+    assert len(fast["other"].times) == ROUNDS[1]
 
 
-def test_progress_is_called_before_each_run(clock: Clock) -> None:
-    steps: list[int] = []
-    found = race(
-        {"peer": lambda: clock.work("peer", 1.0)}, "peer", 9, lambda: steps.append(len(clock.ran))
-    )
-    assert len(steps) == 2 * (1 + found["peer"].rounds)
-    assert steps == list(range(1, 1 + len(steps)))
+def test_a_turn_holds_as_many_runs_as_take_a_tenth_of_a_second(clock: Clock) -> None:
+    runs = {"slow": lambda: clock.work("slow", 0.3), "fast": lambda: clock.work("fast", 0.02)}
+    found = race(runs, "slow", seconds=1)
+    assert clock.ran.count("fast") == 2 + 5 * ROUNDS[0]
+    assert found["fast"].times == pytest.approx([0.02] * ROUNDS[0])
+    assert found["fast"].ratio.median == pytest.approx(15)
 
 
 def test_a_moment_on_the_host() -> None:

@@ -58,6 +58,12 @@ def test_what_is_gone_is_named() -> None:
     assert not regressions([row(status="not installed"), ROW], [ROW])
 
 
+def test_ratios_to_two_peers_are_not_compared() -> None:
+    [other] = regressions([ROW], [row(peer="autocast", ratio=Ratio(1.0, 0.99, 1.01))])
+    assert other.problem == "was beside open_clip, and now beside autocast"
+    assert not regressions([ROW], [row(peer="", ratio=None)])  # too few rounds for a ratio
+
+
 def test_faster_is_no_regression() -> None:
     assert not regressions([ROW], [row(ratio=Ratio(3.0, 2.9, 3.1))])
 

@@ -25,9 +25,9 @@ MISSING = row(
 
 
 def test_rows_come_back(tmp_path: Path) -> None:
-    write_json(tmp_path / "new" / "rows.json", [ROW, MISSING])
-    assert read_json(tmp_path / "new" / "rows.json") == [ROW, MISSING]
-    listed = json.loads((tmp_path / "new" / "rows.json").read_text())
+    write_json(tmp_path / "rows.json", [ROW, MISSING])
+    assert read_json(tmp_path / "rows.json") == [ROW, MISSING]
+    listed = json.loads((tmp_path / "rows.json").read_text())
     assert listed[0]["environment"]["versions"]["torch"] == "2.11"
     assert listed[1]["status"] == "not installed"
 

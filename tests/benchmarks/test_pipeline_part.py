@@ -1,4 +1,4 @@
-"""`medfocus-bench pipeline` on a small engine: rows, trace, picture."""
+"""The part `pipeline` on a small engine: rows, trace, picture."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from medfocus.benchmarks.command import main
-from medfocus.benchmarks.pipeline import GRAPHS, ONE_BY_ONE, STREAM
+from medfocus.benchmarks.pipeline_part import GRAPHS, ONE_BY_ONE, STAGE, STREAM, WHOLE
+from medfocus.benchmarks.rows import read_json
 from medfocus.benchmarks.trace import draw_trace, write_trace
-from medfocus.engine.stats import Span
+from medfocus.engine.stats import STAGES, Span
 
 SPANS = [
     Span("read", "host_0", 10.0, 10.1),
@@ -22,32 +23,31 @@ SPANS = [
 
 
 @pytest.mark.slow
-def test_the_command_measures_and_writes(
-    engine_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trace, plot, out = (tmp_path / name for name in ("t.json", "p.png", "o.json"))
-    options = ["--images", "12", "--rounds", "2", "--backend", "torch"]
-    files = ["--trace", str(trace), "--plot", str(plot), "--json", str(out)]
-    for _ in range(2):
-        assert main(["pipeline", str(engine_directory), *options, *files]) == 0
-    runs = json.loads(out.read_text())
-    assert len(runs) == 2
-    rows = runs[1]["rows"]
-    assert [row["contender"] for row in rows] == [GRAPHS, STREAM, ONE_BY_ONE]
-    assert rows[0]["ratio"] == [1, 1, 1]
-    for row in rows:
-        assert row["images_per_second"] > 0
-        assert row["same_label"] == 1
-    assert plot.read_bytes().startswith(b"\x89PNG")
+def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) -> None:
+    trace, out = tmp_path / "trace.json", tmp_path / "rows.json"
+    options = ["--images", "12", "--seconds", "0.1", "--backends", "torch"]
+    files = ["--trace", str(trace), "--plot", str(tmp_path / "plots"), "--json", str(out)]
+    assert main(["pipeline", "--engine", str(engine_directory), *options, *files]) == 0
+    rows = read_json(out)
+    whole = [row for row in rows if row.what == WHOLE]
+    ours = [f"medfocus, torch, {name}" for name in (GRAPHS, STREAM)]
+    assert [row.contender for row in whole] == [*ours, ONE_BY_ONE]
+    assert [row.peer for row in whole] == ["", GRAPHS, GRAPHS]
+    for row in whole:
+        assert row.measured
+        assert row.batch == 12
+        assert row.accuracy == 1
+        assert row.accuracy_of == "label"
+    stages = {row.setting: row for row in rows if row.what == STAGE}
+    assert tuple(stages) == STAGES
+    assert (stages["read"].batch, stages["read"].rounds) == (1, 12)
+    segmented = stages["segment"]
+    assert segmented.rounds == -(-12 // segmented.batch)
+    assert segmented.images_per_second > whole[0].images_per_second
+    assert (tmp_path / "plots/schedule.png").read_bytes().startswith(b"\x89PNG")
     done = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
-    segmented = [event["args"]["images"] for event in done if event["name"].startswith("segment")]
-    assert sum(segmented) == 12
-    assert "images a second" in capsys.readouterr().out
-
-
-def test_what_cannot_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pipeline", str(tmp_path / "none")]) == 2
-    assert str(tmp_path / "none") in capsys.readouterr().err.replace("\n", "")
+    images = [event["args"]["images"] for event in done if event["name"].startswith("segment")]
+    assert sum(images) == 12
 
 
 def test_a_trace_keeps_times_lanes_and_slots(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""The part `pipeline`: `Engine.stream` beside the two graphs alone, and PyTorch image by image."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medfocus.benchmarks.contenders import OURS
+from medfocus.benchmarks.engine_models import reference_backend, run_graphs
+from medfocus.benchmarks.failures import first_line
+from medfocus.benchmarks.race import race
+from medfocus.benchmarks.request import Request
+from medfocus.benchmarks.rows import Row
+from medfocus.benchmarks.timing import quantile
+from medfocus.benchmarks.trace import draw_trace, write_trace
+from medfocus.engine import Engine
+from medfocus.engine.artifact import EngineDirectory
+from medfocus.engine.backends import Backend, load_backend
+from medfocus.engine.images import read_images
+from medfocus.engine.prepare import Batch, collate, prepare
+from medfocus.engine.stats import STAGES, Span
+from medfocus.export.check_images import phantoms
+
+PART = "pipeline"
+DISTINCT = 64  # images; more are these again
+
+STREAM = "Engine.stream"
+GRAPHS = "graphs alone"  # on prepared batches: what a pipeline could reach if all else were free
+ONE_BY_ONE = "PyTorch, one by one"
+WHOLE = "files to answers"
+STAGE = "a stage of the stream"
+
+
+def pipeline_part(request: Request) -> Iterator[Row]:
+    """Rows of each engine on its fastest backend, or on those named: contenders, then stages."""
+    for directory in request.engines:
+        for name in request.backends or ("auto",):
+            if name != "auto" and name not in directory.manifest.backends:
+                continue
+            request.say(f"{STREAM}, {name}")
+            try:
+                yield from _rows(request, directory, name)
+            except Exception as error:  # each runtime has its own kinds, with no base in common
+                row = _row(request, directory, name, STREAM)
+                yield replace(row, status=first_line(error))
+
+
+def _rows(request: Request, directory: EngineDirectory, backend: str) -> Iterator[Row]:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        engine = stack.enter_context(closing(Engine.load(directory.path, backend, request.device)))
+        alone = load_backend(directory, engine.backend, engine.device)
+        stack.callback(alone.close)
+        exact = reference_backend(request.engines[0], engine.device)
+        stack.callback(exact.close)
+        manifest, size = directory.manifest, engine.stats().max_batch
+        files = save_phantoms(Path(folder), request.images)
+        batches = _batches(directory, files, size)
+        spans: list[Span] = []
+        labels: dict[str, list[int]] = {}
+
+        def graphs() -> None:
+            labels[GRAPHS] = run_graphs(alone, manifest, batches)
+
+        def stream() -> None:
+            with engine.tracing() as traced:
+                labels[STREAM] = _stream(engine, files)
+            spans[:] = traced
+
+        def one_by_one() -> None:
+            labels[ONE_BY_ONE] = _one_by_one(exact, request.engines[0], files)
+
+        runs = {GRAPHS: graphs, STREAM: stream, ONE_BY_ONE: one_by_one}
+        timed = race(runs, GRAPHS, request.seconds)
+        for name, found in timed.items():
+            same = np.equal(labels[name], labels[ONE_BY_ONE])
+            yield replace(
+                _row(request, directory, engine.backend, name),
+                **found.figures(len(files), "" if name == GRAPHS else GRAPHS),
+                accuracy=float(same.mean()),
+                accuracy_of="label",
+            )
+        yield from _stages(request, directory, engine.backend, spans)
+        _show(request, directory, spans)
+
+
+def _row(request: Request, directory: EngineDirectory, backend: str, contender: str) -> Row:
+    """A row of a contender at all images."""
+    precision = directory.manifest.backends.get(backend, directory.manifest.precision.dtype)
+    name = contender
+    if contender == ONE_BY_ONE:
+        precision = "fp32"
+    else:
+        name = f"{OURS}, {backend}, {contender}"
+    return Row(PART, WHOLE, name, precision, request.images, "", request.environment)
+
+
+def _stages(
+    request: Request, directory: EngineDirectory, backend: str, spans: Sequence[Span]
+) -> Iterator[Row]:
+    """A row a stage of the last stream: images a second while it worked, and times of its runs."""
+    for stage in STAGES:
+        found = [span for span in spans if span.stage == stage]
+        if not found:
+            continue
+        seconds = [span.ended - span.begun for span in found]
+        images = sum(span.images for span in found)
+        yield replace(
+            _row(request, directory, backend, STREAM),
+            what=STAGE,
+            setting=stage,
+            batch=max(span.images for span in found),
+            rounds=len(found),
+            images_per_second=images / sum(seconds),
+            p50_ms=1e3 * quantile(seconds, 0.5),
+            p95_ms=1e3 * quantile(seconds, 0.95),
+        )
+
+
+def _show(request: Request, directory: EngineDirectory, spans: Sequence[Span]) -> None:
+    """The trace and the picture of the last stream."""
+    if request.trace:
+        write_trace(spans, request.trace)
+    if request.plots:
+        where = request.environment.device or request.environment.processor
+        title = f"{STREAM}, {directory.manifest.models.clip.architecture}, {where}"
+        draw_trace(spans, request.plots / "schedule.png", title)
+
+
+def save_phantoms(folder: Path, count: int) -> list[Path]:
+    """So many PNG files, of `DISTINCT` different ones."""
+    files = []
+    for number, phantom in enumerate(phantoms(min(count, DISTINCT))):
+        file = folder / f"{number}.png"
+        Image.fromarray(phantom.pixels).save(file)
+        files.append(file)
+    return [files[number % len(files)] for number in range(count)]
+
+
+def _batches(directory: EngineDirectory, files: Sequence[Path], size: int) -> list[Batch]:
+    """All images, prepared beforehand; a file that comes again is prepared once."""
+    manifest = directory.manifest
+    once = {
+        file: prepare(
+            read_images(file)[0], manifest.preprocessing, manifest.focus, manifest.prompts
+        )
+        for file in set(files)
+    }
+    chunks = [files[start : start + size] for start in range(0, len(files), size)]
+    batches: dict[tuple[Path, ...], Batch] = {}
+    for chunk in chunks:
+        key = tuple(chunk)
+        if key not in batches:
+            batches[key] = collate([once[file] for file in chunk], manifest.preprocessing)
+    return [batches[tuple(chunk)] for chunk in chunks]
+
+
+def _stream(engine: Engine, files: Sequence[Path]) -> list[int]:
+    classes = list(engine.manifest.classes)
+    labels = []
+    for prediction in engine.stream(files):
+        if prediction.error is not None:
+            raise prediction.error
+        assert prediction.label is not None
+        labels.append(classes.index(prediction.label))
+    return labels
+
+
+def _one_by_one(backend: Backend, directory: EngineDirectory, files: Sequence[Path]) -> list[int]:
+    labels: list[int] = []
+    for file in files:
+        labels += run_graphs(backend, directory.manifest, _batches(directory, [file], 1))
+    return labels

@@ -1,0 +1,62 @@
+"""A small engine on each backend of a CPU: its time, and its answers beside float32 PyTorch."""
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from medfocus.benchmarks.agreement import worst_cosine
+from medfocus.benchmarks.contenders import Models, engine_contenders
+from medfocus.benchmarks.engine_models import reference_models
+from medfocus.engine import Engine
+from medfocus.engine.artifact import EngineDirectory, read_engine_directory
+from medfocus.export.check_images import phantoms
+from medfocus.export.engine_directory import build
+from medfocus.export.plan import Plan
+from tests.conftest import random_parts
+
+IMAGES = phantoms(8)
+BACKENDS = ("torch", "onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> EngineDirectory:
+    path = tmp_path_factory.mktemp("engines") / "random"
+    build(
+        path,
+        random_parts(),
+        Plan("fp32", ("torch", "onnx", "openvino"), buckets=(1, 8)),
+        phantoms(8),
+    )
+    return read_engine_directory(path)
+
+
+@pytest.fixture(scope="session")
+def reference(directory: EngineDirectory) -> Models:
+    return reference_models(directory)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def bench_segmenter(
+    benchmark: BenchmarkFixture, directory: EngineDirectory, reference: Models, backend: str
+) -> None:
+    (contender,) = engine_contenders([directory], (backend,), "cpu")
+    found = benchmark(contender.load().segment, IMAGES)
+    assert np.abs(found - reference.segment(IMAGES)).max() < 2e-3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def bench_classifier(
+    benchmark: BenchmarkFixture, directory: EngineDirectory, reference: Models, backend: str
+) -> None:
+    logits = reference.segment(IMAGES)
+    (contender,) = engine_contenders([directory], (backend,), "cpu")
+    found = benchmark(contender.load().classify, IMAGES, logits)
+    assert worst_cosine(found, reference.classify(IMAGES, logits)) > 0.99999
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def bench_one_image(benchmark: BenchmarkFixture, directory: EngineDirectory, backend: str) -> None:
+    engine = Engine.load(directory.path, backend, "cpu")
+    (found,) = benchmark(engine.classify, [IMAGES[0].pixels])
+    assert found.error is None
+    engine.close()
