@@ -5,10 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find package kernels models fewshot export engine benchmarks -not -name '*.pyc' -type f)
 
-.PHONY: demo test lint format bench weights gpu-check clean
+.PHONY: demo test test-long lint format bench weights gpu-check clean
+
+# A file's tests stay in one process, in which they share what is dear to make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+  --no-loadscope-reorder
 
 test: $(VENV)/package
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# Each takes minutes: all table entries compiled, models at full size, kills, recorded accuracies.
+test-long: $(VENV)/package
+	$(PYTEST) -m long
 
 # Phantoms with lesions that the shipped weights never saw, a head from a few of them, an engine,
 # and its answers on others of them and on real DICOM files.

@@ -2,10 +2,11 @@
 
     python -m medfocus.benchmarks.gpu_check OUT
 
-Tests, then each kernel beside its peers, each part in a process of its own with a time limit: what
-fails, hangs or breaks the device's context costs its own part and no other. Writes gpu_check.json
-(a list of rows), gpu_check.csv, gpu_check.png, goals.txt, pipeline.json and the tests' reports into
-OUT. Exit status 1 if a part failed; 0 where there is no GPU, which is said.
+Tests, each kernel beside its peers, the pipeline, the kernels under compute-sanitizer: each part in
+a process of its own with a time limit, so that what fails, hangs or breaks the device's context
+costs its own part and no other. Writes gpu_check.json (a list of rows), gpu_check.csv,
+gpu_check.png, goals.txt, pipeline.json and the reports of tests and sanitizer into OUT. Exit status
+1 if a part failed; 0 where there is no GPU, which is said.
 """
 
 import argparse
@@ -30,11 +31,12 @@ from medfocus.benchmarks.gpu_compare import compare
 from medfocus.benchmarks.gpu_goals import goals_table
 from medfocus.benchmarks.gpu_plot import plot
 from medfocus.benchmarks.gpu_rows import Row, write_rows
+from medfocus.benchmarks.gpu_sanitizer import sanitize
 from medfocus.benchmarks.gpu_tests import run_tests
 from medfocus.benchmarks.gpu_timing import Ceilings, measure_ceilings
 
 BUDGET = 520.0  # seconds in all
-TEST_LIMIT = 190.0
+TEST_LIMIT, SANITIZER_LIMIT = 190.0, 75.0  # the latter for each of its tools
 Build = Callable[[], kernels.Comparison]
 
 
@@ -110,6 +112,8 @@ def check(out: Path, environment: Environment) -> int:
         problem = start_part(part, out, min(limit, BUDGET - (time.monotonic() - began)))
         if problem is not None:
             problems.append(problem)
+    left = BUDGET - (time.monotonic() - began)
+    problems += sanitize(out, min(SANITIZER_LIMIT, left / 2))
     return _finish(out, read_rows(out), problems, environment)
 
 

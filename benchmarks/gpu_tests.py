@@ -108,7 +108,8 @@ def _start(root: Path, folder: Path, share: str, index: int) -> "subprocess.Pope
     report, outcomes = folder.resolve() / f"junit-{index}.xml", outcomes_file(folder, index)
     outcomes.write_text("")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "medfocus.benchmarks.gpu_tests"]
-    command += ["-p", "no:cacheprovider", "-m", "gpu or not slow", f"--junit-xml={report}"]
+    command += ["-p", "no:cacheprovider", "-m", "gpu or not (slow or long)"]
+    command += [f"--junit-xml={report}"]
     command += list(_paths())
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {SHARE: share, OUTCOMES: str(outcomes.resolve()), "OMP_NUM_THREADS": "1"}

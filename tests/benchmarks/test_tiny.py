@@ -29,7 +29,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return measure(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "what", ["few_shot_soft", "few_shot_none", "zero_shot_soft", "zero_shot_none"]
 )
@@ -39,14 +39,14 @@ def test_accuracy_is_as_recorded(measured: dict[str, Any], what: str) -> None:
     assert measured[what]["right"] == pytest.approx(RECORDED[what]["right"], abs=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["segmentation_known_kinds", "segmentation_new_kinds"])
 def test_lesions_are_found_as_recorded(measured: dict[str, Any], what: str) -> None:
     assert measured[what]["mean_iou"] == pytest.approx(RECORDED[what]["mean_iou"], abs=0.01)
     assert measured[what]["mean_iou"] >= 0.75
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_healthy_images_are_mostly_left_alone(measured: dict[str, Any]) -> None:
     recorded = RECORDED["segmentation_healthy"]
     assert measured["segmentation_healthy"]["focused"] == pytest.approx(recorded["focused"], abs=3)

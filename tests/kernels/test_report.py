@@ -31,7 +31,7 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_every_entry_compiles(rows: list[dict[str, Any]]) -> None:
     assert {row["kernel"] for row in rows} == {*CASES, *FIXED_CASES}
@@ -40,7 +40,7 @@ def test_every_entry_compiles(rows: list[dict[str, Any]]) -> None:
         assert sum(row["arch"] == architecture for row in rows) >= entries + len(FIXED_CASES)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_spills_and_everything_fits(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert row["spills"] == 0, row
@@ -49,7 +49,7 @@ def test_nothing_spills_and_everything_fits(rows: list[dict[str, Any]]) -> None:
         assert row["programs"] >= 1, row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_matrix_products_are_on_tensor_cores(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert not row["problems"], row
@@ -61,7 +61,7 @@ def test_matrix_products_are_on_tensor_cores(rows: list[dict[str, Any]]) -> None
             assert row["mma"], row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_row_beats_its_roofline(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert 0 < row["tile_use"] <= 1, row

@@ -41,7 +41,7 @@ def pictures(count: int, size: int) -> np.ndarray:
 
 @pytest.fixture(
     scope="module",
-    params=["sam2.1_hiera_tiny", pytest.param("sam2.1_hiera_base_plus", marks=pytest.mark.slow)],
+    params=["sam2.1_hiera_tiny", pytest.param("sam2.1_hiera_base_plus", marks=pytest.mark.long)],
 )
 def full_size(request: pytest.FixtureRequest) -> tuple[SAM2ImagePredictor, Segmenter]:
     return pair(request.param)

@@ -45,7 +45,7 @@ def _without_seconds(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name != "seconds"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path: Path) -> None:
     data, whole, killed = (tmp_path / name for name in ("brain", "whole", "killed"))
