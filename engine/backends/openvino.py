@@ -1,6 +1,9 @@
 """The OpenVINO backend: the exported graphs on a CPU, in bf16 or int8 where it has them."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,12 @@ log = logging.getLogger(__name__)
 # OpenVINO chooses the arithmetic by a hint, whatever types the graph has. In an int8 graph the
 # hint is for what is not quantised.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# Pixels that a stream takes at once, or one image: 8 of `tiny`. With more, activations outgrow a
+# core's cache, and each stream keeps memory for them.
+TURN = 2**19
+
+Inputs = dict[str, NDArray[Any]]
+Outputs = list[NDArray[Any]]
 
 
 class OpenVinoBackend:
@@ -52,25 +61,22 @@ class OpenVinoBackend:
         if checked == "bf16" and not has_bf16(core):
             arithmetic = "fp32"
             log.warning("OpenVINO was checked in bf16, which this processor lacks: fp32 instead")
-        quantised = arithmetic == "int8"
-        hints = {
-            "INFERENCE_PRECISION_HINT": HINTS[arithmetic],
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        files = (
+            (SEGMENTER_INT8, CLASSIFIER_INT8)
+            if arithmetic == "int8"
+            else (SEGMENTER_ONNX, CLASSIFIER_ONNX)
+        )
+        batches = directory.manifest.buckets[-1] > 1
         self._segmenter, self._classifier = (
-            core.compile_model(directory.graph(name), "CPU", hints).create_infer_request()
-            for name in (
-                SEGMENTER_INT8 if quantised else SEGMENTER_ONNX,
-                CLASSIFIER_INT8 if quantised else CLASSIFIER_ONNX,
-            )
+            _Graph(core, directory.graph(file), HINTS[arithmetic], batches) for file in files
         )
 
     def segment(
         self, image: Array, points: Array, labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """See `Backend.segment`."""
-        focus_logits, score = _run(
-            self._segmenter, {"image": image, "points": points, "labels": labels}
+        focus_logits, score = self._segmenter.run(
+            {"image": image, "points": points, "labels": labels}
         )
         return focus_logits, score
 
@@ -78,9 +84,8 @@ class OpenVinoBackend:
         self, image: Array, focus_logits: Array, rows: Array, cols: Array
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """See `Backend.classify`."""
-        embedding, probabilities, patch_focus, focused = _run(
-            self._classifier,
-            {"image": image, "focus_logits": focus_logits, "rows": rows, "cols": cols},
+        embedding, probabilities, patch_focus, focused = self._classifier.run(
+            {"image": image, "focus_logits": focus_logits, "rows": rows, "cols": cols}
         )
         return embedding, probabilities, patch_focus, focused
 
@@ -98,7 +103,60 @@ def has_bf16(core: openvino.Core) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _run(request: openvino.InferRequest, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    outputs = request.infer(inputs, share_inputs=True)
+class _Graph:
+    """A graph that is compiled twice: for one image on all cores, and for batches.
+
+    The operators of a small model are too short to be worth sharing among cores. So parts of a
+    batch run side by side, each on its own stream of few cores, as many as OpenVINO chooses.
+
+    Args:
+        core: OpenVINO's.
+        file: the graph.
+        hint: the arithmetic.
+        batches: whether there will be any.
+    """
+
+    def __init__(self, core: openvino.Core, file: str | Path, hint: str, batches: bool) -> None:
+        hints = {"INFERENCE_PRECISION_HINT": hint}
+        whole = core.compile_model(file, "CPU", hints | {"PERFORMANCE_HINT": "LATENCY"})
+        self._whole = whole.create_infer_request()
+        self._streams: list[openvino.InferRequest] = []
+        if batches:
+            parted = core.compile_model(file, "CPU", hints | {"PERFORMANCE_HINT": "THROUGHPUT"})
+            streams = parted.get_property("NUM_STREAMS")
+            self._streams = [parted.create_infer_request() for _ in range(streams)]
+
+    def run(self, inputs: Inputs) -> Outputs:
+        """All outputs of a batch, in memory of their own."""
+        images = len(inputs["image"])
+        if len(self._streams) < 2 or images < len(self._streams):
+            self._whole.infer(inputs, share_inputs=True)
+            return _outputs(self._whole)
+        rows, columns = inputs["image"].shape[-2:]
+        size = min(max(1, TURN // (rows * columns)), -(-images // len(self._streams)))
+        parts = [
+            {name: array[start : start + size] for name, array in inputs.items()}
+            for start in range(0, images, size)
+        ]
+        return [np.concatenate(found) for found in zip(*self._side_by_side(parts), strict=True)]
+
+    def _side_by_side(self, parts: list[Inputs]) -> Iterator[Outputs]:
+        """Each part's outputs. A stream takes its next part once its last one's are copied."""
+        streams = [self._streams[place % len(self._streams)] for place in range(len(parts))]
+        begun = 0
+        try:
+            for place, stream in enumerate(streams):
+                while begun < min(place + len(self._streams), len(parts)):
+                    streams[begun].start_async(parts[begun], share_inputs=True)
+                    begun += 1
+                stream.wait()
+                yield _outputs(stream)
+        finally:  # where one fails, nothing may go on reading what the caller then writes again
+            for stream in streams[:begun]:
+                with suppress(RuntimeError):
+                    stream.wait()
+
+
+def _outputs(request: openvino.InferRequest) -> Outputs:
     # Copies: the request's own memory is written again by the next call.
-    return [np.array(outputs[index]) for index in range(len(outputs))]
+    return [np.array(output.data) for output in request.output_tensors]
