@@ -9,6 +9,7 @@ import open_clip
 import torch
 from PIL import Image
 from sam2.build_sam import build_sam2
+from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor, nn
@@ -139,7 +140,7 @@ def _sam2(directory: EngineDirectory) -> SAM2Base:
             iou_prediction_use_sigmoid=True,
         )
         sam2.sam_prompt_encoder = build_prompt_encoder(numbers, models.image_size)
-        sam2.sam_mask_decoder = build_mask_decoder(numbers)
+        sam2.sam_mask_decoder = build_mask_decoder(numbers, MaskDecoder)
     _, unexpected = sam2.load_state_dict(_tensors(directory, SEGMENTER_WEIGHTS), strict=False)
     assert not unexpected
     return sam2.eval()

@@ -45,26 +45,30 @@ def segmenter_onnx(graph: SegmenterGraph) -> ir.Model:
     batch, prompts, points = Dim("batch"), Dim("prompts"), Dim("points")
     prompted = {0: batch, 1: prompts, 2: points}
     axes = ({0: batch}, prompted, prompted)
-    with _constant_positions(graph.segmenter):
+    with _constants(graph.segmenter):
         return _export(graph, example, axes, SEGMENTER_INPUTS, SEGMENTER_OUTPUTS)
 
 
 @contextmanager
-def _constant_positions(segmenter: Segmenter) -> Iterator[None]:
-    """Positional embeddings of the one image size, computed now and not by each runtime.
+def _constants(segmenter: Segmenter) -> Iterator[None]:
+    """What depends on weights alone, computed now and not by each runtime.
 
-    Upstream interpolates them in every call. A runtime that folds constants as it loads would do
-    it instead, some of them slowly: OpenVINO took 84 s for sam2.1_hiera_tiny.
+    Upstream interpolates the positional embeddings of the one image size in every call. A runtime
+    that folds constants as it loads would do it instead, some of them slowly: OpenVINO took 84 s
+    for sam2.1_hiera_tiny. And NNCF takes a weight as it is stored, not as it enters a product.
     """
     trunk, prompts = segmenter.image_encoder.trunk, segmenter.sam_prompt_encoder
+    decoder = segmenter.sam_mask_decoder
     grid = segmenter.image_size // 4
     with torch.no_grad():
         hiera, dense = trunk._get_pos_embed((grid, grid)), prompts.get_dense_pe()
+        products = decoder.products()
     trunk._get_pos_embed, prompts.get_dense_pe = lambda _: hiera, lambda: dense
+    decoder.products = lambda: products
     try:
         yield
     finally:
-        del trunk._get_pos_embed, prompts.get_dense_pe
+        del trunk._get_pos_embed, prompts.get_dense_pe, decoder.products
 
 
 def classifier_onnx(

@@ -22,6 +22,7 @@ from torch import nn
 
 from medfocus.errors import InputError
 from medfocus.models.hiera import replace_blocks
+from medfocus.models.mask_decoder import PromptedMaskDecoder
 
 IMAGE_EMBEDDING_STRIDE = 16  # SAM2's image embedding has one cell for 16×16 pixels
 
@@ -239,9 +240,16 @@ def build_prompt_encoder(architecture: Sam2Architecture, image_size: int) -> Pro
     )
 
 
-def build_mask_decoder(architecture: Sam2Architecture) -> MaskDecoder:
-    """SAM2's two-way mask decoder with three masks a prompt, with random weights."""
-    return MaskDecoder(
+def build_mask_decoder(
+    architecture: Sam2Architecture, kind: type[MaskDecoder] = PromptedMaskDecoder
+) -> MaskDecoder:
+    """SAM2's two-way mask decoder with three masks a prompt, with random weights.
+
+    Args:
+        architecture: its numbers.
+        kind: ours, or upstream's own class.
+    """
+    return kind(
         transformer_dim=architecture.d_model,
         transformer=TwoWayTransformer(
             depth=2,

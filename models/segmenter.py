@@ -64,22 +64,18 @@ class Segmenter(nn.Module):
             points, labels = with_boxes(points, labels, boxes)
         prompts = points.shape[1]
         embedding, high_resolution = self.embed_image(image)
-        sparse, dense = self.sam_prompt_encoder(
+        encoder = self.sam_prompt_encoder
+        sparse, _ = encoder(
             points=(points.flatten(0, 1), labels.flatten(0, 1)), boxes=None, masks=None
         )
-        masks, iou, _, _ = self.sam_mask_decoder(
-            image_embeddings=_for_each_prompt(embedding, prompts),
-            image_pe=self.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-            repeat_image=False,
-            high_res_features=[_for_each_prompt(level, prompts) for level in high_resolution],
+        masks, iou = self.sam_mask_decoder(
+            embedding,
+            high_resolution,
+            encoder.get_dense_pe(),
+            sparse.unflatten(0, (-1, prompts)),
+            encoder.no_mask_embed.weight,
         )
-        masks = masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-        # (B·P, K, ...) -> (B, P, K, ...)
-        shape = (-1, prompts, masks.shape[1])
-        return masks.reshape(*shape, *masks.shape[2:]), iou.reshape(shape)
+        return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT), iou
 
     def embed_image(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The image embedding (B, C, S/16, S/16) and the finer levels, at S/4 and S/8."""
@@ -95,8 +91,3 @@ def with_boxes(points: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, T
     corners = boxes.reshape(*boxes.shape[:2], 2, 2)  # (B, P, 4) -> (B, P, 2, 2)
     corner_labels = labels.new_tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]).expand(*boxes.shape[:2], 2)
     return torch.cat([corners, points], dim=2), torch.cat([corner_labels, labels], dim=2)
-
-
-def _for_each_prompt(features: Tensor, prompts: int) -> Tensor:
-    """(B, C, y, x) -> (B·P, C, y, x), as a view until the decoder needs the memory."""
-    return features.unsqueeze(1).expand(-1, prompts, -1, -1, -1).flatten(0, 1)

@@ -1,9 +1,9 @@
 """The OpenVINO backend: the exported graphs on a CPU, in bf16 or int8 where it has them."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 # OpenVINO chooses the arithmetic by a hint, whatever types the graph has. In an int8 graph the
 # hint is for what is not quantised.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-# Pixels that a stream takes at once, or one image: 8 of `tiny`. With more, activations outgrow a
+# Pixels that a stream takes at once, or one image: 4 of `tiny`. With more, activations outgrow a
 # core's cache, and each stream keeps memory for them.
-TURN = 2**19
+TURN = 2**18
 
 Inputs = dict[str, NDArray[Any]]
 Outputs = list[NDArray[Any]]
@@ -95,6 +95,8 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
+        for graph in (self._segmenter, self._classifier):
+            graph.close()
         del self._segmenter, self._classifier
 
 
@@ -107,7 +109,7 @@ class _Graph:
     """A graph that is compiled twice: for one image on all cores, and for batches.
 
     The operators of a small model are too short to be worth sharing among cores. So parts of a
-    batch run side by side, each on its own stream of few cores, as many as OpenVINO chooses.
+    batch run side by side, each on a stream of few cores, as many as OpenVINO chooses.
 
     Args:
         core: OpenVINO's.
@@ -120,41 +122,45 @@ class _Graph:
         hints = {"INFERENCE_PRECISION_HINT": hint}
         whole = core.compile_model(file, "CPU", hints | {"PERFORMANCE_HINT": "LATENCY"})
         self._whole = whole.create_infer_request()
-        self._streams: list[openvino.InferRequest] = []
+        self._streams = 0
+        self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         if batches:
             parted = core.compile_model(file, "CPU", hints | {"PERFORMANCE_HINT": "THROUGHPUT"})
-            streams = parted.get_property("NUM_STREAMS")
-            self._streams = [parted.create_infer_request() for _ in range(streams)]
+            self._streams = parted.get_property("NUM_STREAMS")
+            for _ in range(self._streams):
+                self._idle.put(parted.create_infer_request())
+        self._threads = ThreadPoolExecutor(max(1, self._streams), "openvino")
 
     def run(self, inputs: Inputs) -> Outputs:
         """All outputs of a batch, in memory of their own."""
         images = len(inputs["image"])
-        if len(self._streams) < 2 or images < len(self._streams):
+        if self._streams < 2 or images < self._streams:
             self._whole.infer(inputs, share_inputs=True)
             return _outputs(self._whole)
         rows, columns = inputs["image"].shape[-2:]
-        size = min(max(1, TURN // (rows * columns)), -(-images // len(self._streams)))
+        size = min(max(1, TURN // (rows * columns)), -(-images // self._streams))
         parts = [
-            {name: array[start : start + size] for name, array in inputs.items()}
+            self._threads.submit(
+                self._run_part,
+                {name: array[start : start + size] for name, array in inputs.items()},
+            )
             for start in range(0, images, size)
         ]
-        return [np.concatenate(found) for found in zip(*self._side_by_side(parts), strict=True)]
+        wait(parts)  # all, also where one fails: the caller writes its inputs again
+        return [np.concatenate(found) for found in zip(*(p.result() for p in parts), strict=True)]
 
-    def _side_by_side(self, parts: list[Inputs]) -> Iterator[Outputs]:
-        """Each part's outputs. A stream takes its next part once its last one's are copied."""
-        streams = [self._streams[place % len(self._streams)] for place in range(len(parts))]
-        begun = 0
+    def _run_part(self, part: Inputs) -> Outputs:
+        request = self._idle.get()
         try:
-            for place, stream in enumerate(streams):
-                while begun < min(place + len(self._streams), len(parts)):
-                    streams[begun].start_async(parts[begun], share_inputs=True)
-                    begun += 1
-                stream.wait()
-                yield _outputs(stream)
-        finally:  # where one fails, nothing may go on reading what the caller then writes again
-            for stream in streams[:begun]:
-                with suppress(RuntimeError):
-                    stream.wait()
+            request.start_async(part, share_inputs=True)
+            request.wait()  # it runs on its stream's threads, which `infer` may not
+            return _outputs(request)
+        finally:
+            self._idle.put(request)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
 
 
 def _outputs(request: openvino.InferRequest) -> Outputs:

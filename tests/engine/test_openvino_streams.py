@@ -1,6 +1,8 @@
 """OpenVINO's graphs on batches: parts side by side, each image's answer its own."""
 
 import math
+import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,7 @@ WEIGHTS = np.random.default_rng(3).normal(size=(12, 5)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> _Graph:
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Graph]:
     """(B, 1, 12), (B, 1, 1) -> their product with the weights (B, 1, 5), and its sum (B, 1)."""
     image = opset.parameter([-1, 1, 12], np.float32, name="image")
     scale = opset.parameter([-1, 1, 1], np.float32, name="scale")
@@ -27,7 +29,9 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> _Graph:
     file = tmp_path_factory.mktemp("graph") / "graph.xml"
     model = openvino.Model([product, total], [image, scale])
     openvino.save_model(model, file, compress_to_fp16=False)
-    return _Graph(openvino.Core(), file, "f32", batches=True)
+    graph = _Graph(openvino.Core(), file, "f32", batches=True)
+    yield graph
+    graph.close()
 
 
 def inputs(images: int) -> dict[str, Any]:
@@ -50,35 +54,51 @@ def test_each_image_gets_its_answer(graph: _Graph, images: int) -> None:
     assert np.array_equal(product, kept)
 
 
-class Stream:
-    """An infer request that computes when it is waited for, and sees misuse."""
+class Request:
+    """An infer request that takes its time, and sees misuse."""
 
     def __init__(self, fails_at: float | None = None) -> None:
-        self.fails_at, self.sizes = fails_at, list[int]()
-        self.given: dict[str, Any] | None = None
+        self.fails_at, self.busy, self.sizes = fails_at, False, list[int]()
         self.output_tensors: list[SimpleNamespace] = []
 
+    def infer(self, given: dict[str, Any], share_inputs: bool) -> None:
+        self.start_async(given, share_inputs)
+        self.wait()
+
     def start_async(self, given: dict[str, Any], share_inputs: bool) -> None:
-        assert self.given is None, "it is busy"
+        assert not self.busy
         assert share_inputs
+        self.busy, self.given = True, given
+        self.sizes.append(len(given["image"]))
         for tensor in self.output_tensors:
             tensor.data[:] = np.nan  # its memory is written again
-        self.given = given
-        self.sizes.append(len(given["image"]))
 
     def wait(self) -> None:
-        if self.given is None:
-            return
-        image, self.given = self.given["image"], None
-        if self.fails_at in image[:, 0, 0]:
+        time.sleep(0.002)
+        found = 2 * self.given["image"][:, 0, 0]  # still what it was
+        self.busy = False
+        if self.fails_at is not None and 2 * self.fails_at in found:
             raise RuntimeError("std::bad_alloc")
-        self.output_tensors = [SimpleNamespace(data=2 * image[:, 0, 0])]
+        self.output_tensors = [SimpleNamespace(data=found)]
 
 
-def with_streams(streams: list[Stream]) -> _Graph:
-    graph = _Graph.__new__(_Graph)
-    graph._streams = streams  # type: ignore[assignment]
-    return graph
+@pytest.fixture
+def of_requests() -> Iterator[Callable[[list[Request]], _Graph]]:
+    """A function that makes a graph of stand-ins."""
+    made = []
+
+    def make(requests: list[Request]) -> _Graph:
+        compiled = SimpleNamespace(
+            get_property=lambda name: {"NUM_STREAMS": len(requests)}[name],
+            create_infer_request=iter([Request(), *requests]).__next__,
+        )
+        core = SimpleNamespace(compile_model=lambda *_: compiled)
+        made.append(_Graph(core, "graph.xml", "f32", batches=True))
+        return made[-1]
+
+    yield make
+    for graph in made:
+        graph.close()
 
 
 def numbered(images: int) -> dict[str, Any]:
@@ -87,32 +107,36 @@ def numbered(images: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("images", "sizes"),
-    [(3, [[1], [1], [1]]), (7, [[3], [3], [1]]), (60, [[8, 8, 8], [8, 8, 4], [8, 8]])],
+    ("images", "sizes"), [(3, [1, 1, 1]), (7, [1, 3, 3]), (60, [4, *[8] * 7]), (2, [2]), (1, [1])]
 )
-def test_parts_are_shared_out_in_turns(images: int, sizes: list[list[int]]) -> None:
-    streams = [Stream() for _ in range(3)]
-    (doubled,) = with_streams(streams).run(numbered(images))
+def test_parts_are_shared_out(
+    images: int, sizes: list[int], of_requests: Callable[[list[Request]], _Graph]
+) -> None:
+    requests = [Request() for _ in range(3)]
+    graph = of_requests(requests)
+    (doubled,) = graph.run(numbered(images))
     assert np.array_equal(doubled, 2 * np.arange(images))
-    assert [stream.sizes for stream in streams] == sizes
+    # Fewer images than streams have all cores.
+    whole = [] if images >= 3 else sizes
+    assert graph._whole.sizes == whole
+    assert sorted(size for request in requests for size in request.sizes) == (
+        [] if whole else sizes
+    )
+    if images == 60:
+        assert all(len(request.sizes) >= 2 for request in requests)
 
 
 @pytest.mark.parametrize("image", [0, 9, 25, 49])
-def test_when_one_fails_none_is_left_running(image: int) -> None:
-    streams = [Stream(fails_at=image), Stream(fails_at=image)]
-    graph = with_streams(streams)
+def test_when_one_fails_none_is_left_running(
+    image: int, of_requests: Callable[[list[Request]], _Graph]
+) -> None:
+    requests = [Request(fails_at=image), Request(fails_at=image)]
+    graph = of_requests(requests)
     with pytest.raises(RuntimeError, match="bad_alloc"):
         graph.run(numbered(50))
-    assert all(stream.given is None for stream in streams)
-    for stream in streams:
-        stream.fails_at = None
+    assert not any(request.busy for request in requests)
+    assert sum(size for request in requests for size in request.sizes) == 50
+    for request in requests:
+        request.fails_at = None
     (doubled,) = graph.run(numbered(50))
     assert np.array_equal(doubled, 2 * np.arange(50))
-
-
-def test_fewer_images_than_streams_have_all_cores(graph: _Graph) -> None:
-    streams = [Stream(), Stream()]
-    alone = with_streams(streams)
-    alone._whole = graph._whole
-    alone.run(inputs(1))
-    assert not any(stream.sizes for stream in streams)

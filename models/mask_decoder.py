@@ -1,0 +1,138 @@
+"""SAM2's mask decoder for several prompts an image: what the prompts share is computed once."""
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam.mask_decoder import MaskDecoder
+from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
+from torch import Tensor
+
+
+class PromptedMaskDecoder(MaskDecoder):
+    """`MaskDecoder` with three masks a prompt, under upstream's parameter names.
+
+    Upstream gives every prompt a copy of its image. Here an image's prompts share its keys and
+    values in the first layer, and its finer features, which are added to each prompt's by
+    broadcasting. A transposed convolution of 2×2 in steps of 2 is a matrix product a cell, so the
+    masks stay tokens, with a cell's pixels behind each other, until they are masks.
+
+    Letters: B images, P prompts, N = y·x cells, C channels, K = 3 masks.
+    """
+
+    def forward(
+        self,
+        embedding: Tensor,
+        high_resolution: list[Tensor],
+        position: Tensor,
+        prompts: Tensor,
+        no_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Every candidate mask of every prompt.
+
+        Args:
+            embedding: (B, C, y, x) of the images.
+            high_resolution: (B, C/8, 4y, 4x) and (B, C/4, 2y, 2x).
+            position: (1, C, y, x) of the cells.
+            prompts: (B, P, n, C) of points and boxes.
+            no_mask: (1, C), what the prompt encoder says of a mask that is not given.
+
+        Returns:
+            mask logits (B, P, K, 4y, 4x) and the predicted IoU (B, P, K).
+        """
+        grid, count = embedding.shape[-2:], prompts.shape[1]
+        own = (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
+        asking = torch.cat(own).expand(*prompts.shape[:2], -1, -1)
+        tokens = torch.cat([asking, prompts], 2).flatten(0, 1)  # (B·P, t, C)
+        cells = embedding.flatten(2).mT + no_mask  # (B, N, C)
+        tokens, cells = self._attend(tokens, cells, position.flatten(2).mT, count)
+        # Behind the token of the object's score: that of the IoU, that of the one mask of SAM2
+        # without candidates, and those of the candidates.
+        candidates = tokens[:, 3 : 2 + self.num_mask_tokens].unbind(1)
+        networks = self.output_hypernetworks_mlps[1:]
+        weights = [network(token) for network, token in zip(networks, candidates, strict=True)]
+        pixels = self._upscale(cells.unflatten(0, (-1, count)), high_resolution, grid)
+        logits = torch.stack(weights, 1).unflatten(0, (-1, count)) @ pixels.mT  # (B, P, K, N·16)
+        masks = _to_grid(logits.flatten(0, 2), grid).unflatten(0, (-1, count, len(weights)))
+        return masks, self.iou_prediction_head(tokens[:, 1])[:, 1:].unflatten(0, (-1, count))
+
+    def _attend(
+        self, prompted: Tensor, cells: Tensor, position: Tensor, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Upstream's `TwoWayTransformer`: (B·P, t, C), (B, N, C) -> (B·P, t, C), (B·P, N, C)."""
+        transformer = self.transformer
+        first, *others = transformer.layers
+        tokens, cells = _first_layer(first, prompted, cells, position, count)
+        for layer in others:
+            tokens, cells = layer(tokens, cells, query_pe=prompted, key_pe=position)
+        seen = transformer.final_attn_token_to_image(tokens + prompted, cells + position, cells)
+        return transformer.norm_final_attn(tokens + seen), cells
+
+    def products(self) -> tuple[Tensor, Tensor]:
+        """Both transposed convolutions' weights (C, C', 2, 2) as matrices (C, 4·C')."""
+        wide, fine = self.output_upscaling[0].weight, self.output_upscaling[3].weight
+        return wide.permute(0, 2, 3, 1).flatten(1), fine.permute(0, 2, 3, 1).flatten(1)
+
+    def _upscale(self, cells: Tensor, high_resolution: list[Tensor], grid: torch.Size) -> Tensor:
+        """Upstream's `output_upscaling`: (B, P, N, C) -> (B, P, N·16, C/8).
+
+        A cell's 2×2 pixels lie behind each other, and so do each pixel's 2×2 finer ones.
+        """
+        wide, norm, activation, fine, last_activation = self.output_upscaling
+        to_finer, to_finest = self.products()
+        finest, finer = high_resolution
+        # (B, C/4, 2y, 2x) -> (B, 1, N·4, C/4), and so on
+        finer = _by_cell(finer.movedim(1, -1), grid).unflatten(-1, (4, -1)).flatten(1, 2)
+        half = torch.Size((2 * grid[0], 2 * grid[1]))
+        finest = _by_cell(finest.movedim(1, -1), half).unflatten(1, half)
+        finest = _by_cell(finest, grid).unflatten(-1, (16, -1)).flatten(1, 2)
+        pixels = (cells @ to_finer).unflatten(-1, (4, -1)).flatten(2, 3)
+        pixels = pixels + (finer + wide.bias).unsqueeze(1)
+        pixels = F.layer_norm(pixels, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        pixels = activation(pixels) @ to_finest
+        pixels = pixels.unflatten(-1, (4, -1)).flatten(2, 3)
+        upscaled: Tensor = last_activation(pixels + (finest + fine.bias).unsqueeze(1))
+        return upscaled
+
+
+def _first_layer(
+    layer: TwoWayAttentionBlock, prompted: Tensor, cells: Tensor, position: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Upstream's first layer, of cells that an image's prompts still share: (B, N, C)."""
+    tokens = layer.norm1(layer.self_attn(prompted, prompted, prompted))
+    placed = cells + position
+    # All tokens of an image look at its cells together: (B·P, t, C) -> (B, P·t, C) and back.
+    together = (tokens + prompted).unflatten(0, (-1, count)).flatten(1, 2)
+    seen = layer.cross_attn_token_to_image(together, placed, cells)
+    tokens = layer.norm2(tokens + seen.unflatten(1, (count, -1)).flatten(0, 1))
+    tokens = layer.norm3(tokens + layer.mlp(tokens))
+    attention = layer.cross_attn_image_to_token
+    queries = attention.q_proj(placed).unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
+    keys, values = attention.k_proj(tokens + prompted), attention.v_proj(tokens)
+    seen = _attention(attention, queries, keys, values).unflatten(0, (-1, count))
+    return tokens, layer.norm4((cells.unsqueeze(1) + seen).flatten(0, 1))
+
+
+def _attention(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Upstream's `Attention` behind its projections."""
+    heads = (
+        attention._separate_heads(part, attention.num_heads) for part in (queries, keys, values)
+    )
+    found: Tensor = attention.out_proj(
+        attention._recombine_heads(F.scaled_dot_product_attention(*heads))
+    )
+    return found
+
+
+def _by_cell(pixels: Tensor, grid: torch.Size) -> Tensor:
+    """(B, 2y, 2x, C) -> (B, y·x, 4·C): a cell's 2×2 pixels behind each other."""
+    rows, columns = grid
+    split = pixels.unflatten(2, (columns, 2)).unflatten(1, (rows, 2))  # (B, y, 2, x, 2, C)
+    return split.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+def _to_grid(values: Tensor, grid: torch.Size) -> Tensor:
+    """(M, y·x·16) by cell, as `_upscale` orders them -> (M, 4y, 4x)."""
+    rows, columns = grid
+    # (M, y, x, 2, 2, 4) -> (M, 2y, 2x, 2, 2) -> (M, 4y, 4x)
+    halves = values.unflatten(1, (rows, columns, 2, 2, 4)).transpose(2, 3)
+    quarters = halves.reshape(-1, 2 * rows, 2 * columns, 2, 2).transpose(2, 3)
+    return quarters.reshape(-1, 4 * rows, 4 * columns)
