@@ -15,7 +15,7 @@ WARM_UP = 3
 
 def device_event() -> Event:
     """A moment on the GPU."""
-    event: Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event: Event = torch.cuda.Event(enable_timing=True)
     return event
 
 
@@ -30,7 +30,7 @@ def interleave_on_device(
 
 def capture(function: Callable[[], object], calls: int) -> Callable[[], None]:
     """A CUDA graph of some calls; what is returned replays it."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):

@@ -127,7 +127,7 @@ def exact_attention(qkv: Tensor, bias: Tensor, heads: int) -> Tensor:
 
 def split_heads(packed: Tensor, heads: int, parts: int = 3) -> tuple[Tensor, ...]:
     """(B, N, parts·H·D) -> `parts` views (B, H, N, D)."""
-    split = packed.unflatten(-1, (parts, heads, -1))  # type: ignore[no-untyped-call]
+    split = packed.unflatten(-1, (parts, heads, -1))
     views: tuple[Tensor, ...] = split.permute(2, 0, 3, 1, 4).unbind(0)
     return views
 

@@ -104,7 +104,7 @@ def cls_row(
         return exact_attention(packed, bias[:CHECKED_IMAGES], heads)[:, 0]
 
     def peer(backend: SDPBackend, layout: str) -> Run:
-        views = q.unflatten(-1, (heads, 1, width)), *split_heads(kv, heads, 2)  # type: ignore[no-untyped-call]
+        views = q.unflatten(-1, (heads, 1, width)), *split_heads(kv, heads, 2)
         return sdpa(backend, [LAYOUTS[layout](t) for t in views], bias, True)
 
     return Comparison(

@@ -7,7 +7,7 @@ from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor
 
 
-class PromptedMaskDecoder(MaskDecoder):
+class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
     """`MaskDecoder` with three masks a prompt, under upstream's parameter names.
 
     Upstream gives every prompt a copy of its image. Here an image's prompts share its keys and
@@ -126,7 +126,8 @@ def _by_cell(pixels: Tensor, grid: torch.Size) -> Tensor:
     """(B, 2y, 2x, C) -> (B, y·x, 4·C): a cell's 2×2 pixels behind each other."""
     rows, columns = grid
     split = pixels.unflatten(2, (columns, 2)).unflatten(1, (rows, 2))  # (B, y, 2, x, 2, C)
-    return split.transpose(2, 3).flatten(3).flatten(1, 2)
+    cells: Tensor = split.transpose(2, 3).flatten(3).flatten(1, 2)
+    return cells
 
 
 def _to_grid(values: Tensor, grid: torch.Size) -> Tensor:
@@ -135,4 +136,5 @@ def _to_grid(values: Tensor, grid: torch.Size) -> Tensor:
     # (M, y, x, 2, 2, 4) -> (M, 2y, 2x, 2, 2) -> (M, 4y, 4x)
     halves = values.unflatten(1, (rows, columns, 2, 2, 4)).transpose(2, 3)
     quarters = halves.reshape(-1, 2 * rows, 2 * columns, 2, 2).transpose(2, 3)
-    return quarters.reshape(-1, 4 * rows, 4 * columns)
+    grids: Tensor = quarters.reshape(-1, 4 * rows, 4 * columns)
+    return grids

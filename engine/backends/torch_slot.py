@@ -255,10 +255,7 @@ def captures_of(manifest: Manifest) -> Captures:
     stages: list[Stage] = [] if mode == "none" else ["segment"]
     if mode != "hard":  # whose shapes depend on how many patches are kept
         stages.append("classify")
-    return {
-        stage: Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream())  # type: ignore[no-untyped-call]
-        for stage in stages
-    }
+    return {stage: Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream()) for stage in stages}
 
 
 def _channels_first(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -44,7 +44,7 @@ class CudaStream(ThreadStream):
     """A CUDA stream, with the thread that launches its work, and an NVTX range a piece of work."""
 
     def __init__(self, name: str) -> None:
-        self.cuda = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.cuda = torch.cuda.Stream()
         self._clock = _Clock()
         super().__init__(name)
 
@@ -86,4 +86,4 @@ class _Clock:
 
 
 def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return torch.cuda.Event(enable_timing=True)

@@ -31,7 +31,7 @@ def fit_tip(features: Tensor, labels: Tensor, text: Tensor, logit_scale: Tensor)
         affinity = (SHARPNESS * (features @ F.normalize(keys, dim=-1).T - 1)).exp()
         loss = F.cross_entropy(zero_shot + affinity @ values, labels)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
     return Cache(F.normalize(keys.detach(), dim=-1), values, torch.tensor(SHARPNESS))

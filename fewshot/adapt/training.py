@@ -100,7 +100,7 @@ def train(
         logits = graph.logit_scale * unit @ F.normalize(change.class_embeddings(), dim=-1).T
         loss = objective(logits, examples.labels[rows].to(logits.device))
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         with torch.no_grad():

@@ -35,7 +35,7 @@ class Training:
             model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))  # type: ignore[no-untyped-call]
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
         out.mkdir(parents=True, exist_ok=True)
         self.weights, self.log = out / f"{name}.safetensors", out / f"{name}.json"
         self.curve: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class Training:
     def update(self, loss: torch.Tensor) -> None:
         """One optimiser step down this loss."""
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.schedule.step()

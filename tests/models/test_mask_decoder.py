@@ -1,0 +1,46 @@
+"""Our mask decoder beside upstream's, prompt by prompt, in float64."""
+
+import pytest
+import torch
+from sam2.modeling.sam.mask_decoder import MaskDecoder
+
+from medfocus.models.architectures import SAM2_ARCHITECTURES, build_mask_decoder
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("images", "prompts", "points"), [(1, 1, 1), (2, 3, 2), (3, 2, 0)])
+@pytest.mark.parametrize("architecture", ["medfocus_tiny", "sam2.1_hiera_base_plus"])
+def test_it_is_upstreams(architecture: str, images: int, prompts: int, points: int) -> None:
+    torch.manual_seed(images)
+    numbers = SAM2_ARCHITECTURES[architecture]
+    ours = build_mask_decoder(numbers).double().eval()
+    upstream = build_mask_decoder(numbers, MaskDecoder).double().eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    upstream.load_state_dict(ours.state_dict())
+    channels, rows, columns = numbers.d_model, 6, 4
+    real = {"dtype": torch.float64}
+    embedding = torch.randn(images, channels, rows, columns, **real)
+    finest = torch.randn(images, channels // 8, 4 * rows, 4 * columns, **real)
+    finer = torch.randn(images, channels // 4, 2 * rows, 2 * columns, **real)
+    position = torch.randn(1, channels, rows, columns, **real)
+    prompted = torch.randn(images, prompts, points, channels, **real)
+    no_mask = torch.randn(1, channels, **real)
+    masks, iou = ours(embedding, [finest, finer], position, prompted, no_mask)
+    assert masks.shape == (images, prompts, 3, 4 * rows, 4 * columns)
+    assert iou.shape == (images, prompts, 3)
+    for image in range(images):
+        one = slice(image, image + 1)
+        for prompt in range(prompts):
+            expected, expected_iou, *_ = upstream(
+                image_embeddings=embedding[one],
+                image_pe=position,
+                sparse_prompt_embeddings=prompted[one, prompt],
+                dense_prompt_embeddings=no_mask[..., None, None].expand_as(embedding[one]),
+                multimask_output=True,
+                repeat_image=False,
+                high_res_features=[finest[one], finer[one]],
+            )
+            torch.testing.assert_close(masks[image, prompt], expected[0], rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(iou[image, prompt], expected_iou[0], rtol=1e-9, atol=1e-9)
+    assert masks.std() > 0.1
