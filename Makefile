@@ -16,7 +16,7 @@ test: $(VENV)/package
 
 # Each takes minutes: all table entries compiled, models at full size, kills, recorded accuracies.
 test-long: $(VENV)/package
-	$(PYTEST) -m long
+	$(PYTEST) -m long -o timeout=1800
 
 # Phantoms with lesions that the shipped weights never saw, a head from a few of them, an engine,
 # and its answers on others of them and on real DICOM files.

@@ -31,12 +31,12 @@ from medfocus.benchmarks.gpu_compare import compare
 from medfocus.benchmarks.gpu_goals import goals_table
 from medfocus.benchmarks.gpu_plot import plot
 from medfocus.benchmarks.gpu_rows import Row, write_rows
-from medfocus.benchmarks.gpu_sanitizer import sanitize
+from medfocus.benchmarks.gpu_sanitizer import TOOLS, sanitize
 from medfocus.benchmarks.gpu_tests import run_tests
 from medfocus.benchmarks.gpu_timing import Ceilings, measure_ceilings
 
 BUDGET = 520.0  # seconds in all
-TEST_LIMIT, SANITIZER_LIMIT = 190.0, 75.0  # the latter for each of its tools
+TEST_LIMIT, SANITIZER_LIMIT = 170.0, 40.0  # the latter for each of its tools
 Build = Callable[[], kernels.Comparison]
 
 
@@ -108,12 +108,14 @@ def check(out: Path, environment: Environment) -> int:
     print(f"tests: {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped")
     problems += [f"failed: {name}" for name in outcome.failures[:20]]
     problems += [f"tests: {trouble}" for trouble in outcome.troubles]
+    reserved = len(TOOLS) * SANITIZER_LIMIT
     for part, limit in {"ceilings": 40.0, **LIMITS, PIPELINE: 150.0}.items():
-        problem = start_part(part, out, min(limit, BUDGET - (time.monotonic() - began)))
+        left = BUDGET - reserved - (time.monotonic() - began)
+        problem = start_part(part, out, min(limit, left))
         if problem is not None:
             problems.append(problem)
     left = BUDGET - (time.monotonic() - began)
-    problems += sanitize(out, min(SANITIZER_LIMIT, left / 2))
+    problems += sanitize(out, min(SANITIZER_LIMIT, left / len(TOOLS)))
     return _finish(out, read_rows(out), problems, environment)
 
 

@@ -35,10 +35,11 @@ PICTURES = {
 }
 WEIGHTS = {
     "tiny": "The shipped weights, on phantoms; classes of its pre-training.",
-    "base": "ViT-B-16 and sam2.1_hiera_tiny at full size with seeded random weights, which find"
-    " regions (`python -m medfocus.benchmarks.random_weights base --regions`): speed, and agreement"
-    " with float32, not accuracy of answers. int8 is not in the tables: on such masks it does not"
-    " pass its parity gate.",
+    "base": "ViT-B-16 and sam2.1_hiera_tiny at full size with seeded random weights"
+    " (`python -m medfocus.benchmarks.random_weights base`): speed, and agreement with float32, not"
+    " accuracy of answers. Such weights find no region, so that their masks are all empty, and an"
+    " IoU of 1 says only that; with `--regions` they would, but then bf16 and int8 miss the parity"
+    " gate on labels that are all but ties.",
 }
 PLACE = ("a read takes longer by", "reading threads", "devices", "batch")
 

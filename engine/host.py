@@ -1,4 +1,4 @@
-"""The host's threads, which read and prepare images."""
+"""Threads of the host: those that read and prepare images, and those that wait for a runtime."""
 
 import threading
 from collections.abc import Callable

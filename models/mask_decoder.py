@@ -1,10 +1,12 @@
 """SAM2's mask decoder for several prompts an image: what the prompts share is computed once."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
@@ -17,6 +19,11 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
 
     Letters: B images, P prompts, N = y·x cells, C channels, K = 3 masks.
     """
+
+    def __init__(self, **upstreams: Any) -> None:
+        super().__init__(**upstreams)
+        first = self.transformer.layers[0]
+        first.cross_attn_image_to_token = SharedQueryAttention(first.cross_attn_image_to_token)
 
     def forward(
         self,
@@ -85,11 +92,13 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
         finest = _by_cell(finest.movedim(1, -1), half).unflatten(1, half)
         finest = _by_cell(finest, grid).unflatten(-1, (16, -1)).flatten(1, 2)
         pixels = (cells @ to_finer).unflatten(-1, (4, -1)).flatten(2, 3)
-        pixels = pixels + (finer + wide.bias).unsqueeze(1)
+        pixels = pixels + (finer + wide.bias.to(finer.dtype)).unsqueeze(1)
         pixels = F.layer_norm(pixels, norm.weight.shape, norm.weight, norm.bias, norm.eps)
         pixels = activation(pixels) @ to_finest
         pixels = pixels.unflatten(-1, (4, -1)).flatten(2, 3)
-        upscaled: Tensor = last_activation(pixels + (finest + fine.bias).unsqueeze(1))
+        upscaled: Tensor = last_activation(
+            pixels + (finest + fine.bias.to(finest.dtype)).unsqueeze(1)
+        )
         return upscaled
 
 
@@ -104,22 +113,34 @@ def _first_layer(
     seen = layer.cross_attn_token_to_image(together, placed, cells)
     tokens = layer.norm2(tokens + seen.unflatten(1, (count, -1)).flatten(0, 1))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
-    attention = layer.cross_attn_image_to_token
-    queries = attention.q_proj(placed).unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
-    keys, values = attention.k_proj(tokens + prompted), attention.v_proj(tokens)
-    seen = _attention(attention, queries, keys, values).unflatten(0, (-1, count))
+    seen = layer.cross_attn_image_to_token(placed, tokens + prompted, tokens, count)
+    seen = seen.unflatten(0, (-1, count))
     return tokens, layer.norm4((cells.unsqueeze(1) + seen).flatten(0, 1))
 
 
-def _attention(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Upstream's `Attention` behind its projections."""
-    heads = (
-        attention._separate_heads(part, attention.num_heads) for part in (queries, keys, values)
-    )
-    found: Tensor = attention.out_proj(
-        attention._recombine_heads(F.scaled_dot_product_attention(*heads))
-    )
-    return found
+class SharedQueryAttention(nn.Module):
+    """Stands in for `Attention`, under its parameter names: several prompts share the queries.
+
+    A module of its own, so that exporters know to which block its products belong.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
+        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
+        """(B, N, C), (B·P, t, C) twice, P -> (B·P, N, C)."""
+        queries = self.q_proj(q).unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
+        # (B·P, n, C) -> (B·P, heads, n, C/heads)
+        heads = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (queries, self.k_proj(k), self.v_proj(v))
+        )
+        attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        found: Tensor = self.out_proj(attended)
+        return found
 
 
 def _by_cell(pixels: Tensor, grid: torch.Size) -> Tensor:

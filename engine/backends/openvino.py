@@ -1,7 +1,8 @@
 """The OpenVINO backend: the exported graphs on a CPU, in bf16 or int8 where it has them."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,7 +19,9 @@ from medfocus.engine.artifact import (
     EngineDirectory,
 )
 from medfocus.engine.backends import Array
+from medfocus.engine.host import HostThreads
 from medfocus.engine.manifest import Manifest
+from medfocus.engine.memory import is_out_of_memory
 from medfocus.engine.parity import Device
 from medfocus.engine.ring import Ring, host_ring
 from medfocus.errors import InputError
@@ -66,9 +69,9 @@ class OpenVinoBackend:
             if arithmetic == "int8"
             else (SEGMENTER_ONNX, CLASSIFIER_ONNX)
         )
-        batches = directory.manifest.buckets[-1] > 1
+        most = directory.manifest.buckets[-1]
         self._segmenter, self._classifier = (
-            _Graph(core, directory.graph(file), HINTS[arithmetic], batches) for file in files
+            _Graph(core, directory.graph(file), HINTS[arithmetic], most) for file in files
         )
 
     def segment(
@@ -91,6 +94,8 @@ class OpenVinoBackend:
 
     def ring(self, manifest: Manifest, images: int) -> Ring:
         """See `Backend.ring`."""
+        for graph in (self._segmenter, self._classifier):
+            graph.expect(images)
         return host_ring(self, manifest, images)
 
     def close(self) -> None:
@@ -106,7 +111,7 @@ def has_bf16(core: openvino.Core) -> bool:
 
 
 class _Graph:
-    """A graph that is compiled twice: for one image on all cores, and for batches.
+    """A graph, compiled for one image on all cores, and once more where there are batches.
 
     The operators of a small model are too short to be worth sharing among cores. So parts of a
     batch run side by side, each on a stream of few cores, as many as OpenVINO chooses.
@@ -115,38 +120,57 @@ class _Graph:
         core: OpenVINO's.
         file: the graph.
         hint: the arithmetic.
-        batches: whether there will be any.
+        most: images that a batch may have; no more streams than that are worth their memory.
     """
 
-    def __init__(self, core: openvino.Core, file: str | Path, hint: str, batches: bool) -> None:
-        hints = {"INFERENCE_PRECISION_HINT": hint}
-        whole = core.compile_model(file, "CPU", hints | {"PERFORMANCE_HINT": "LATENCY"})
-        self._whole = whole.create_infer_request()
+    def __init__(self, core: openvino.Core, file: str | Path, hint: str, most: int) -> None:
+        self._core, self._file, self._most = core, file, most
+        self._hints: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": hint}
+        self._whole = self._compiled(PERFORMANCE_HINT="LATENCY")
+        self._alone = self._whole.create_infer_request()
+        self._parted: openvino.CompiledModel | None = None
         self._streams = 0
         self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
-        if batches:
-            parted = core.compile_model(file, "CPU", hints | {"PERFORMANCE_HINT": "THROUGHPUT"})
-            self._streams = parted.get_property("NUM_STREAMS")
+        self._threads: HostThreads | None = None
+
+    def _compiled(self, **hints: str | int) -> openvino.CompiledModel:
+        return self._core.compile_model(self._file, "CPU", self._hints | hints)
+
+    def expect(self, images: int) -> None:
+        """Be ready for batches of so many."""
+        if images == 1 or self._streams:
+            return  # none, or there already
+        parted = self._compiled(
+            PERFORMANCE_HINT="THROUGHPUT", PERFORMANCE_HINT_NUM_REQUESTS=self._most
+        )
+        self._streams = parted.get_property("NUM_STREAMS")
+        if self._streams > 1:
+            self._parted = parted
             for _ in range(self._streams):
                 self._idle.put(parted.create_infer_request())
-        self._threads = ThreadPoolExecutor(max(1, self._streams), "openvino")
+            self._threads = HostThreads(self._streams)
 
     def run(self, inputs: Inputs) -> Outputs:
         """All outputs of a batch, in memory of their own."""
         images = len(inputs["image"])
-        if self._streams < 2 or images < self._streams:
-            self._whole.infer(inputs, share_inputs=True)
-            return _outputs(self._whole)
+        self.expect(images)
+        if images == 1 or self._threads is None:
+            self._alone.infer(inputs, share_inputs=True)
+            return _outputs(self._alone)
         rows, columns = inputs["image"].shape[-2:]
-        size = min(max(1, TURN // (rows * columns)), -(-images // self._streams))
-        parts = [
-            self._threads.submit(
-                self._run_part,
-                {name: array[start : start + size] for name, array in inputs.items()},
-            )
-            for start in range(0, images, size)
-        ]
-        wait(parts)  # all, also where one fails: the caller writes its inputs again
+        turns = -(-images // (self._streams * max(1, TURN // (rows * columns))))
+        size = -(-images // (self._streams * turns))
+        parts: list[Future[Outputs]] = []
+        try:
+            for start in range(0, images, size):
+                part = {name: array[start : start + size] for name, array in inputs.items()}
+                parts.append(self._threads.submit(partial(self._run_part, part)))
+        finally:
+            wait(parts)  # all, also where one fails: the caller writes its inputs again
+        errors = [error for part in parts if (error := part.exception()) is not None]
+        if errors:
+            self._release()
+            raise next(filter(is_out_of_memory, errors), errors[0])
         return [np.concatenate(found) for found in zip(*(p.result() for p in parts), strict=True)]
 
     def _run_part(self, part: Inputs) -> Outputs:
@@ -158,9 +182,16 @@ class _Graph:
         finally:
             self._idle.put(request)
 
+    def _release(self) -> None:
+        """Give back what runs keep for the next: after an error a smaller batch may want it."""
+        for compiled in (self._whole, self._parted):
+            if compiled is not None:
+                compiled.release_memory()
+
     def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown()
+        if self._threads is not None:
+            self._threads.close()
 
 
 def _outputs(request: openvino.InferRequest) -> Outputs:

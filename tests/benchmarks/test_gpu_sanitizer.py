@@ -1,6 +1,7 @@
 """What compute-sanitizer is given to watch, and what is made of what it says."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,9 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 def test_what_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, 'echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $@"')
     assert list(sanitize(tmp_path, 20.0)) == []
-    for tool in ("memcheck", "racecheck"):
+    for tool, options in (("memcheck", " --report-api-errors no"), ("racecheck", "")):
         assert (tmp_path / f"sanitizer-{tool}.log").read_text() == (
-            f"1 --tool {tool} --error-exitcode {FOUND}"
+            f"1 --tool {tool}{options} --error-exitcode {FOUND}"
             f" {sys.executable} -m medfocus.benchmarks.gpu_sanitizer\n"
         )
 
@@ -61,11 +62,13 @@ def test_what_it_finds_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_its_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, "exec sleep 20")
+    stand_in(tmp_path, monkeypatch, f"(sleep 1; touch {tmp_path}/alive) & wait")
     assert [problem.split()[1:4] for problem in sanitize(tmp_path, 0.2)] == [
         ["memcheck", "stopped", "at"],
         ["racecheck", "stopped", "at"],
     ]
+    time.sleep(1.3)
+    assert not (tmp_path / "alive").exists()  # its child went too
     assert list(sanitize(tmp_path, 0.0)) == ["sanitizer: not begun, the time was used up"]
 
 

@@ -414,12 +414,17 @@ def test_settings_out_of_their_range(engine_directory: Path, setting: dict, prob
 
 def test_memory_is_measured_before_an_engine_is_let_in(engine_directory: Path) -> None:
     assert Engine.load(engine_directory, memory_limit=10**12).classify(pictures(1))[0].label
-    with pytest.raises(InputError) as raised:
-        Engine.load(engine_directory, max_batch=8, memory_limit=10**6)
+    # In a process of its own: this one may have freed as much, and take that again.
+    script = f"""
+from medfocus.engine import Engine
+Engine.load({str(engine_directory)!r}, max_batch=8, memory_limit=10**6)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     said = re.search(
-        r"is 0\.00 GB, and 8 images at once took (\S+) GB.*a max_batch below 8", str(raised.value)
+        r"InputError.*is 0\.00 GB, and 8 images at once took (\S+) GB.*a max_batch below 8",
+        done.stderr,
     )
-    assert said
+    assert said, done.stderr
     # The mask decoder's finest features alone, nine prompts an image, twice.
     assert float(said[1]) * 1e9 > 2 * 8 * 9 * 64 * 64 * 16 * 4
     with pytest.raises(InputError, match="memory_limit: is 0"):
@@ -489,23 +494,26 @@ def test_an_error_holds_neither_the_engine_nor_its_callers_images(
     assert image_alive() is None
 
 
-def test_an_engine_serves_threads_that_outlive_the_main_thread(engine_directory: Path) -> None:
+@pytest.mark.parametrize(("backend", "images"), [("torch", 1), ("openvino", 4)])
+def test_an_engine_serves_threads_that_outlive_the_main_thread(
+    exported_engine: Path, backend: str, images: int
+) -> None:
     script = f"""
 import sys, threading, time
 import numpy as np
 from medfocus.engine import Engine
-engine = Engine.load({str(engine_directory)!r}, backend="torch")
+engine = Engine.load({str(exported_engine)!r}, backend={backend!r})
 def serve():
     threading.main_thread().join()
     time.sleep(0.1)
-    answer = engine.classify([np.full((40, 40), 100, np.uint8)])[0]
-    print("answered" if answer.error is None else answer.error, flush=True)
+    answers = engine.classify([np.full((40, 40), 100, np.uint8)] * {images})
+    print(*["answered" if answer.error is None else answer.error for answer in answers], flush=True)
 threading.Thread(target=serve).start()
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=100
     )
-    assert done.stdout.strip() == "answered", done.stderr
+    assert done.stdout.split() == ["answered"] * images, done.stderr
 
 
 def test_a_fork_says_that_it_has_no_threads(engine_directory: Path) -> None:
