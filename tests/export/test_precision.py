@@ -1,5 +1,6 @@
 """Half precision as it is written into the graphs: which operators, where it stops, how exact."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def before(value: ir.Value) -> Iterator[ir.Node]:
         for given in node.inputs:
             if given is not None:
                 yield from before(given)
+
+
+def test_the_decoders_first_layer_has_all_of_its_products(graphs: dict[str, Path]) -> None:
+    """As the second has, though an image's prompts share some: whoever spares it spares them."""
+    nodes = ir.load(graphs["segmenter"]).graph
+    products = Counter(block_of(node) for node in nodes if node.op_type in ("MatMul", "Gemm"))
+    layers = [products[f"segmenter.sam_mask_decoder.transformer.layers.{n}"] for n in range(2)]
+    assert layers[0] == layers[1] > 10
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
