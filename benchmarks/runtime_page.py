@@ -9,7 +9,6 @@ from typing import Any
 
 from medfocus.benchmarks.gpu_pipeline import AT_MOST, GOALS
 from medfocus.benchmarks.page import table, write_page
-from medfocus.engine.backends.openvino import TURN
 from medfocus.engine.pipeline import MOST_BYTES
 
 RESULTS = ("soak",)
@@ -38,11 +37,9 @@ engine.close()
 - **A ring of slots** holds the batches that are under way: two on a CPU, three on a GPU. Buffers
   are allocated once, when the engine is loaded. Work on a slot goes from stage to stage by events;
   a slot is free again once its answers are copied out.
-- **Streams.** On a CPU both models run on one worker thread with all cores; OpenVINO cuts a batch
-  into parts of {turn} pixels, or of one image, and runs them side by side, a few cores each, as
-  small models' operators are too short to be shared among many. On a GPU each model has its stream, so that a
-  batch is classified while the next is segmented: CUDA streams with PyTorch, worker threads with
-  the other runtimes, which have their own.
+- **Streams.** On a CPU both models run on one worker thread with all cores. On a GPU each has its
+  stream, so that a batch is classified while the next is segmented: CUDA streams with PyTorch,
+  worker threads with the other runtimes, which have their own.
 - **Callers share batches.** Whoever waits when a slot becomes free goes together, up to
   `max_batch` images with equally shaped prompts. A lone image waits for nobody; under load,
   batches grow by themselves. Each caller gets its own answers, or its own error.
@@ -107,7 +104,6 @@ measured. After out of memory `max_batch` stays lower until the engine is loaded
 def render(results: dict[str, Any]) -> str:
     """The page, from the results by name."""
     return TEXT.format(
-        turn=f"{TURN:,}",
         waiting=f"{MOST_BYTES / 2**30:g} GiB",
         goals=table(("", "goal", "measured"), _goals()),
         soaks="\n\n".join(map(_soak, results["soak"])),

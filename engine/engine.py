@@ -273,8 +273,7 @@ def _within(
                 cuda.call("cudaMemGetInfo")  # without it nothing can be measured
             ring = runtime.ring(manifest, images)
             if limit is not None:
-                for count in {1, images}:  # a runtime may have a graph for each
-                    ring.warm_up(manifest, count)
+                ring.warm_up(manifest, images)
         except Exception as error:
             if ring is not None:
                 ring.close()

@@ -1,4 +1,4 @@
-"""Threads of the host: those that read and prepare images, and those that wait for a runtime."""
+"""The host's threads, which read and prepare images."""
 
 import threading
 from collections.abc import Callable
