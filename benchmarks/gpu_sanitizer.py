@@ -72,7 +72,7 @@ def _watched(command: list[str], log: Path, limit: float) -> int | None:
 
 
 def small(dtype: torch.dtype, device: str) -> list[Comparison]:
-    """Every kernel, at sizes that leave its last tiles partly empty."""
+    """Every kernel, in `dtype` on `device`, at sizes that leave its last tiles partly empty."""
     return [
         masked(3, 2, 197, 64, dtype, device),
         masked(2, 1, 50, 80, dtype, device),
