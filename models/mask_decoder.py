@@ -33,7 +33,7 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
         prompts: Tensor,
         no_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Every candidate mask of every prompt; all tensors are floating-point, of the weights' dtype.
+        """Every candidate mask of every prompt; all tensors are of the weights' dtype.
 
         Args:
             embedding: (B, C, y, x) of the images.
