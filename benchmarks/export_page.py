@@ -52,7 +52,9 @@ installed: on CUDA TensorRT, PyTorch, ONNX Runtime, on a CPU OpenVINO, ONNX Runt
 
 The two ONNX graphs are the whole computation, prompts to masks and images to probabilities
 (selection, pooling, bias, head and softmax inside), with dynamic batch, prompts and points, in
-opset 22. Every export passes `onnx.checker` and shape inference.
+opset 22. Attention is written as a scale, two products and a softmax, in which runtimes find it;
+where an image's cells look at a prompt's few tokens, the softmax runs over them side by side for
+many cells. Every export passes `onnx.checker` and shape inference.
 
 ## Precision
 
@@ -74,7 +76,7 @@ Each runtime computes as it can, and is checked as it does:
   bf16. What an fp16 graph does on CUDA **was not measured**.
 - OpenVINO takes a hint for the whole graph. fp16 and bf16 engines get bf16 where the exporting
   machine multiplies faster in it than in float32, which one product tells. Where bf16 misses the
-  gate, float32.
+  gate, float32. It is given the graph without the Casts, between which it would find no attention.
 - PyTorch runs in autocast: on CPUs its fp16 was slower than its float32.
 - `--int8` quantises weights and activations for OpenVINO with NNCF, calibrated
   on phantoms that are not those of the check, after the images of `--calibration`;

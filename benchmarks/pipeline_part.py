@@ -1,7 +1,7 @@
-"""The part `pipeline`: `Engine.stream` beside the two graphs alone, and PyTorch image by image."""
+"""The part `pipeline`: `Engine.stream` beside the graphs alone, and PyTorch image by image."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medfocus.benchmarks.contenders import OURS
-from medfocus.benchmarks.engine_models import reference_backend, run_graphs
+from medfocus.benchmarks.agreement import worst_cosine
+from medfocus.benchmarks.contenders import OURS, PEERS, Models, peer_contenders
+from medfocus.benchmarks.engine_models import reference_backend, reference_models, run_graphs
 from medfocus.benchmarks.failures import first_line
 from medfocus.benchmarks.race import race
 from medfocus.benchmarks.request import Request
@@ -19,9 +20,9 @@ from medfocus.benchmarks.timing import quantile
 from medfocus.benchmarks.trace import draw_trace, write_trace
 from medfocus.engine import Engine
 from medfocus.engine.artifact import EngineDirectory
-from medfocus.engine.backends import Backend, load_backend
+from medfocus.engine.backends import Array, Backend, load_backend
 from medfocus.engine.images import read_images
-from medfocus.engine.prepare import Batch, collate, prepare
+from medfocus.engine.prepare import Batch, collate, no_focus, prepare
 from medfocus.engine.stats import STAGES, Span
 from medfocus.export.check_images import phantoms
 
@@ -30,7 +31,9 @@ DISTINCT = 64  # images; more are these again
 
 STREAM = "Engine.stream"
 GRAPHS = "graphs alone"  # on prepared batches: what a pipeline could reach if all else were free
-ONE_BY_ONE = "PyTorch, one by one"
+ONE_BY_ONE = f"{OURS}'s graphs in PyTorch, one by one"
+UPSTREAM = "upstream"
+UPSTREAM_ONE_BY_ONE = f"{PEERS[UPSTREAM]}, one by one"
 WHOLE = "files to answers"
 STAGE = "a stage of the stream"
 
@@ -75,14 +78,24 @@ def _rows(request: Request, directory: EngineDirectory, backend: str) -> Iterato
             labels[ONE_BY_ONE] = _one_by_one(exact, request.engines[0], files)
 
         runs = {GRAPHS: graphs, STREAM: stream, ONE_BY_ONE: one_by_one}
+        embeddings: dict[Path, Array] = {}
+        if UPSTREAM in request.peers:
+            (contender,) = peer_contenders(request.engines[0], [UPSTREAM], request.device)
+            peer = contender.load()
+            stack.callback(peer.close)
+            runs[UPSTREAM_ONE_BY_ONE] = lambda: embeddings.update(_peer_one_by_one(peer, files))
         timed = race(runs, GRAPHS, request.seconds)
         for name, found in timed.items():
-            same = np.equal(labels[name], labels[ONE_BY_ONE])
+            if name in labels:
+                same = np.equal(labels[name], labels[ONE_BY_ONE])
+                accuracy, kind = float(same.mean()), "label"
+            else:
+                accuracy, kind = _worst_plain_cosine(request.engines[0], embeddings), "cosine"
             yield replace(
                 _row(request, directory, engine.backend, name),
                 **found.figures(len(files), "" if name == GRAPHS else GRAPHS),
-                accuracy=float(same.mean()),
-                accuracy_of="label",
+                accuracy=accuracy,
+                accuracy_of=kind,
             )
         yield from _stages(request, directory, engine.backend, spans)
         _show(request, directory, spans)
@@ -92,7 +105,7 @@ def _row(request: Request, directory: EngineDirectory, backend: str, contender: 
     """A row of a contender at all images."""
     precision = directory.manifest.backends.get(backend, directory.manifest.precision.dtype)
     name = contender
-    if contender == ONE_BY_ONE:
+    if contender in (ONE_BY_ONE, UPSTREAM_ONE_BY_ONE):
         precision = "fp32"
     else:
         name = f"{OURS}, {backend}, {contender}"
@@ -175,3 +188,21 @@ def _one_by_one(backend: Backend, directory: EngineDirectory, files: Sequence[Pa
     for file in files:
         labels += run_graphs(backend, directory.manifest, _batches(directory, [file], 1))
     return labels
+
+
+def _peer_one_by_one(models: Models, files: Sequence[Path]) -> dict[Path, Array]:
+    embeddings = {}
+    for file in files:
+        images = read_images(file)
+        embeddings[file] = models.classify(images, models.segment(images))
+    return embeddings
+
+
+def _worst_plain_cosine(directory: EngineDirectory, found: Mapping[Path, Array]) -> float:
+    """Of embeddings by file to those of the float32 model that is not steered."""
+    reference = reference_models(directory)
+    images = [read_images(file)[0] for file in found]
+    nothing, _ = no_focus(1, directory.manifest.preprocessing)
+    plain = [reference.classify([image], nothing) for image in images]
+    reference.close()
+    return worst_cosine(np.concatenate(list(found.values())), np.concatenate(plain))

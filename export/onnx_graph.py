@@ -1,7 +1,7 @@
 """The two graphs as ONNX: dynamic batch and prompts, everything that answers inside."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from medfocus.engine.artifact import DATA_SUFFIX, writing
 from medfocus.errors import EngineDirectoryError
+from medfocus.export.translations import ATTENTION, Translations
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.segmenter import Segmenter
 
@@ -26,8 +27,6 @@ CLASSIFIER_OUTPUTS = ("embedding", "probabilities", "patch_focus", "focused")
 
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node lies in, as torch writes them
 OPSET = 22  # the first in which Conv takes bfloat16
-
-Translations = dict[Callable[..., Any], Callable[..., Any]]
 
 
 def segmenter_onnx(graph: SegmenterGraph) -> ir.Model:
@@ -62,13 +61,15 @@ def _constants(segmenter: Segmenter) -> Iterator[None]:
     grid = segmenter.image_size // 4
     with torch.no_grad():
         hiera, dense = trunk._get_pos_embed((grid, grid)), prompts.get_dense_pe()
+        pyramid = [(weight.detach(), bias.detach()) for weight, bias in segmenter.pyramid()]
         products = decoder.products()
     trunk._get_pos_embed, prompts.get_dense_pe = lambda _: hiera, lambda: dense
-    decoder.products = lambda: products
+    segmenter.pyramid, decoder.products = lambda: pyramid, lambda: products  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del trunk._get_pos_embed, prompts.get_dense_pe, decoder.products
+        del trunk._get_pos_embed, prompts.get_dense_pe
+        del segmenter.pyramid, decoder.products
 
 
 def classifier_onnx(
@@ -79,7 +80,7 @@ def classifier_onnx(
     Args:
         graph: in evaluation mode.
         mask_size: h and w of the focus logits.
-        translations: of torch operators to ONNX functions, where a runtime has its own kernel.
+        translations: of more torch operators, where a runtime has its own kernel.
     """
     size = graph.clip.image_size
     example = (
@@ -113,7 +114,7 @@ def _export(
             input_names=inputs,
             output_names=outputs,
             opset_version=OPSET,
-            custom_translation_table=translations,
+            custom_translation_table=ATTENTION | (translations or {}),
             verbose=False,
         )
     assert program is not None  # only the old exporter returns nothing

@@ -9,7 +9,8 @@ from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
 
 from medfocus.errors import InputError
-from medfocus.export.onnx_graph import Translations, classifier_onnx
+from medfocus.export.onnx_graph import classifier_onnx
+from medfocus.export.translations import Translations
 from medfocus.kernels import dispatch
 from medfocus.kernels.masked_attention import NAME
 from medfocus.models.graphs import ClassifierGraph

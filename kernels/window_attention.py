@@ -121,8 +121,9 @@ def reference(
         q = q.reshape(-1, num_heads, side_y * side_x, width)
     heads = F.scaled_dot_product_attention(q, k, v)
     # (B·ny·nx, heads, wy·wx, D) -> (B, ny·wy, nx·wx, C)
-    grid = heads.transpose(1, 2).reshape(-1, windows_y, windows_x, side_y, side_x, packed // 3)
-    grid = grid.transpose(2, 3).reshape(-1, windows_y * side_y, windows_x * side_x, packed // 3)
+    grid = heads.reshape(-1, windows_y, windows_x, num_heads, side_y, side_x, width)
+    grid = grid.permute(0, 1, 4, 2, 5, 3, 6)
+    grid = grid.reshape(-1, windows_y * side_y, windows_x * side_x, packed // 3)
     return grid[:, :rows, :columns]
 
 

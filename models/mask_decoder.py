@@ -28,35 +28,35 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
     def forward(
         self,
         embedding: Tensor,
-        high_resolution: list[Tensor],
+        finer: Tensor,
+        finest: Tensor,
         position: Tensor,
         prompts: Tensor,
-        no_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Every candidate mask of every prompt; all tensors are of the weights' dtype.
 
         Args:
-            embedding: (B, C, y, x) of the images.
-            high_resolution: (B, C/8, 4y, 4x) and (B, C/4, 2y, 2x).
+            embedding: (B, y, x, C) of the images, the dense prompt added to it.
+            finer: (B, 2y, 2x, C/4).
+            finest: (B, 4y, 4x, C/8).
             position: (1, C, y, x) of the cells.
             prompts: (B, P, n, C) of points and boxes.
-            no_mask: (1, C), what the prompt encoder says of a mask that is not given.
 
         Returns:
             mask logits (B, P, K, 4y, 4x) and the predicted IoU (B, P, K).
         """
-        grid, count = embedding.shape[-2:], prompts.shape[1]
+        grid, count = embedding.shape[1:3], prompts.shape[1]
         own = (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
         asking = torch.cat(own).expand(*prompts.shape[:2], -1, -1)
         tokens = torch.cat([asking, prompts], 2).flatten(0, 1)  # (B·P, t, C)
-        cells = embedding.flatten(2).mT + no_mask  # (B, N, C)
+        cells = embedding.flatten(1, 2)  # (B, N, C)
         tokens, cells = self._attend(tokens, cells, position.flatten(2).mT, count)
         # Behind the token of the object's score: that of the IoU, that of the one mask of SAM2
         # without candidates, and those of the candidates.
         candidates = tokens[:, 3 : 2 + self.num_mask_tokens].unbind(1)
         networks = self.output_hypernetworks_mlps[1:]
         weights = [network(token) for network, token in zip(networks, candidates, strict=True)]
-        pixels = self._upscale(cells.unflatten(0, (-1, count)), high_resolution, grid)
+        pixels = self._upscale(cells.unflatten(0, (-1, count)), finer, finest, grid)
         logits = torch.stack(weights, 1).unflatten(0, (-1, count)) @ pixels.mT  # (B, P, K, N·16)
         masks = _to_grid(logits.flatten(0, 2), grid).unflatten(0, (-1, count, len(weights)))
         return masks, self.iou_prediction_head(tokens[:, 1])[:, 1:].unflatten(0, (-1, count))
@@ -78,18 +78,17 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
         wide, fine = self.output_upscaling[0].weight, self.output_upscaling[3].weight
         return wide.permute(0, 2, 3, 1).flatten(1), fine.permute(0, 2, 3, 1).flatten(1)
 
-    def _upscale(self, cells: Tensor, high_resolution: list[Tensor], grid: torch.Size) -> Tensor:
+    def _upscale(self, cells: Tensor, finer: Tensor, finest: Tensor, grid: torch.Size) -> Tensor:
         """Upstream's `output_upscaling`: (B, P, N, C) -> (B, P, N·16, C/8).
 
         A cell's 2×2 pixels lie behind each other, and so do each pixel's 2×2 finer ones.
         """
         wide, norm, activation, fine, last_activation = self.output_upscaling
         to_finer, to_finest = self.products()
-        finest, finer = high_resolution
-        # (B, C/4, 2y, 2x) -> (B, 1, N·4, C/4), and so on
-        finer = _by_cell(finer.movedim(1, -1), grid).unflatten(-1, (4, -1)).flatten(1, 2)
+        # (B, 2y, 2x, C/4) -> (B, N·4, C/4), and (B, 4y, 4x, C/8) -> (B, N·16, C/8)
+        finer = _by_cell(finer, grid).unflatten(-1, (4, -1)).flatten(1, 2)
         half = torch.Size((2 * grid[0], 2 * grid[1]))
-        finest = _by_cell(finest.movedim(1, -1), half).unflatten(1, half)
+        finest = _by_cell(finest, half).unflatten(1, half)
         finest = _by_cell(finest, grid).unflatten(-1, (16, -1)).flatten(1, 2)
         pixels = (cells @ to_finer).unflatten(-1, (4, -1)).flatten(2, 3)
         pixels = pixels + (finer + wide.bias.to(finer.dtype)).unsqueeze(1)

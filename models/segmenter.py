@@ -1,6 +1,7 @@
 """SAM2's image path as one batched module: images and prompts in, candidate masks out."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medfocus.errors import InputError
@@ -63,27 +64,60 @@ class Segmenter(nn.Module):
         if boxes is not None:
             points, labels = with_boxes(points, labels, boxes)
         prompts = points.shape[1]
-        embedding, high_resolution = self.embed_image(image)
+        cells, finer, finest = self.embed_image(image)
         encoder = self.sam_prompt_encoder
         sparse, _ = encoder(
             points=(points.flatten(0, 1), labels.flatten(0, 1)), boxes=None, masks=None
         )
         masks, iou = self.sam_mask_decoder(
-            embedding,
-            high_resolution,
+            cells + encoder.no_mask_embed.weight,
+            finer,
+            finest,
             encoder.get_dense_pe(),
             sparse.unflatten(0, (-1, prompts)),
-            encoder.no_mask_embed.weight,
         )
         return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT), iou
 
-    def embed_image(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The image embedding (B, C, S/16, S/16) and the finer levels, at S/4 and S/8."""
-        finest, fine, coarse = self.image_encoder(image)["backbone_fpn"]
-        # (1, 1, C) -> (1, C, 1, 1): upstream adds it to the flattened map
-        coarse = coarse + self.no_mem_embed.transpose(1, 2).unsqueeze(-1)
+    def embed_image(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The image embedding and the decoder's finer features, channels last as Hiera has them.
+
+        Upstream's feature pyramid is convolutions of 1×1, which are products a pixel. Those of the
+        two finer levels are followed by the decoder's own alone, so each pair is one product.
+
+        Args:
+            image: (B, 3, S, S).
+
+        Returns:
+            (B, S/16, S/16, C), (B, S/8, S/8, C/4) and (B, S/4, S/4, C/8).
+        """
+        levels = [level.movedim(1, -1) for level in self.image_encoder.trunk(image)]
+        finest, finer, coarse, coarsest = (
+            F.linear(level, *product) for level, product in zip(levels, self.pyramid(), strict=True)
+        )
+        # What the level above adds to each of its cell's 2×2, without copying it.
+        above = coarsest[:, :, None, :, None]
+        embedding = coarse.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)) + above
+        embedding = embedding.flatten(3, 4).flatten(1, 2)
+        return embedding + self.no_mem_embed, finer, finest
+
+    def pyramid(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight (C', C) and bias (C',) of what is made of each of Hiera's levels, finest first."""
+        coarsest, coarse, finer, finest = (level.conv for level in self.image_encoder.neck.convs)
         decoder = self.sam_mask_decoder
-        return coarse, [decoder.conv_s0(finest), decoder.conv_s1(fine)]
+        return [
+            _composed(finest, decoder.conv_s0),
+            _composed(finer, decoder.conv_s1),
+            (coarse.weight.flatten(1), coarse.bias),
+            (coarsest.weight.flatten(1), coarsest.bias),
+        ]
+
+
+def _composed(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Two convolutions of 1×1 as one product."""
+    assert first.bias is not None
+    assert second.bias is not None
+    weight = second.weight.flatten(1)
+    return weight @ first.weight.flatten(1), weight @ first.bias + second.bias
 
 
 def with_boxes(points: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import openvino
 from numpy.typing import NDArray
+from openvino import Type
+from openvino import opset13 as opset
 
 from medfocus.engine.artifact import (
     CLASSIFIER_INT8,
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 # OpenVINO chooses the arithmetic by a hint, whatever types the graph has. In an int8 graph the
 # hint is for what is not quantised.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+_HALVES = (Type.f16, Type.bf16)
+_FLOATS = (*_HALVES, Type.f32)
 
 
 class OpenVinoBackend:
@@ -58,7 +63,9 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._segmenter, self._classifier = (
-            core.compile_model(directory.graph(name), "CPU", hints).create_infer_request()
+            core.compile_model(
+                in_float32(core.read_model(directory.graph(name))), "CPU", hints
+            ).create_infer_request()
             for name in (
                 SEGMENTER_INT8 if quantised else SEGMENTER_ONNX,
                 CLASSIFIER_INT8 if quantised else CLASSIFIER_ONNX,
@@ -91,6 +98,33 @@ class OpenVinoBackend:
     def close(self) -> None:
         """See `Backend.close`."""
         del self._segmenter, self._classifier
+
+
+def in_float32(model: openvino.Model) -> openvino.Model:
+    """A graph in float32 throughout, its weights stored as they are.
+
+    OpenVINO computes in what the hint says, but a change of type between two operators keeps it
+    from seeing them as one: in a graph of mixed precision it finds no attention to fuse.
+
+    Args:
+        model: it is changed.
+
+    Returns:
+        `model`.
+    """
+    for node in model.get_ordered_ops():
+        readers = node.output(0).get_target_inputs() if node.get_output_size() else set()
+        replacement = None
+        if node.get_type_name() == "Constant" and node.get_element_type() in _HALVES:
+            replacement = opset.convert(node, "f32").output(0)
+        elif node.get_type_name() == "Convert" and node.get_element_type() in _FLOATS:
+            source = node.input_value(0)
+            replacement = source if source.get_element_type() in _FLOATS else None
+        if replacement is not None:
+            for reader in readers:
+                reader.replace_source_output(replacement)
+    model.validate_nodes_and_infer_types()
+    return model
 
 
 def has_bf16(core: openvino.Core) -> bool:

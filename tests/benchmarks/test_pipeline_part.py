@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from medfocus.benchmarks.command import main
-from medfocus.benchmarks.pipeline_part import GRAPHS, ONE_BY_ONE, STAGE, STREAM, WHOLE
+from medfocus.benchmarks.pipeline_part import (
+    GRAPHS,
+    ONE_BY_ONE,
+    STAGE,
+    STREAM,
+    UPSTREAM_ONE_BY_ONE,
+    WHOLE,
+)
 from medfocus.benchmarks.rows import read_json
 from medfocus.benchmarks.trace import draw_trace, write_trace
 from medfocus.engine.stats import STAGES, Span
@@ -31,13 +38,13 @@ def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) 
     rows = read_json(out)
     whole = [row for row in rows if row.what == WHOLE]
     ours = [f"medfocus, torch, {name}" for name in (GRAPHS, STREAM)]
-    assert [row.contender for row in whole] == [*ours, ONE_BY_ONE]
-    assert [row.peer for row in whole] == ["", GRAPHS, GRAPHS]
+    assert [row.contender for row in whole] == [*ours, ONE_BY_ONE, UPSTREAM_ONE_BY_ONE]
+    assert [row.peer for row in whole] == ["", GRAPHS, GRAPHS, GRAPHS]
+    assert [row.accuracy_of for row in whole] == ["label", "label", "label", "cosine"]
     for row in whole:
         assert row.measured
         assert row.batch == 12
-        assert row.accuracy == 1
-        assert row.accuracy_of == "label"
+        assert row.accuracy == pytest.approx(1, abs=0 if row.accuracy_of == "label" else 1e-6)
     stages = {row.setting: row for row in rows if row.what == STAGE}
     assert tuple(stages) == STAGES
     assert (stages["read"].batch, stages["read"].rounds) == (1, 12)

@@ -26,7 +26,8 @@ def test_it_is_upstreams(architecture: str, images: int, prompts: int, points: i
     position = torch.randn(1, channels, rows, columns, **real)
     prompted = torch.randn(images, prompts, points, channels, **real)
     no_mask = torch.randn(1, channels, **real)
-    masks, iou = ours(embedding, [finest, finer], position, prompted, no_mask)
+    cells = embedding.movedim(1, -1) + no_mask
+    masks, iou = ours(cells, finer.movedim(1, -1), finest.movedim(1, -1), position, prompted)
     assert masks.shape == (images, prompts, 3, 4 * rows, 4 * columns)
     assert iou.shape == (images, prompts, 3)
     for image in range(images):
