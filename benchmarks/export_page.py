@@ -52,7 +52,7 @@ installed: on CUDA TensorRT, PyTorch, ONNX Runtime, on a CPU OpenVINO, ONNX Runt
 
 The two ONNX graphs are the whole computation, prompts to masks and images to probabilities
 (selection, pooling, bias, head and softmax inside), with dynamic batch, prompts and points, in
-opset 22. Attention is written as a scale, two products and a softmax, in which runtimes find it;
+opset 22. Attention is written as a scale, two products and a softmax, in which OpenVINO finds it;
 where an image's cells look at a prompt's few tokens, the softmax runs over them side by side for
 many cells. Every export passes `onnx.checker` and shape inference.
 
@@ -189,6 +189,8 @@ they are skipped and say why.
 
 ### What has never run on a real TensorRT
 
+- Finding attention in the graphs, of which OpenVINO alone was asked; a softmax over the keys' own
+  axis, as in the segmenter's decoder, may be none to it.
 - Parsing either graph. The table of supported operators is documentation of 10.15; for integer
   `Clip`, which the segmenter has, the parser's source was read (10.1) and the table says less.
 - Building a plan, its time and its memory; how many bytes several profiles cost.

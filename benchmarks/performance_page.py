@@ -5,11 +5,14 @@
 The folder holds what the commands that the page names have written.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from medfocus.benchmarks.bench_table import columns, missing_lines
 from medfocus.benchmarks.page import table, write_page
+from medfocus.benchmarks.pipeline_part import ONE_BY_ONE, STREAM, UPSTREAM_ONE_BY_ONE, WHOLE
 from medfocus.benchmarks.rows import Row, rows_of
+from medfocus.benchmarks.timing import ratio
 from medfocus.engine.requests import READ_AHEAD
 
 # By preset, the parts that were run; each in a file of its own.
@@ -123,10 +126,26 @@ def _preset(name: str, runs: dict[str, list[Row]]) -> str:
         texts += [f"### {name}: {part}", f"{place}, revision {where.revision}."]
         texts += [f"![{name}: {each}]({PLOTS}/{name}/{each}.png)" for each in PICTURES[part]]
         texts.append(table(*columns([row for row in rows if row.measured])))
+        texts += ["\n".join(lines)] if (lines := beside_pytorch(rows)) else []
         missing = missing_lines(rows)
         if missing:
             texts += ["Not there:", "\n".join(f"- {line}" for line in missing)]
     return "\n\n".join(texts)
+
+
+def beside_pytorch(rows: Sequence[Row]) -> list[str]:
+    """How many times as fast each stream is as PyTorch image by image, by the rounds of its run."""
+    lines, stream = [], None
+    for row in rows:
+        if row.what == WHOLE and row.contender.endswith(STREAM):
+            stream = row
+        elif stream is not None and row.contender in (ONE_BY_ONE, UPSTREAM_ONE_BY_ONE):
+            median, low, high = ratio(row.times_ms, stream.times_ms)
+            lines.append(
+                f"- {stream.contender} in {stream.precision}: {median:.2f} [{low:.2f}, {high:.2f}]"
+                f" times the images a second of {row.contender}."
+            )
+    return lines
 
 
 def _stream(run: dict[str, Any]) -> str:

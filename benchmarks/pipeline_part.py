@@ -80,10 +80,14 @@ def _rows(request: Request, directory: EngineDirectory, backend: str) -> Iterato
         runs = {GRAPHS: graphs, STREAM: stream, ONE_BY_ONE: one_by_one}
         embeddings: dict[Path, Array] = {}
         if UPSTREAM in request.peers:
-            (contender,) = peer_contenders(request.engines[0], [UPSTREAM], request.device)
-            peer = contender.load()
-            stack.callback(peer.close)
-            runs[UPSTREAM_ONE_BY_ONE] = lambda: embeddings.update(_peer_one_by_one(peer, files))
+            try:
+                peer = _upstream(request, files[0])
+            except Exception as error:  # its own kind
+                row = _row(request, directory, engine.backend, UPSTREAM_ONE_BY_ONE)
+                yield replace(row, status=first_line(error))
+            else:
+                stack.callback(peer.close)
+                runs[UPSTREAM_ONE_BY_ONE] = lambda: embeddings.update(_peer_one_by_one(peer, files))
         timed = race(runs, GRAPHS, request.seconds)
         for name, found in timed.items():
             if name in labels:
@@ -190,6 +194,14 @@ def _one_by_one(backend: Backend, directory: EngineDirectory, files: Sequence[Pa
     return labels
 
 
+def _upstream(request: Request, file: Path) -> Models:
+    """Upstream's models, once they have answered."""
+    (contender,) = peer_contenders(request.engines[0], [UPSTREAM], request.device)
+    models = contender.load()
+    _peer_one_by_one(models, [file])  # what is lazy fails here
+    return models
+
+
 def _peer_one_by_one(models: Models, files: Sequence[Path]) -> dict[Path, Array]:
     embeddings = {}
     for file in files:
@@ -200,9 +212,10 @@ def _peer_one_by_one(models: Models, files: Sequence[Path]) -> dict[Path, Array]
 
 def _worst_plain_cosine(directory: EngineDirectory, found: Mapping[Path, Array]) -> float:
     """Of embeddings by file to those of the float32 model that is not steered."""
-    reference = reference_models(directory)
-    images = [read_images(file)[0] for file in found]
     nothing, _ = no_focus(1, directory.manifest.preprocessing)
-    plain = [reference.classify([image], nothing) for image in images]
-    reference.close()
+    reference = reference_models(directory)
+    try:
+        plain = [reference.classify(read_images(file), nothing) for file in found]
+    finally:
+        reference.close()
     return worst_cosine(np.concatenate(list(found.values())), np.concatenate(plain))

@@ -103,9 +103,8 @@ def _export(
     translations: Translations | None = None,
 ) -> ir.Model:
     with warnings.catch_warnings():
-        # That axes share a name is meant, and that upstream caches what nobody reads is harmless.
+        # That axes share a name is meant.
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)
-        warnings.filterwarnings("ignore", "The tensor attributes? .*position_encoding", UserWarning)
         program = torch.onnx.export(
             graph,
             example,

@@ -61,7 +61,8 @@ def policy(dtype: Dtype, float32_blocks: Iterable[str] = ()) -> Precision:
 def block_of(node: ir.Node) -> str:
     """The block of the model that a node comes from; "" for what belongs to no submodule.
 
-    A transformer layer is a block; so is each module of the second level that is not in layers.
+    A transformer layer is a block; so is each module of the second level that is not in layers, and
+    what a module of the first level computes itself.
     """
     modules = [scope for scope in _scopes(node) if scope][:-1]  # the last names the operation
     for module in modules:

@@ -19,22 +19,25 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Attention of (B, H, N, D): a transposition, a scale, two products and a softmax.
+    """Attention of (B, H, N, D) as a scale, two products and a softmax.
 
     The exporter's own turns the keys by way of their shape, six nodes to be computed in each call,
-    and scales queries and keys both. No runtime finds an attention in that.
+    and scales queries and keys both; OpenVINO finds no attention in that.
+
+    Where an image's cells look at a prompt's tokens, some eight keys, the matrices are turned: the
+    softmax runs over the keys side by side for many queries, and not within a vector register that
+    they do not fill. Its output enters the product as it is, or NNCF would quantise it.
 
     Raises:
         NotImplementedError: forms that no model here has.
     """
     if dropout_p or is_causal or enable_gqa or len(query.shape) != 4:
         raise NotImplementedError("only attention of (B, H, N, D), without dropout, not causal")
-    scaled = op.Mul(query, op.Constant(value_float=scale or query.shape[-1] ** -0.5))
+    width = query.shape[3]
+    scaled = op.Mul(query, op.Constant(value_float=width**-0.5 if scale is None else scale))
     if _asks_prompts(query, key) and attn_mask is None:
-        # Some eight keys: a softmax runs over them side by side for many queries, and not within
-        # a vector register that they do not fill.
-        weights = op.Softmax(op.MatMul(key, _turned(scaled)), axis=2)
-        return op.MatMul(_turned(weights), value)
+        weights = op.Softmax(op.MatMul(key, _turned(scaled)), axis=2)  # (B, H, keys, N)
+        return _turned(op.MatMul(_turned(value), weights))
     logits = op.MatMul(scaled, _turned(key))
     if attn_mask is not None:
         logits = op.Add(logits, attn_mask)

@@ -199,7 +199,10 @@ def sam2_architecture(name: str) -> Sam2Architecture:
 
 
 def build_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
-    """SAM2's Hiera trunk on our kernels and its feature pyramid, with random weights."""
+    """SAM2's Hiera trunk on our kernels and its feature pyramid, with random weights.
+
+    The pyramid only holds its weights: `Segmenter.pyramid` makes them one with the decoder's.
+    """
     encoder = build_upstream_image_encoder(architecture)
     replace_blocks(encoder.trunk)
     return encoder

@@ -94,11 +94,11 @@ class Segmenter(nn.Module):
         finest, finer, coarse, coarsest = (
             F.linear(level, *product) for level, product in zip(levels, self.pyramid(), strict=True)
         )
-        # What the level above adds to each of its cell's 2×2, without copying it.
-        above = coarsest[:, :, None, :, None]
+        # What the level above adds to each of its cells' 2×2, without copying it. It is float32
+        # under autocast too, as `no_mem_embed` is, and so the sum is.
+        above = (coarsest + self.no_mem_embed)[:, :, None, :, None]
         embedding = coarse.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)) + above
-        embedding = embedding.flatten(3, 4).flatten(1, 2)
-        return embedding + self.no_mem_embed, finer, finest
+        return embedding.flatten(3, 4).flatten(1, 2), finer, finest
 
     def pyramid(self) -> list[tuple[Tensor, Tensor]]:
         """Weight (C', C) and bias (C',) of what is made of each of Hiera's levels, finest first."""
@@ -117,7 +117,8 @@ def _composed(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
     assert first.bias is not None
     assert second.bias is not None
     weight = second.weight.flatten(1)
-    return weight @ first.weight.flatten(1), weight @ first.bias + second.bias
+    with torch.autocast(weight.device.type, enabled=False):  # rounded once, as one weight
+        return weight @ first.weight.flatten(1), weight @ first.bias + second.bias
 
 
 def with_boxes(points: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,16 +113,19 @@ def in_float32(model: openvino.Model) -> openvino.Model:
         `model`.
     """
     for node in model.get_ordered_ops():
-        readers = node.output(0).get_target_inputs() if node.get_output_size() else set()
-        replacement = None
-        if node.get_type_name() == "Constant" and node.get_element_type() in _HALVES:
-            replacement = opset.convert(node, "f32").output(0)
-        elif node.get_type_name() == "Convert" and node.get_element_type() in _FLOATS:
+        kind = node.get_type_name()
+        if kind == "Constant" and node.get_element_type() in _HALVES:
+            readers = node.output(0).get_target_inputs()
+            source = opset.convert(node, "f32").output(0)
+        elif kind == "Convert" and node.get_element_type() in _FLOATS:
+            readers = node.output(0).get_target_inputs()
             source = node.input_value(0)
-            replacement = source if source.get_element_type() in _FLOATS else None
-        if replacement is not None:
-            for reader in readers:
-                reader.replace_source_output(replacement)
+            if source.get_element_type() not in _FLOATS:
+                source = opset.convert(source, "f32").output(0)
+        else:
+            continue
+        for reader in readers:
+            reader.replace_source_output(source)
     model.validate_nodes_and_infer_types()
     return model
 

@@ -4,7 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from medfocus.benchmarks.performance_page import RESULTS, render
+from medfocus.benchmarks.performance_page import RESULTS, beside_pytorch, render
+from medfocus.benchmarks.pipeline_part import ONE_BY_ONE, STREAM, UPSTREAM_ONE_BY_ONE, WHOLE
+from medfocus.benchmarks.rows import Row
+from tests.benchmarks.bench_rows import row
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,3 +20,21 @@ def test_the_page_is_as_rendered() -> None:
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
     assert len(pictures) > 5
     assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
+
+
+def test_each_stream_is_set_beside_pytorch_in_its_own_run() -> None:
+    def found(contender: str, milliseconds: float, precision: str = "fp32") -> Row:
+        times = tuple(milliseconds * (1 + place / 100) for place in range(6))
+        return row(what=WHOLE, contender=contender, precision=precision, times_ms=times)
+
+    rows = [
+        found(f"ours, {STREAM}", 10), found(ONE_BY_ONE, 25), found(UPSTREAM_ONE_BY_ONE, 30),
+        found(f"ours, {STREAM}", 5, "bf16"), found(ONE_BY_ONE, 25), found("another", 1),
+    ]  # fmt: skip
+    assert beside_pytorch(rows) == [
+        f"- ours, {STREAM} in fp32: 2.50 [2.50, 2.50] times the images a second of {ONE_BY_ONE}.",
+        f"- ours, {STREAM} in fp32: 3.00 [3.00, 3.00] times the images a second of"
+        f" {UPSTREAM_ONE_BY_ONE}.",
+        f"- ours, {STREAM} in bf16: 5.00 [5.00, 5.00] times the images a second of {ONE_BY_ONE}.",
+    ]
+    assert beside_pytorch([found(ONE_BY_ONE, 25)]) == []

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from medfocus.benchmarks import pipeline_part
 from medfocus.benchmarks.command import main
 from medfocus.benchmarks.pipeline_part import (
     GRAPHS,
@@ -17,6 +19,7 @@ from medfocus.benchmarks.pipeline_part import (
 from medfocus.benchmarks.rows import read_json
 from medfocus.benchmarks.trace import draw_trace, write_trace
 from medfocus.engine.stats import STAGES, Span
+from medfocus.errors import InputError
 
 SPANS = [
     Span("read", "host_0", 10.0, 10.1),
@@ -56,6 +59,23 @@ def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) 
     assert sum(event["args"]["images"] for event in segments) == 12
     seconds = 1e-6 * sum(event["dur"] for event in segments)
     assert segmented.images_per_second == pytest.approx(12 / seconds, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_peer_that_cannot_take_part_leaves_the_others(
+    engine_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise InputError("the engine's head", "has visual prompts", "leave the peers out")
+
+    monkeypatch.setattr(pipeline_part, "_upstream", refuse)
+    out = tmp_path / "rows.json"
+    options = ["--images", "2", "--seconds", "0.1", "--backends", "torch", "--json", str(out)]
+    main(["pipeline", "--engine", str(engine_directory), *options])
+    measured = {row.contender: row.measured for row in read_json(out) if row.what == WHOLE}
+    assert measured.pop(UPSTREAM_ONE_BY_ONE) is False
+    assert len(measured) == 3
+    assert all(measured.values())
 
 
 def test_a_trace_keeps_times_lanes_and_slots(tmp_path: Path) -> None:

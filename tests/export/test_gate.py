@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import onnx_ir as ir
+import openvino
 import pytest
 import torch
 from rich.console import Console
@@ -156,6 +157,14 @@ def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
     weights = sum(tensor.numel() for tensor in parts.clip.parameters())
     assert manifest.files["classifier.int8.bin"].bytes < 1.5 * weights
     assert Engine.load(tmp_path / "engine").backend == "openvino"
+    graph = openvino.Core().read_model(tmp_path / "engine/segmenter.int8.xml")
+    readers = [
+        reader.get_node().get_type_name()
+        for node in graph.get_ops()
+        if node.get_type_name() == "Softmax"
+        for reader in node.output(0).get_target_inputs()
+    ]
+    assert readers == 13 * ["MatMul"], "attention's weights stay as they are"
 
 
 def test_a_smaller_segmenter_is_compared_with_the_own_size(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_it_is_attention(
     nodes = onnx.load(path).graph.node
     (softmax,) = (node for node in nodes if node.op_type == "Softmax")
     assert [get_attribute_value(each) for each in softmax.attribute] == [axis]
-    turned = 2 if axis == 2 else 1
+    turned = 3 if axis == 2 else 1
     kinds = sorted(node.op_type for node in nodes if node.op_type != "Add")
     assert kinds == ["MatMul", "MatMul", "Mul", "Softmax", *turned * ["Transpose"]]
 

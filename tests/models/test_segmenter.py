@@ -82,6 +82,28 @@ def test_batch_of_distinct_images_equals_upstream_one_by_one(
 
 
 @torch.inference_mode()
+def test_in_half_precision_an_embedding_is_as_exact_as_upstreams() -> None:
+    predictor, ours = pair("sam2.1_hiera_tiny", 256)
+    image = predictor._transforms(pictures(1, 256)[0])[None]
+
+    def upstreams() -> list[torch.Tensor]:
+        """Coarsest first and channels last, as ours."""
+        finest, finer, coarse = predictor.model.forward_image(image)["backbone_fpn"]
+        coarse = coarse + predictor.model.no_mem_embed.reshape(1, -1, 1, 1)
+        return [level.movedim(1, -1) for level in (coarse, finer, finest)]
+
+    exact = upstreams()
+    for found, expected in zip(ours.embed_image(image), exact, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found_half, expected_half = ours.embed_image(image), upstreams()
+    assert found_half[0].dtype == torch.float32, "it is a sum"
+    for level, (found, expected) in enumerate(zip(found_half, expected_half, strict=True)):
+        error, bound = ((half - exact[level]).abs().mean() for half in (found, expected))
+        assert 0 < error <= 1.2 * bound
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["sam2.1_hiera_small", "sam2.1_hiera_large"])
 def test_other_sizes_of_encoder_and_image_equal_upstream(architecture: str) -> None:
     predictor, ours = pair(architecture, size=256)
