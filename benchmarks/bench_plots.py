@@ -5,6 +5,7 @@ from itertools import cycle, product
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from medfocus.benchmarks.contenders import OURS
 from medfocus.benchmarks.models_part import BOTH
@@ -99,7 +100,7 @@ def _latencies(rows: Sequence[Row]) -> Figure:
     """The share of `Engine.classify`'s calls that took at most so long, by callers."""
     engines = list(_colours(rows))
     figure = Figure(figsize=(4.2 * len(engines), 3.6))
-    axes = figure.subplots(1, len(engines), sharey=True, squeeze=False)
+    axes = figure.subplots(1, len(engines), sharex=True, sharey=True, squeeze=False)
     for axis, who in zip(axes[0], engines, strict=True):
         found = [row for row in rows if _who(row) == who]
         for place, row in enumerate(found):
@@ -110,6 +111,9 @@ def _latencies(rows: Sequence[Row]) -> Figure:
                 times, shares, where="post", label=row.setting, color=OUR_COLOURS[0], alpha=shade
             )
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(who, fontsize=9)
         axis.set_xlabel("milliseconds", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)

@@ -44,8 +44,7 @@ WEIGHTS = {
     " with float32, not accuracy of answers.",
     "base-half": "The same in bf16 and int8, on a processor that has them. Here the random weights"
     " find no region (without `--regions`; with it, labels are all but ties, and these engines miss"
-    " their parity gate): the masks are all empty, and an IoU of 1 says only that. The gate ran on"
-    " 8 images, in place of 64.",
+    " their parity gate): the masks are all empty, and an IoU of 1 says only that.",
 }
 PLACE = ("a read takes longer by", "reading threads", "devices", "batch")
 

@@ -4,9 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from medfocus.benchmarks.models_part import BOTH
 from medfocus.benchmarks.performance_page import RESULTS, beside_pytorch, render
 from medfocus.benchmarks.pipeline_part import ONE_BY_ONE, STREAM, UPSTREAM_ONE_BY_ONE, WHOLE
-from medfocus.benchmarks.rows import Row
+from medfocus.benchmarks.rows import Row, read_json
 from tests.benchmarks.bench_rows import row
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +21,27 @@ def test_the_page_is_as_rendered() -> None:
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
     assert len(pictures) > 5
     assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
+
+
+def test_the_readme_holds_the_recorded_ratios() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    folder = ROOT / "benchmarks/results/cpu"
+    found = {
+        found.precision: found.ratio
+        for found in read_json(folder / "base-half/models.json")
+        if found.what == BOTH and found.contender == "medfocus, openvino" and found.ratio
+    }
+    stream = beside_pytorch(read_json(folder / "tiny/pipeline.json"))[-1]
+    assert "in bf16: " in stream
+    assert f" {UPSTREAM_ONE_BY_ONE}." in stream
+    times = re.search(r"in bf16: (\d+\.\d)", stream)
+    assert times
+    for claim in (
+        f"a `base` engine in bf16 answers {found['bf16'].median:.1f} times as many",
+        f"in int8 {found['int8'].median:.1f} times",
+        f"`Engine.stream` of a `tiny` engine in bf16 {times[1]} times",
+    ):
+        assert claim in text
 
 
 def test_each_stream_is_set_beside_pytorch_in_its_own_run() -> None:
