@@ -80,8 +80,8 @@ Each runtime computes as it can, and is checked as it does:
 - PyTorch runs in autocast: on CPUs its fp16 was slower than its float32.
 - `--int8` quantises weights and activations for OpenVINO with NNCF, calibrated
   on phantoms that are not those of the check, after the images of `--calibration`;
-  pooling, head and the coordinates stay float32. NNCF would report its use to its maker; that is
-  switched off.
+  pooling, head, the coordinates and CLIP's last layer, which computes little but one token, stay
+  float32. NNCF would report its use to its maker; that is switched off.
 
 ## The parity gate
 

@@ -123,7 +123,12 @@ class Gate:
         for graph, count in INT8_IMAGES.items():
             feeds = self._feeds(graph, self.calibration, count)
             with self.stages(f"quantising the {graph}"):
-                quantise(scratch / ONNX[graph], staging / INT8[graph], feeds)
+                quantise(
+                    scratch / ONNX[graph],
+                    staging / INT8[graph],
+                    feeds,
+                    spare_last_layer=graph == "classifier",
+                )
 
     def _until_it_passes(self, scratch: Path, staging: Path, manifest: Manifest) -> Manifest:
         backends, blocks, step = self.plan.backends, list[str](), 1

@@ -71,6 +71,11 @@ def block_of(node: ir.Node) -> str:
     return modules[min(1, len(modules) - 1)] if modules else ""
 
 
+def last_layer(nodes: Iterable[ir.Node]) -> str:
+    """The block that is the transformer layer computed last; nodes in the order of their work."""
+    return [block for block in map(block_of, nodes) if _BLOCK.fullmatch(block)][-1]
+
+
 def is_exact(node: ir.Node, float32_scopes: Iterable[str]) -> bool:
     """Whether a node is outside of every block, or within a scope that stays float32."""
     within = any(part in scope for part in float32_scopes for scope in _scopes(node))

@@ -18,7 +18,7 @@ import openvino
 from numpy.typing import NDArray
 
 from medfocus.errors import EngineDirectoryError
-from medfocus.export.precision import FLOAT32_SCOPES, is_exact
+from medfocus.export.precision import FLOAT32_SCOPES, block_of, is_exact, last_layer
 
 nncf.set_log_level(logging.ERROR)
 # NNCF brings in PyTorch's compiler of extensions, which warns where there is no CUDA.
@@ -29,22 +29,32 @@ logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 SMOOTHING = 0.5
 
 
-def quantise(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]]) -> None:
+def quantise(
+    source: Path,
+    target: Path,
+    feeds: Sequence[dict[str, NDArray[Any]]],
+    spare_last_layer: bool = False,
+) -> None:
     """Write an int8 graph. What half precision leaves in float32 outside of blocks stays so here.
 
     Args:
         source: a float32 .onnx file.
         target: the .xml file to write; its weights go into a .bin file of the same name.
         feeds: inputs by name, an image each, from which activation ranges are taken.
+        spare_last_layer: it stays float32. CLIP's computes little but the one token that becomes
+            the embedding, and what it rounds nothing evens out: of 500 phantoms, `tiny` gave 98%
+            their label without it, 96% with it.
 
     Raises:
         EngineDirectoryError: the files cannot be written.
     """
     model = openvino.Core().read_model(source)
+    nodes = list(ir.load(source).graph)
+    spared_layer = last_layer(nodes) if spare_last_layer else None
     exact = {
         name
-        for node in ir.load(source).graph
-        if is_exact(node, FLOAT32_SCOPES)
+        for node in nodes
+        if is_exact(node, FLOAT32_SCOPES) or block_of(node) == spared_layer
         for name in (node.name, *(output.name for output in node.outputs))
     }
     # OpenVINO names an operation after the node or its output, and its parts `<name>/<part>`.
