@@ -79,7 +79,8 @@ Each runtime computes as it can, and is checked as it does:
   gate, float32. It is given the graph without the Casts, between which it would find no attention.
 - PyTorch runs in autocast: on CPUs its fp16 was slower than its float32.
 - `--int8` quantises weights and activations for OpenVINO with NNCF, calibrated
-  on phantoms that are not those of the check, after the images of `--calibration`;
+  on phantoms that are not those of the check, after the images of `--calibration`, with the masks
+  that the int8 segmenter gives them;
   pooling, head, the coordinates and CLIP's last layer, which computes little but one token, stay
   float32. NNCF would report its use to its maker; that is switched off.
 

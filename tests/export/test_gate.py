@@ -155,7 +155,7 @@ def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
     assert {"segmenter.int8.xml", "segmenter.int8.bin", "classifier.int8.xml"} <= names
     assert not any(name.endswith(".onnx") for name in names), "nothing reads it"
     weights = sum(tensor.numel() for tensor in parts.clip.parameters())
-    assert manifest.files["classifier.int8.bin"].bytes < 1.5 * weights
+    assert manifest.files["classifier.int8.bin"].bytes < 1.7 * weights, "in float32 it is 4"
     assert Engine.load(tmp_path / "engine").backend == "openvino"
     graph = openvino.Core().read_model(tmp_path / "engine/segmenter.int8.xml")
     readers = [
@@ -165,6 +165,14 @@ def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
         for reader in node.output(0).get_target_inputs()
     ]
     assert readers == 13 * ["MatMul"], "attention's weights stay as they are"
+    graph = openvino.Core().read_model(tmp_path / "engine/classifier.int8.xml")
+    shapes = [
+        tuple(node.shape)
+        for node in graph.get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8
+    ]
+    width = parts.clip.width
+    assert shapes.count((4 * width, width)) == parts.clip.layers - 1, "the last stays float32"
 
 
 def test_a_smaller_segmenter_is_compared_with_the_own_size(tmp_path: Path) -> None:
