@@ -112,7 +112,8 @@ How fast the backends are beside upstream's own code: [performance.md](performan
 Two cores, no GPU, random weights from the files that `python -m medfocus.benchmarks.random_weights`
 writes (`python -m medfocus.benchmarks.export_cost`). *Without checks* is all but running the images
 of the gate: loading, tracing, writing and hashing, and every backend loaded. The seconds are upper
-bounds: other work ran on the machine beside some of the exports.
+bounds: other work ran on the machine beside some of the exports. Of `--int8` they are not: its
+classifier is calibrated on masks of 128 images since, which the int8 segmenter makes first.
 
 {cost}
 

@@ -82,7 +82,7 @@ def _rows(request: Request, directory: EngineDirectory, backend: str) -> Iterato
         if UPSTREAM in request.peers:
             try:
                 peer = _upstream(request, files[0])
-            except Exception as error:  # its own kind
+            except Exception as error:  # its runtime's own kind
                 row = _row(request, directory, engine.backend, UPSTREAM_ONE_BY_ONE)
                 yield replace(row, status=first_line(error))
             else:

@@ -33,7 +33,9 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
         position: Tensor,
         prompts: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Every candidate mask of every prompt; all tensors are of the weights' dtype.
+        """Every candidate mask of every prompt.
+
+        Tensors are floating point; under autocast the finer features are of its half precision.
 
         Args:
             embedding: (B, y, x, C) of the images, the dense prompt added to it.
