@@ -62,7 +62,8 @@ minutes; `--compare OLD.json` names what became slower, less accurate or larger.
 - **accuracy** against the same models in float32 PyTorch: the mean IoU of the masks, the worst
   image's cosine of embeddings, or the share of equal labels.
 - **ratio**: of images a second to those of the first contender, round by round, with a 95%
-  interval. Rows marked ~ come from a run in which that one was not as fast as itself.
+  interval. Rows marked ~ come from a run in which that one was not as fast as itself. Who is given
+  images one by one gets fewer a round.
 - Peers: *sam2 + open_clip* is `SAM2ImagePredictor`'s batch call and `encode_image`, with the
   engine's weights and prompts; *autocast*, *compiled* (torch.compile) and *plain ONNX export*
   (`torch.onnx.export` of both image encoders, the mask decoder in PyTorch) are these changed;
@@ -139,7 +140,7 @@ def beside_pytorch(rows: Sequence[Row]) -> list[str]:
         if row.what == WHOLE and row.contender.endswith(STREAM):
             stream = row
         elif stream is not None and row.contender in (ONE_BY_ONE, UPSTREAM_ONE_BY_ONE):
-            median, low, high = ratio(row.times_ms, stream.times_ms)
+            median, low, high = ratio(*([ms / r.batch for ms in r.times_ms] for r in (row, stream)))
             lines.append(
                 f"- {stream.contender} in {stream.precision}: {median:.2f} [{low:.2f}, {high:.2f}]"
                 f" times the images a second of {row.contender}."

@@ -28,6 +28,7 @@ from medfocus.export.check_images import phantoms
 
 PART = "pipeline"
 DISTINCT = 64  # images; more are these again
+SINGLE = 16  # of them are given one by one: that takes the same time an image however many they are
 
 STREAM = "Engine.stream"
 GRAPHS = "graphs alone"  # on prepared batches: what a pipeline could reach if all else were free
@@ -63,8 +64,12 @@ def _rows(request: Request, directory: EngineDirectory, backend: str) -> Iterato
         manifest, size = directory.manifest, engine.stats().max_batch
         files = save_phantoms(Path(folder), request.images)
         batches = _batches(directory, files, size)
+        distinct, single = files[:DISTINCT], files[:SINGLE]
         spans: list[Span] = []
         labels: dict[str, list[int]] = {}
+        request.say("PyTorch's labels")
+        answers = _one_by_one(exact, request.engines[0], distinct)
+        known = dict(zip(distinct, answers, strict=True))
 
         def graphs() -> None:
             labels[GRAPHS] = run_graphs(alone, manifest, batches)
@@ -75,7 +80,7 @@ def _rows(request: Request, directory: EngineDirectory, backend: str) -> Iterato
             spans[:] = traced
 
         def one_by_one() -> None:
-            labels[ONE_BY_ONE] = _one_by_one(exact, request.engines[0], files)
+            labels[ONE_BY_ONE] = _one_by_one(exact, request.engines[0], single)
 
         runs = {GRAPHS: graphs, STREAM: stream, ONE_BY_ONE: one_by_one}
         embeddings: dict[Path, Array] = {}
@@ -87,17 +92,24 @@ def _rows(request: Request, directory: EngineDirectory, backend: str) -> Iterato
                 yield replace(row, status=first_line(error))
             else:
                 stack.callback(peer.close)
-                runs[UPSTREAM_ONE_BY_ONE] = lambda: embeddings.update(_peer_one_by_one(peer, files))
-        timed = race(runs, GRAPHS, request.seconds)
-        for name, found in timed.items():
+                runs[UPSTREAM_ONE_BY_ONE] = lambda: embeddings.update(
+                    _peer_one_by_one(peer, single)
+                )
+        images = {name: len(files if name in (GRAPHS, STREAM) else single) for name in runs}
+        request.say(f"{STREAM}, {engine.backend}")
+        for name, found in race(runs, GRAPHS, request.seconds, images).items():
             if name in labels:
-                same = np.equal(labels[name], labels[ONE_BY_ONE])
-                accuracy, kind = float(same.mean()), "label"
+                asked = files[: images[name]]
+                same = [
+                    known[file] == label for file, label in zip(asked, labels[name], strict=True)
+                ]
+                accuracy, kind = float(np.mean(same)), "label"
             else:
                 accuracy, kind = _worst_plain_cosine(request.engines[0], embeddings), "cosine"
             yield replace(
                 _row(request, directory, engine.backend, name),
-                **found.figures(len(files), "" if name == GRAPHS else GRAPHS),
+                batch=images[name],
+                **found.figures(images[name], "" if name == GRAPHS else GRAPHS),
                 accuracy=accuracy,
                 accuracy_of=kind,
             )

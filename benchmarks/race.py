@@ -9,6 +9,7 @@ from medfocus.benchmarks.timing import Ratio, interleave, quantile, ratio
 
 ROUNDS = (6, 100)  # at least: fewer give no 95% interval; and at most
 TURN, MOST = 0.1, 1000  # seconds of a turn; runs in it at most
+LONG = 60  # seconds of a run in which what is lazy counts for little
 PAUSE = 0.02  # seconds
 AGAIN = "\0again"  # the peer once more
 
@@ -18,7 +19,7 @@ class Timed(NamedTuple):
 
     Attributes:
         times: seconds of a run, by round.
-        ratio: of its speed to the peer's, round by round.
+        ratio: of its speed in images a second to the peer's, round by round.
         noise: of the peer's speed to itself.
     """
 
@@ -50,7 +51,12 @@ class Timed(NamedTuple):
         }
 
 
-def race(runs: Mapping[str, Callable[[], object]], peer: str, seconds: float) -> dict[str, Timed]:
+def race(
+    runs: Mapping[str, Callable[[], object]],
+    peer: str,
+    seconds: float,
+    images: Mapping[str, int] | None = None,
+) -> dict[str, Timed]:
     """Time contenders in turns, the peer twice.
 
     In its turn a contender runs as often as takes about a tenth of a second, after a pause in which
@@ -60,6 +66,7 @@ def race(runs: Mapping[str, Callable[[], object]], peer: str, seconds: float) ->
         runs: by name; each has done its work when it returns.
         peer: whom the ratios are against.
         seconds: about how long it may take, warm-up included; six rounds are always taken.
+        images: of a run, by name, where they differ.
     """
     began = time.monotonic()
     each = {name: _seconds(run) for name, run in runs.items()}
@@ -74,20 +81,24 @@ def race(runs: Mapping[str, Callable[[], object]], peer: str, seconds: float) ->
         partial(time.sleep, PAUSE),
     )
     found = {name: [turn / calls[name] for turn in times] for name, times in turns.items()}
-    noise = ratio(found[peer], found[AGAIN])
+    again = found.pop(AGAIN)
+    count = images or dict.fromkeys(runs, 1)
+    image = {name: [took / count[name] for took in times] for name, times in found.items()}
+    noise = ratio(found[peer], again)
     return {
-        name: Timed(times, ratio(found[peer], times), noise)
-        for name, times in found.items()
-        if name != AGAIN
+        name: Timed(times, ratio(image[peer], image[name]), noise) for name, times in found.items()
     }
 
 
 def _seconds(run: Callable[[], object]) -> float:
     """About how long one run takes."""
-    run()  # dearer than the next: what is lazy is made in it
-    began = time.perf_counter()
-    run()
-    return max(time.perf_counter() - began, TURN / MOST)
+    for _ in range(2):  # the first is dearer: what is lazy is made in it
+        began = time.perf_counter()
+        run()
+        took = time.perf_counter() - began
+        if took > LONG:
+            break
+    return max(took, TURN / MOST)
 
 
 def _repeat(run: Callable[[], object], calls: int) -> None:

@@ -4,22 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from medfocus.engine.images import SourceImage, read_images
+from medfocus.engine.images import SourceImage
 from medfocus.engine.prepare import MASK_STRIDE, classifier_view, in_frame, pooling
 from medfocus.engine.preprocess import normalise, segmenter_pixels
 from medfocus.errors import ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Item
+from medfocus.fewshot.data.images import read_item, unreadable
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.models.graphs import ClassifierGraph
 from medfocus.settings import Focus, Preprocessing
@@ -79,23 +78,30 @@ def load_examples(
     """Read images, and segment those that the store does not know.
 
     Raises:
-        ImageError: a file or a mask that cannot be read, named.
+        ImageError: files or masks that cannot be read, all of them counted and some named.
     """
     preprocessing = backbones.preprocessing
     side = preprocessing.segmenter.size // MASK_STRIDE
     with_lesions = any(item.masks for item in items)
-    pixels, sizes, files, content, lesions = [], [], [], [], []
+    pixels, sizes, files, content, lesions, errors = [], [], [], [], [], []
     segmenting = _Segmenting(backbones, store)
     for index in progress.track(range(len(items)), description="reading and segmenting"):
-        item = items[index]
-        for image in read_images(item.path):
+        try:
+            frames = read_item(items[index])
+        except ImageError as error:
+            errors.append(error)
+            continue
+        for image, lesion in frames:
             pixels.append(classifier_view(image, preprocessing))
             sizes.append((image.pixels.shape[0], image.pixels.shape[1]))
             files.append(index)
             content.append(content_hash(image))
             segmenting.add(image, content[-1])
             if with_lesions:
-                lesions.append(_lesion(item.masks, sizes[-1], side))
+                # Averaged over the cells of SAM2's low-resolution frame: (side, side).
+                lesions.append(F.adaptive_avg_pool2d(torch.from_numpy(lesion)[None], side)[0])
+    if errors:
+        raise unreadable(errors, len(items))
     segmenting.run()
     found = [segmenting.found[name] for name in content]
     return Examples(
@@ -156,23 +162,6 @@ class _Segmenting:
             self._store.write(content, focus_logits, score)
             self.found[content] = focus_logits, score
         self._waiting = {}
-
-
-def _lesion(masks: Sequence[Path], size: tuple[int, int], side: int) -> Tensor:
-    """The joined masks, averaged over the cells of SAM2's low-resolution frame: (side, side)."""
-    joined = np.zeros(size, np.float32)
-    for path in masks:
-        try:
-            with Image.open(path) as image:
-                mask = np.asarray(image.convert("L")) > 127
-        except OSError as error:
-            raise ImageError(str(path), f"cannot be read ({error})", "check the mask") from error
-        if mask.shape != size:
-            raise ImageError(
-                str(path), f"of {mask.shape}, on an image of {size}", "give a mask of its size"
-            )
-        joined = np.maximum(joined, mask)
-    return F.adaptive_avg_pool2d(torch.from_numpy(joined)[None], side)[0]
 
 
 def classifier_inputs(

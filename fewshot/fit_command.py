@@ -5,6 +5,7 @@ medfocus-fit scans/ --shots 16 --adapt lora -o head.safetensors
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from medfocus.engine.results import printable
 from medfocus.errors import MedfocusError
 from medfocus.fewshot.adapt.fit import STEPS, Adaptation, Task, fit_head
 from medfocus.fewshot.backbones import load_backbones
+from medfocus.fewshot.data.images import leave_out_unreadable
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.data.splits import Fraction, Shots, Split, make_split
 from medfocus.fewshot.examples import load_examples
@@ -90,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fit(options: argparse.Namespace, report: Console) -> tuple[Head, Split]:
     dataset = read_dataset(options.dataset, options.recipe)
+    if options.skip_bad:
+        dataset = replace(dataset, items=leave_out_unreadable(dataset.items, report))
     amount = Fraction(options.fraction) if options.shots is None else Shots(options.shots)
     split = make_split(dataset, amount, options.seed)
     backbones = load_backbones(options.preset, weight_sources(options), options.device)

@@ -18,6 +18,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--text-folder", metavar="DIR", type=Path, help="of a Hugging Face text encoder")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--recipe", choices=RECIPES, help="the folder is this published data set")
+    add("--skip-bad", action="store_true", help="leave out files that cannot be read, by name")
     add(
         "--cache",
         metavar="DIR",

@@ -14,9 +14,10 @@ from PIL import Image
 from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.explain import Explanation
 from medfocus.fewshot.study.gallery import GalleryItem
+from medfocus.fewshot.study.hits import HitGain
 from medfocus.fewshot.study.plots import accuracy_figure, confusion_figure, reliability_figure
 from medfocus.fewshot.study.run import Run
-from medfocus.fewshot.study.summary import csv_text, figures, summarise
+from medfocus.fewshot.study.summary import csv_text, figures, points, summarise
 
 SIDE = 224  # pixels of a picture in the gallery
 
@@ -27,6 +28,7 @@ def write_report(
     runs: Sequence[Run],
     explanations: Sequence[Explanation] = (),
     gallery: Sequence[GalleryItem] = (),
+    hits: Sequence[HitGain] = (),
 ) -> Path:
     """Write report.html, summary.csv and summary.json.
 
@@ -39,6 +41,7 @@ def write_report(
     rows = summarise(runs)
     summary = {
         "rows": [row.to_json() for row in rows],
+        "hits": [gain.to_json() for gain in hits],
         "explanations": [asdict(explanation) for explanation in explanations],
     }
     write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -57,6 +60,8 @@ def write_report(
         accuracies=[(adaptation, accuracy_figure(rows, adaptation)) for adaptation in drawn],
         confusions=[confusion_figure(group, name) for name, group in _last(runs)],
         reliabilities=[(name, reliability_figure(group)) for name, group in _last(runs)],
+        hits=hits,
+        points=points,
         explanations=explanations,
         pictures=[(item, _picture(item)) for item in gallery],
     )

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,24 +60,30 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers, rounded to what they are worth."""
-        return {name: _rounded(value) for name, value in asdict(self).items()}
+        return {name: rounded(value) for name, value in asdict(self).items()}
 
 
 def summarise(runs: Iterable[Run]) -> list[Row]:
     """A row a setting, in the order in which the settings first appear."""
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    groups = groups_of(runs)
+    return [_row(group, without_focus(groups, key)) for key, group in groups.items()]
+
+
+Key = tuple[str, str, str, str, str]  # data set, adaptation, amount, focus, masks
+
+
+def groups_of(runs: Iterable[Run]) -> dict[Key, list[Run]]:
+    """The runs that differ by their seed alone, in the order in which they first appear."""
+    groups: dict[Key, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_key(run), []).append(run)
-    return [_row(group, _plain(groups, key)) for key, group in groups.items()]
+        of = run.setting
+        key = of.dataset, of.adaptation, of.amount, of.focus, of.masks
+        groups.setdefault(key, []).append(run)
+    return groups
 
 
-def _key(run: Run) -> tuple[str, ...]:
-    setting = run.setting
-    return setting.dataset, setting.adaptation, setting.amount, setting.focus, setting.masks
-
-
-def _plain(groups: dict[tuple[str, ...], list[Run]], key: tuple[str, ...]) -> list[Run] | None:
-    """The runs of the same setting without focus."""
+def without_focus(groups: Mapping[Key, list[Run]], key: Key) -> list[Run] | None:
+    """The runs of the same setting with focus `none`; None where it is that one, or has none."""
     return None if key[3] == "none" else groups.get((*key[:3], "none", "found"))
 
 
@@ -167,7 +173,7 @@ def console_table(rows: Sequence[Row], title: str) -> Table:
 
 def figures(row: Row) -> tuple[str, ...]:
     """Accuracy, interval, gain, p, AUROC, ECE before and after scaling, in words."""
-    gain = "" if row.gain is None else _difference(row.gain)
+    gain = "" if row.gain is None else points(row.gain)
     return (
         f"{row.accuracy.mean:.1%}",
         f"{row.accuracy.low:.1%} to {row.accuracy.high:.1%}",
@@ -179,15 +185,16 @@ def figures(row: Row) -> tuple[str, ...]:
     )
 
 
-def _difference(gain: Interval) -> str:
-    """Percentage points with their interval."""
+def points(gain: Interval) -> str:
+    """A difference in percentage points, with its interval."""
     mean, low, high = (100 * value for value in gain)
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Floats, alone or in tuples, to five places; all else as it is."""
     if isinstance(value, float):
         return round(value, 5)
     if isinstance(value, tuple):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return value

@@ -24,7 +24,8 @@ from medfocus.fewshot.study.unseen import check_unseen
 from medfocus.models.head import Head
 from medfocus.settings import Focus, FocusMode
 
-_Frozen = tuple[str, FocusMode, Masks, tuple[float, ...]]  # what frozen embeddings depend on
+# What the frozen embeddings of a data set's test images, or of all its others, depend on.
+_Frozen = tuple[str, FocusMode, Masks, tuple[float, ...], bool]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Worker:
             self.backbones,
             setting.seed,
             self.plan.steps,
-            lambda strength: self._features(setting, strength)[0][rows],
+            lambda strength: self._features(setting, strength, split, tested=False)[0][rows],
         )
 
     def run(self, setting: Setting, split: Split) -> Run:
@@ -114,19 +115,35 @@ class Worker:
             graph = self.backbones.classifier(head, Focus(mode=setting.focus))
             features, focused = embed(examples.take(rows), self.backbones, graph)
         else:
-            features, focused = (part[rows] for part in self._features(setting, head.strength))
+            found = self._features(setting, head.strength, split, tested=True)
+            features, focused = (part[rows] for part in found)
         return answers(setting, head, features, focused, examples.labels[rows], seconds)
 
-    def _features(self, setting: Setting, strength: Tensor) -> tuple[Tensor, Tensor]:
-        """What the frozen models make of every image of the data set: (N, E), and focused (N,)."""
-        key = setting.dataset, setting.focus, setting.masks, tuple(strength.tolist())
+    def _features(
+        self, setting: Setting, strength: Tensor, split: Split, tested: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What the frozen models make of the data set's images: (N, E), and focused (N,).
+
+        Of its test images, or of all others, whoever of them is asked for: so an image's batch,
+        and with it the last bits, are the same in every run. The other part's rows are zeros.
+        """
+        key = setting.dataset, setting.focus, setting.masks, tuple(strength.tolist()), tested
         if key not in self._frozen:
             task = self.task(setting)
             head = self.backbones.zero_shot_head(task.classes, task.class_prompts, task.focus)
             head = replace(head, strength=strength)
             graph = self.backbones.classifier(head, task.focus)
             examples = self.examples(setting.dataset, setting.masks)
-            self._frozen[key] = embed(examples, self.backbones, graph)
+            rows = examples.rows_of(split.test)
+            if not tested:
+                others = torch.ones(len(examples), dtype=torch.bool)
+                others[rows] = False
+                rows = others.nonzero()[:, 0]
+            features, focused = embed(examples.take(rows), self.backbones, graph)
+            whole = features.new_zeros(len(examples), features.shape[1])
+            steered = focused.new_zeros(len(examples))
+            whole[rows], steered[rows] = features, focused
+            self._frozen[key] = whole, steered
         return self._frozen[key]
 
 

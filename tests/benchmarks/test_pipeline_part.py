@@ -11,6 +11,7 @@ from medfocus.benchmarks.command import main
 from medfocus.benchmarks.pipeline_part import (
     GRAPHS,
     ONE_BY_ONE,
+    SINGLE,
     STAGE,
     STREAM,
     UPSTREAM_ONE_BY_ONE,
@@ -35,7 +36,7 @@ SPANS = [
 @pytest.mark.slow
 def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) -> None:
     trace, out = tmp_path / "trace.json", tmp_path / "rows.json"
-    options = ["--images", "12", "--seconds", "0.1", "--backends", "torch"]
+    options = ["--images", "20", "--seconds", "0.1", "--backends", "torch"]
     files = ["--trace", str(trace), "--plot", str(tmp_path / "plots"), "--json", str(out)]
     assert main(["pipeline", "--engine", str(engine_directory), *options, *files]) == 0
     rows = read_json(out)
@@ -44,21 +45,22 @@ def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) 
     assert [row.contender for row in whole] == [*ours, ONE_BY_ONE, UPSTREAM_ONE_BY_ONE]
     assert [row.peer for row in whole] == ["", GRAPHS, GRAPHS, GRAPHS]
     assert [row.accuracy_of for row in whole] == ["label", "label", "label", "cosine"]
+    assert [row.batch for row in whole] == [20, 20, SINGLE, SINGLE]
     for row in whole:
         assert row.measured
-        assert row.batch == 12
+        assert row.images_per_second == pytest.approx(1e3 * row.batch / row.p50_ms, rel=1e-3)
         assert row.accuracy == pytest.approx(1, abs=0 if row.accuracy_of == "label" else 1e-6)
     stages = {row.setting: row for row in rows if row.what == STAGE}
     assert tuple(stages) == STAGES
-    assert (stages["read"].batch, stages["read"].rounds) == (1, 12)
+    assert (stages["read"].batch, stages["read"].rounds) == (1, 20)
     segmented = stages["segment"]
-    assert segmented.rounds == -(-12 // segmented.batch)
+    assert segmented.rounds == -(-20 // segmented.batch)
     assert (tmp_path / "plots/schedule.png").read_bytes().startswith(b"\x89PNG")
     done = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
     segments = [event for event in done if event["name"].startswith("segment")]
-    assert sum(event["args"]["images"] for event in segments) == 12
+    assert sum(event["args"]["images"] for event in segments) == 20
     seconds = 1e-6 * sum(event["dur"] for event in segments)
-    assert segmented.images_per_second == pytest.approx(12 / seconds, rel=1e-3)
+    assert segmented.images_per_second == pytest.approx(20 / seconds, rel=1e-3)
 
 
 @pytest.mark.slow

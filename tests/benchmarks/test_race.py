@@ -61,9 +61,19 @@ def test_ratios_are_of_speeds(clock: Clock) -> None:
     assert clock.ran[5] in ("peer", "ours")
 
 
+def test_ratios_are_of_images_where_runs_differ(clock: Clock) -> None:
+    runs = {"peer": lambda: clock.work("peer", 2.0), "ours": lambda: clock.work("ours", 0.5)}
+    found = race(runs, "peer", seconds=60, images={"peer": 20, "ours": 10})
+    assert found["ours"].ratio == pytest.approx((2, 2, 2))
+    assert found["ours"].median == pytest.approx(0.5)
+    for same in (found["peer"].ratio, found["peer"].noise, found["ours"].noise):
+        assert same == pytest.approx((1, 1, 1))
+
+
 def test_too_little_time_is_overdrawn_and_much_is_not_used_up(clock: Clock) -> None:
     slow = race({"peer": lambda: clock.work("peer", 100.0)}, "peer", seconds=1)
     assert len(slow["peer"].times) == ROUNDS[0]
+    assert clock.ran.count("peer") == 1 + 2 * ROUNDS[0]  # warmed up once, and twice a round
     fast = race({"other": lambda: clock.work("other", 1e-3)}, "other", seconds=1e6)
     assert len(fast["other"].times) == ROUNDS[1]
 

@@ -1,6 +1,8 @@
 """`medfocus-fit` and `medfocus-eval` from the command line to the files."""
 
 import json
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,65 @@ def test_what_fit_refuses(
     assert "does not exist" in text
     assert "files to train on, fewer than 99 shots" in text
     assert not head.exists()
+
+
+def test_unreadable_files_are_left_out_only_when_asked(
+    brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "brain"
+    shutil.copytree(brain.root, folder)
+    broken = []
+    for part in ("train", "test"):
+        item = next(item for item in brain.items if item.part == part)
+        broken.append(folder / item.path.relative_to(brain.root.resolve()))
+        broken[-1].write_text(f"no image to {part} on")
+    head, report = tmp_path / "head.safetensors", tmp_path / "report"
+    every = ["--fraction", "1", "--cache", str(cache), "-o", str(head)]
+    assert fit_command.main([str(folder), *every]) == 2
+    said = capsys.readouterr().err
+    assert f"1 of {len(brain.items) // 2} files: cannot be used: {broken[0]}" in said
+    assert "--skip-bad" in said
+    assert not head.exists()
+    assert fit_command.main([str(folder), *every, "--skip-bad"]) == 0
+    said = capsys.readouterr().err
+    assert all(f"left out: {path}: " in said for path in broken)
+    assert f"2 of {len(brain.items)} files left out" in said
+    split = json.loads((tmp_path / "head.split.json").read_text())
+    assert len(split["train"]) == len(split["test"]) == len(brain.items) // 2 - 1
+
+    # A test image that breaks later.
+    broken.append(folder / split["test"][3]["file"])
+    split["test"][3]["sha256"] = sha256(b"no image either").hexdigest()
+    broken[-1].write_bytes(b"no image either")
+    (tmp_path / "head.split.json").write_text(json.dumps(split))
+    answer = [str(folder), "--head", str(head), "--report", str(report), "--cache", str(cache)]
+    assert eval_command.main(answer) == 2
+    assert f"1 of {len(split['test'])} files: cannot be used: {broken[-1]}" in (
+        capsys.readouterr().err
+    )
+    assert not report.exists()
+    assert eval_command.main([*answer, "--skip-bad"]) == 0
+    assert f"left out: {broken[-1]}: " in capsys.readouterr().err
+    (row,) = json.loads((report / "summary.json").read_text())["rows"]
+    assert row["images"] == len(split["test"]) - 1
+
+
+def test_a_grid_leaves_out_unreadable_files_only_when_asked(
+    brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, report = tmp_path / "brain", tmp_path / "report"
+    shutil.copytree(brain.root, folder)
+    item = next(item for item in brain.items if item.part == "test")
+    broken = folder / item.path.relative_to(brain.root.resolve())
+    broken.write_bytes(b"no image")
+    options = ["--adapt", "zero-shot", "--focus", "none,soft", "--seeds", "1"]
+    grid = [str(folder), "--grid", *options, "--report", str(report), "--cache", str(cache)]
+    assert eval_command.main(grid) == 2
+    assert f"1 of {len(brain.items)} files: cannot be used: {broken}" in capsys.readouterr().err
+    assert eval_command.main([*grid, "--skip-bad"]) == 0
+    assert f"1 of {len(brain.items)} files left out" in capsys.readouterr().err
+    rows = json.loads((report / "summary.json").read_text())["rows"]
+    assert {row["images"] for row in rows} == {len(brain.items) // 2 - 1}
 
 
 def test_a_head_of_other_weights_is_refused(

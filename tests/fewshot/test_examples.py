@@ -99,7 +99,7 @@ def test_the_content_hash_knows_pixels_alone(tmp_path: Path) -> None:
 def test_masks_that_do_not_fit(brain: Dataset, backbones: Backbones, tmp_path: Path) -> None:
     Image.new("L", (5, 5)).save(tmp_path / "mask.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    for name, problem in (("mask.png", "of its size"), ("broken.png", "cannot be read")):
+    for name, problem in (("mask.png", "on an image of"), ("broken.png", "cannot be read")):
         item = Item(brain.items[0].path, 0, masks=(tmp_path / name,))
-        with pytest.raises(ImageError, match=f"{name}.*{problem}"):
+        with pytest.raises(ImageError, match=f"1 of 1 files.*{name}.*{problem}"):
             load([item], backbones, FocusStore(tmp_path / "store", backbones))

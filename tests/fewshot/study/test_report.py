@@ -12,8 +12,9 @@ from medfocus.errors import InputError
 from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.explain import Explanation
 from medfocus.fewshot.study.gallery import GalleryItem
+from medfocus.fewshot.study.hits import hit_gains
 from medfocus.fewshot.study.report import write_report
-from tests.fewshot.study.fake_runs import fake_study
+from tests.fewshot.study.fake_runs import IMAGES, fake_study
 
 VOID = {"meta", "br", "img", "link"}
 
@@ -50,12 +51,14 @@ def item(right: bool) -> GalleryItem:
 def test_it_needs_nothing_else(tmp_path: Path, evidence: bool) -> None:
     explanations = [Explanation("brain", "soft", "probe", 50, 0.9, 0.4, 0.05, 0.8, 0.2, 0.7)]
     pictures = [item(True), item(False)]
+    hits = hit_gains(fake_study(), {"brain": np.ones(IMAGES, bool)})
     page = write_report(
         tmp_path / "report",
         "Few-shot: <script>alert(1)</script>",
         fake_study(),
         explanations if evidence else (),
         pictures if evidence else (),
+        hits if evidence else (),
     )
     text = page.read_text(encoding="utf-8")
     tags = Tags()
@@ -66,9 +69,10 @@ def test_it_needs_nothing_else(tmp_path: Path, evidence: bool) -> None:
     assert all(re.match("data:image/png;base64,|#", each) for each in tags.references)
     assert text.count("<svg") == 1 + 2 + 2  # accuracy; confusion and calibration, two modes
     assert ("Was it the lesion?" in text) == evidence
+    assert ("where it missed" in text) == evidence
     summary = json.loads((page.parent / "summary.json").read_text())
     assert len(summary["rows"]) == 5
-    assert len(summary["explanations"]) == evidence
+    assert len(summary["explanations"]) == len(summary["hits"]) == evidence
     assert (page.parent / "summary.csv").read_text().count("\n") == 6
     again = write_report(tmp_path / "again", "Few-shot", fake_study())
     assert (
