@@ -59,9 +59,16 @@ medfocus-eval phantoms --grid --protocol paper --report report/
 
 PNG, JPEG, TIFF, WebP, BMP and DICOM, each frame of a file an image of its label. Groups are never
 torn apart; of DICOM files the patient is the group. A split is a JSON file with a hash of every
-file, and never a group in it. The same file in both parts, or with two labels, is refused, and so is
-a test image whose pixels a head has learned from, whatever its file looks like. For one seed a
-smaller amount of training images is contained in a larger one.
+file, and never a group in it. For one seed a smaller amount of training images is contained in a
+larger one.
+
+Refused are files that cannot be read, all of them counted; the same file in both parts, or with two
+labels; a label that is not in `--classes FILE`, where that is given. `--skip-bad` leaves such files
+out and names each (published sets have copies). A test image whose pixels a head has learned from is
+refused in any case, whatever its file looks like.
+
+A head is tested on the test part of its split, or on all of another data set; `answers.csv` in the
+report holds the probabilities that an engine with this head gives.
 
 The masks of SAM2 are kept on the disk, named by a hash of the pixels and of the segmenter, so that
 an image is segmented once, in whatever run.
@@ -74,7 +81,7 @@ an image is segmented once, in whatever run.
 | `probe` | class embeddings, pulled to the text with weight {pull:g}; no validation set | CLAP, LP++ |
 | `tip` | a cache of the images beside the text, its keys fine-tuned; ratio {ratio:g}, sharpness {sharpness:g} | Tip-Adapter-F |
 | `vpt` | {prompts} tokens a layer, class embeddings, focus strengths | VPT-deep |
-| `lora` | rank {rank} on every attention projection of the image encoder, class embeddings, focus strengths | LoRA |
+| `lora` | rank {rank} on every attention projection of the image encoder, class embeddings, focus strengths; without peft, which replaces modules, where attention here reads one packed tensor | LoRA |
 | `full` | both towers, focus strengths | the paper |
 
 `vpt`, `lora` and `full` take {steps} steps of {batch} images (`--steps`) with AdamW and a cosine
@@ -97,7 +104,7 @@ of the images and would be sure of them; a temperature fitted on its answers did
 
 **What the paper leaves open**, and what was chosen: SAM2's prompts (nine points on a grid), which of
 its masks is taken (the best by predicted IoU × stability), what happens without a region (plain
-CLIP, to the bit), how the mask steers (four modes, [ARCHITECTURE.md](ARCHITECTURE.md)), and every
+CLIP: to the bit, or up to rounding where the batch has images with one), how the mask steers (four modes, [ARCHITECTURE.md](ARCHITECTURE.md)), and every
 setting of the training. Nothing was chosen on test images; learning rates were set on other
 phantoms than those below.
 
@@ -125,6 +132,11 @@ and less as images grow more.
 
 {verdict}
 
+With the lesions' own masks `soft` and `hard` gain {true_least:.1f} to {true_most:.1f} points in every
+set: what is missing is the segmentation. SAM2's mask hits the lesion, with an intersection over
+union of a half or more, in {hit_least:.0%} to {hit_most:.0%} of a set's test images; where it misses,
+focus shows CLIP something else, and costs answers ([below](#where-the-mask-hits)).
+
 ### A CLIP that never met steering
 
 `tiny`'s CLIP is steered by true masks in half of its training ([tiny.md](tiny.md)). This is the same
@@ -145,9 +157,19 @@ decoys by itself; where true loses too, the mode itself does harm to this CLIP.
 
 {ablation}
 
+### Where the mask hits
+
+Gain over `none` at {amount} in points: on the test images whose lesion SAM2's mask hits, and on the
+others. The interval is above 0 in {hit_above} of {hit_all} cells on hits and in {missed_above} on the
+others, below 0 in {hit_below} and {missed_below}.
+
+{hits}
+
 ### Calibration and other averages
 
-At {amount}, found masks.
+At {amount}, found masks. Temperature scaling made the calibration error of {worse} of these
+{scaled} adapted heads larger: so few images say little of a temperature, and the held-out heads that
+it is fitted on have seen fewer still.
 
 {calibration}
 
@@ -177,6 +199,15 @@ def render(results: dict[str, Any]) -> str:
     amounts = [*dict.fromkeys(row["amount"] for row in rows if row["adaptation"] != "zero-shot")]
     found = [row for row in rows if row["masks"] == "found"]
     least = [row for row in rows if row["amount"] in (amounts[0], "none")]
+    true_gains = [
+        row["gain"][0]
+        for row in least
+        if row["masks"] == "true" and row["focus"] in ("soft", "hard") and row["amount"] != "none"
+    ]
+    calibrated = [
+        row for row in least if row["masks"] == "found" and row["focus"] in ("none", "soft")
+    ]
+    hit_shares = [each["hits"] / (each["hits"] + each["misses"]) for each in study["hits"]]
     return TEXT.format(
         goal=100 * GOAL,
         pull=TEXT_PULL,
@@ -201,16 +232,25 @@ def render(results: dict[str, Any]) -> str:
         sets=_sets(),
         seeds=max(row["seeds"] for row in rows),
         drawn=found[-1]["adaptation"],
-        verdict=_verdict(found, amounts),
+        verdict=_verdict(rows, amounts),
+        true_least=100 * min(true_gains),
+        true_most=100 * max(true_gains),
+        hit_least=min(hit_shares),
+        hit_most=max(hit_shares),
         careful=DEFAULT_STRENGTH,
-        unsteered=_verdict(
-            [row for row in results["fewshot_unsteered"]["rows"] if row["masks"] == "found"],
-            amounts,
-        ),
+        unsteered=_verdict(results["fewshot_unsteered"]["rows"], amounts),
         fractions="\n\n".join(_fractions(found, name) for name in _names(rows, "adaptation")),
         amount=amounts[0],
         ablation=_ablation(least),
-        calibration=_calibration([row for row in least if row["masks"] == "found"]),
+        hits=_hits(study["hits"]),
+        hit_all=len(study["hits"]),
+        hit_above=_sure(study["hits"], "gain_hit", 1),
+        hit_below=_sure(study["hits"], "gain_hit", -1),
+        missed_above=_sure(study["hits"], "gain_missed", 1),
+        missed_below=_sure(study["hits"], "gain_missed", -1),
+        calibration=_calibration(calibrated),
+        worse=sum(row["ece_calibrated"] > row["ece"] for row in calibrated),
+        scaled=sum(row["adaptation"] != "zero-shot" for row in calibrated),
         explained=explanations[0]["adaptation"],
         explained_images=explanations[0]["images"],
         explanations=_explanations(explanations),
@@ -254,12 +294,19 @@ def _verdict(rows: list[dict[str, Any]], amounts: list[str]) -> str:
             mine = [row for row in rows if (row["adaptation"], row["focus"]) == (adaptation, focus)]
             if adaptation == "zero-shot":
                 continue
-            first = [row for row in mine if row["amount"] == amounts[0]]
-            last = [row for row in mine if row["amount"] == amounts[-1]]
+            first, last, true = (
+                [row for row in mine if (row["amount"], row["masks"]) == wanted]
+                for wanted in (
+                    (amounts[0], "found"),
+                    (amounts[-1], "found"),
+                    (amounts[0], "true"),
+                )
+            )
             enough = sum(row["gain"][0] >= GOAL for row in first)
             apart = sum(row["gain"][1] > 0 for row in first)
             gains = [
-                ", ".join(f"{100 * row['gain'][0]:+.1f}" for row in part) for part in (first, last)
+                ", ".join(f"{100 * row['gain'][0]:+.1f}" for row in part)
+                for part in (first, last, true)
             ]
             lines.append(
                 [
@@ -273,6 +320,7 @@ def _verdict(rows: list[dict[str, Any]], amounts: list[str]) -> str:
         "",
         f"gains at {amounts[0]}: {', '.join(_names(rows, 'dataset'))}",
         f"at {amounts[-1]}",
+        f"with true masks, at {amounts[0]}",
         f"gain of {100 * GOAL:g} or more at {amounts[0]}",
         "interval of the gain above 0",
     )
@@ -321,6 +369,31 @@ def _ablation(rows: list[dict[str, Any]]) -> str:
     return table(("gain over none, points", "found", "true", "random"), lines)
 
 
+def _sure(gains: list[dict[str, Any]], which: str, sign: int) -> int:
+    """How many intervals lie on one side of 0."""
+    return sum(
+        each[which] is not None and min(sign * each[which][1], sign * each[which][2]) > 0
+        for each in gains
+    )
+
+
+def _hits(gains: list[dict[str, Any]]) -> str:
+    """Adaptations and modes down, data sets across: on hits / on misses."""
+    datasets = _names(gains, "dataset")
+    shares = {each["dataset"]: each["hits"] / (each["hits"] + each["misses"]) for each in gains}
+    rows: dict[str, list[str]] = {}
+    for each in gains:
+        cell = " / ".join(
+            ""
+            if gain is None
+            else f"{100 * gain[0]:+.1f} ({100 * gain[1]:+.1f} to {100 * gain[2]:+.1f})"
+            for gain in (each["gain_hit"], each["gain_missed"])
+        )
+        rows.setdefault(f"{each['adaptation']}, {each['focus']}", []).append(cell)
+    names = ("on hits / on others", *(f"{name}, hit in {shares[name]:.0%}" for name in datasets))
+    return table(names, [[name, *cells] for name, cells in rows.items()])
+
+
 def _calibration(rows: list[dict[str, Any]]) -> str:
     lines = [
         [
@@ -332,7 +405,6 @@ def _calibration(rows: list[dict[str, Any]]) -> str:
             f"{row['ece_calibrated']:.3f}",
         ]
         for row in rows
-        if row["focus"] in ("none", "soft")
     ]
     return table(("", "balanced accuracy", "macro F1", "AUROC", "ECE", "ECE, scaled"), lines)
 

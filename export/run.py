@@ -26,7 +26,7 @@ from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import TINY, load_clip, load_segmenter
 from medfocus.models.presets import Preset, preset
 from medfocus.models.segmenter import Segmenter
-from medfocus.models.text import class_embeddings
+from medfocus.models.text import class_embeddings, read_classes
 from medfocus.settings import Focus, FocusMode, Selection
 
 
@@ -98,24 +98,6 @@ def _classes(options: argparse.Namespace, chosen: Preset) -> tuple[str, ...]:
             "classes", "none are given", "name them with --classes FILE, or give --head FILE"
         )
     return tuple(sorted(kind.name for kind in DEMO_KINDS))  # phantoms are all that `tiny` knows
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names, a line each; blank lines do not count.
-
-    Raises:
-        InputError: a file that cannot be read, is empty or names a class twice.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            str(path), f"cannot be read ({error})", "give a UTF-8 text file"
-        ) from error
-    classes = tuple(line.strip() for line in lines if line.strip())
-    if len(set(classes)) != len(classes) or not classes:
-        raise InputError(str(path), "is empty or names a class twice", "give a name a line")
-    return classes
 
 
 def _parts(

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medfocus.engine.images import SourceImage
 from medfocus.engine.parity import Device
+from medfocus.engine.prepare import classifier_view
 from medfocus.errors import InputError
 from medfocus.models.adapter import apply_adapter
 from medfocus.models.clip import FocusCLIP
@@ -58,6 +60,10 @@ class Backbones:
     def preprocessing(self) -> Preprocessing:
         """What is done to an image before each of the two models."""
         return self.preset.preprocessing(self.clip, self.segmenter.segmenter)
+
+    def check(self, image: SourceImage) -> None:
+        """Raises an ImageError where CLIP's view of an image cannot be made."""
+        classifier_view(image, self.preprocessing)
 
     @property
     def prompts(self) -> Prompts:

@@ -28,21 +28,22 @@ from medfocus.fewshot.adapt.fit import STEPS, Adaptation
 from medfocus.fewshot.backbones import choose_device, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.images import leave_out_unreadable
-from medfocus.fewshot.data.reader import read_dataset
-from medfocus.fewshot.data.splits import Fraction, read_split
+from medfocus.fewshot.data.splits import Fraction, tested_split
 from medfocus.fewshot.fit_command import split_path
 from medfocus.fewshot.focus_store import FocusStore
-from medfocus.fewshot.model_options import add_model_options, weight_sources
+from medfocus.fewshot.model_options import add_model_options, read_data, weight_sources, whole
+from medfocus.fewshot.study.answers import answers_csv
 from medfocus.fewshot.study.evaluate import evaluate_head
 from medfocus.fewshot.study.evidence import evidence_of, study_evidence
 from medfocus.fewshot.study.grid import Grid, run_grid
-from medfocus.fewshot.study.hits import hit_gains, study_hits
+from medfocus.fewshot.study.hits import hit_gains, study_overlaps
 from medfocus.fewshot.study.paper import paper_table
 from medfocus.fewshot.study.phantoms import phantom_datasets
 from medfocus.fewshot.study.report import write_report
 from medfocus.fewshot.study.run import Run
 from medfocus.fewshot.study.summary import console_table, summarise
 from medfocus.fewshot.study.worker import Plan, Worker
+from medfocus.files import write_whole
 from medfocus.models.head import Head
 from medfocus.settings import FocusMode
 
@@ -102,8 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     add = grid.add_argument
     add("--adapt", metavar="LIST", default="zero-shot,probe,lora", help=_known(Adaptation))
     add("--focus", metavar="LIST", default="none,overlay,soft,hard", help="default: %(default)s")
-    add("--seeds", metavar="N", type=int, default=5, help="default: %(default)s")
-    add("--steps", metavar="N", type=int, default=STEPS, help="default: %(default)s")
+    add("--seeds", metavar="N", type=whole(1), default=5, help="default: %(default)s")
+    add("--steps", metavar="N", type=whole(1), default=STEPS, help="default: %(default)s")
     add_model_options(parser)
     return parser
 
@@ -113,23 +114,29 @@ def _known(names: object) -> str:
 
 
 def _head(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path]:
-    """Evaluate one head on the test part of the split that it was made with."""
+    """Evaluate one head: on the test part of its split, or on all of another data set."""
     if len(options.datasets) != 1 or options.datasets == [PHANTOMS]:
         raise InputError("--head", "is of one data set", "name that one")
     head = Head.read(options.head)
-    dataset = read_dataset(Path(options.datasets[0]), options.recipe)
-    split = read_split(split_path(options.head), dataset)
-    if options.skip_bad:
-        good = leave_out_unreadable([dataset.items[index] for index in split.test], report)
-        kept = tuple(file for file in split.test_files if dataset.items[file.index] in good)
-        split = replace(split, test_files=kept)
+    dataset = read_data(Path(options.datasets[0]), options.recipe, options.classes)
+    split = tested_split(split_path(options.head), dataset)
     backbones = load_backbones(options.preset, weight_sources(options), options.device)
+    left_out = 0
+    if options.skip_bad:
+        items = [dataset.items[index] for index in split.test]
+        good = set(leave_out_unreadable(items, backbones.check, report))
+        kept = tuple(file for file in split.test_files if dataset.items[file.index] in good)
+        left_out = len(items) - len(kept)
+        split = replace(split, test_files=kept)
     with _progress(report) as progress:
         store = FocusStore(options.cache, backbones)
         run, examples = evaluate_head(head, dataset, split, backbones, store, progress)
         explanations, pictures = evidence_of(dataset.name, head, examples, backbones)
+    files = [file.file for file in split.test_files]
+    write_whole(options.report / "answers.csv", answers_csv(run, examples, files))
     title = f"{dataset.name}: {head.adaptation}, focus {head.focus}"
-    return [run], write_report(options.report, title, [run], explanations, pictures)
+    page = write_report(options.report, title, [run], explanations, pictures, left_out=left_out)
+    return [run], page
 
 
 def _grid(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path]:
@@ -142,11 +149,6 @@ def _grid(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path
         ("true", "random"),
     )
     datasets = _datasets(options)
-    if options.skip_bad:
-        datasets = {
-            name: replace(dataset, items=leave_out_unreadable(dataset.items, report))
-            for name, dataset in datasets.items()
-        }
     plan = Plan(
         options.preset,
         weight_sources(options),
@@ -155,20 +157,28 @@ def _grid(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path
         datasets,
         options.steps,
     )
+    worker = Worker(plan)
+    left_out = worker.leave_out_bad(report) if options.skip_bad else 0
     with _progress(report) as progress:
-        worker = Worker(plan)
         worker.read_all(progress)
-        runs = run_grid(options.report, plan, grid, progress)
+        runs = run_grid(options.report, worker, grid, progress)
         explanations, pictures = study_evidence(worker, grid, progress)
-    hits = hit_gains(runs, study_hits(worker, grid))
+    hits = hit_gains(runs, study_overlaps(worker, grid))
     title = "Few-shot: " + ", ".join(datasets)
-    return runs, write_report(options.report, title, runs, explanations, pictures, hits)
+    page = write_report(options.report, title, runs, explanations, pictures, hits, left_out)
+    return runs, page
 
 
 def _datasets(options: argparse.Namespace) -> dict[str, Dataset]:
     if options.datasets == [PHANTOMS]:
         return phantom_datasets(options.report / PHANTOMS)
-    datasets = [read_dataset(Path(path), options.recipe) for path in options.datasets]
+    recipes = options.recipe.split(",") if options.recipe else [None] * len(options.datasets)
+    if len(recipes) != len(options.datasets):
+        raise InputError(f"--recipe {options.recipe}", "is not one a data set", "name one of each")
+    datasets = [
+        read_data(Path(path), recipe, options.classes)
+        for path, recipe in zip(options.datasets, recipes, strict=True)
+    ]
     named = {dataset.name: dataset for dataset in datasets}
     if len(named) != len(datasets):
         raise InputError("data sets", "two have one name", "rename one's folder or file")

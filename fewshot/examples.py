@@ -18,6 +18,7 @@ from medfocus.engine.preprocess import normalise, segmenter_pixels
 from medfocus.errors import ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Item
+from medfocus.fewshot.data.groups import joined
 from medfocus.fewshot.data.images import read_item, unreadable
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.models.graphs import ClassifierGraph
@@ -36,6 +37,7 @@ class Examples:
         focus_logits: float32 (N, h, w); score: (N,).
         labels: int64 (N,).
         files: int64 (N,), which of the items an image is of.
+        groups: int64 (N,), equal where images are of one file, of one patient, or the same picture.
         content: SHA-256 of each image's shape and pixels.
         lesions: float32 (N, h, w) in [0, 1], how much of each cell of SAM2's frame the lesion
             covers; None where no item has masks. An item without any, among others that have
@@ -48,6 +50,7 @@ class Examples:
     score: Tensor
     labels: Tensor
     files: Tensor
+    groups: Tensor
     content: tuple[str, ...]
     lesions: Tensor | None
 
@@ -67,6 +70,7 @@ class Examples:
             self.score[rows],
             self.labels[rows],
             self.files[rows],
+            self.groups[rows],
             tuple(self.content[row] for row in rows),
             None if self.lesions is None else self.lesions[rows],
         )
@@ -83,27 +87,27 @@ def load_examples(
     preprocessing = backbones.preprocessing
     side = preprocessing.segmenter.size // MASK_STRIDE
     with_lesions = any(item.masks for item in items)
-    pixels, sizes, files, content, lesions, errors = [], [], [], [], [], []
-    segmenting = _Segmenting(backbones, store)
+    pixels, sizes, found, files, content, keys, lesions, errors = ([] for _ in range(8))
     for index in progress.track(range(len(items)), description="reading and segmenting"):
+        item = items[index]
         try:
-            frames = read_item(items[index])
+            frames = read_item(item)
+            views = [classifier_view(image, preprocessing) for image, _ in frames]
         except ImageError as error:
             errors.append(error)
             continue
+        pixels += views
         for image, lesion in frames:
-            pixels.append(classifier_view(image, preprocessing))
             sizes.append((image.pixels.shape[0], image.pixels.shape[1]))
             files.append(index)
             content.append(content_hash(image))
-            segmenting.add(image, content[-1])
+            keys.append([("file", index), ("content", content[-1]), ("group", item.group or index)])
+            found.append(_segmented(image, content[-1], backbones, store))
             if with_lesions:
                 # Averaged over the cells of SAM2's low-resolution frame: (side, side).
                 lesions.append(F.adaptive_avg_pool2d(torch.from_numpy(lesion)[None], side)[0])
     if errors:
         raise unreadable(errors, len(items))
-    segmenting.run()
-    found = [segmenting.found[name] for name in content]
     return Examples(
         np.stack(pixels),
         tuple(sizes),
@@ -111,6 +115,7 @@ def load_examples(
         torch.stack([score for _, score in found]),
         torch.tensor([items[index].label for index in files]),
         torch.tensor(files),
+        torch.tensor(joined(keys)),
         tuple(content),
         torch.stack(lesions) if with_lesions else None,
     )
@@ -123,45 +128,26 @@ def content_hash(image: SourceImage) -> str:
     return digest.hexdigest()
 
 
-class _Segmenting:
-    """Images on their way through the segmenter, a batch at a time; what is known skips it."""
+@torch.inference_mode()
+def _segmented(
+    image: SourceImage, content: str, backbones: Backbones, store: FocusStore
+) -> tuple[Tensor, Tensor]:
+    """An image's focus logits (h, w) and score (), from the store where they are kept.
 
-    def __init__(self, backbones: Backbones, store: FocusStore) -> None:
-        self._backbones, self._store = backbones, store
-        self._waiting: dict[str, NDArray[np.uint8]] = {}
-        self.found: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def add(self, image: SourceImage, content: str) -> None:
-        if content in self.found or content in self._waiting:
-            return
-        known = self._store.read(content)
-        if known is not None:
-            self.found[content] = known
-            return
-        size = self._backbones.preprocessing.segmenter.size
-        self._waiting[content] = segmenter_pixels(image.pixels, size)
-        if len(self._waiting) == BATCH:
-            self.run()
-
-    @torch.inference_mode()
-    def run(self) -> None:
-        if not self._waiting:
-            return
-        first, device = self._backbones.preprocessing.segmenter, self._backbones.device
-        image = normalise(np.stack([*self._waiting.values()]), first.mean, first.std)
-        points, labels = map(torch.from_numpy, in_frame(self._backbones.prompts, first.size))
-        count = len(image)
-        output = self._backbones.segmenter(
-            torch.from_numpy(image).to(device),
-            points.expand(count, *points.shape).to(device),
-            labels.expand(count, *labels.shape).to(device),
-        )
-        for content, focus_logits, score in zip(
-            self._waiting, output.focus_logits.cpu(), output.score.cpu(), strict=True
-        ):
-            self._store.write(content, focus_logits, score)
-            self.found[content] = focus_logits, score
-        self._waiting = {}
+    Each image is segmented by itself: the last bits of one that shares a batch depend on it, and
+    what a batch would hold depends on what the store holds already.
+    """
+    known = store.read(content)
+    if known is not None:
+        return known
+    first, device = backbones.preprocessing.segmenter, backbones.device
+    pixels = segmenter_pixels(image.pixels, first.size)[None]
+    points, labels = in_frame(backbones.prompts, first.size)
+    inputs = normalise(pixels, first.mean, first.std), points[None], labels[None]
+    output = backbones.segmenter(*(torch.from_numpy(array).to(device) for array in inputs))
+    found = output.focus_logits[0].cpu(), output.score[0].cpu()
+    store.write(content, *found)
+    return found
 
 
 def classifier_inputs(

@@ -5,7 +5,6 @@ medfocus-fit scans/ --shots 16 --adapt lora -o head.safetensors
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,15 +12,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medfocus.engine.results import printable
-from medfocus.errors import MedfocusError
+from medfocus.errors import InputError, MedfocusError
 from medfocus.fewshot.adapt.fit import STEPS, Adaptation, Task, fit_head
 from medfocus.fewshot.backbones import load_backbones
-from medfocus.fewshot.data.images import leave_out_unreadable
-from medfocus.fewshot.data.reader import read_dataset
+from medfocus.fewshot.data.images import leave_out_bad
 from medfocus.fewshot.data.splits import Fraction, Shots, Split, make_split
 from medfocus.fewshot.examples import load_examples
 from medfocus.fewshot.focus_store import FocusStore
-from medfocus.fewshot.model_options import add_model_options, weight_sources
+from medfocus.fewshot.model_options import add_model_options, read_data, weight_sources, whole
 from medfocus.models.head import Head
 from medfocus.settings import Focus, FocusMode
 
@@ -38,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
         head, split = _fit(options, report)
-        split.save(split_path(options.out))
         head.save(options.out)
+        split.save(split_path(options.out))
     except MedfocusError as error:
         report.print(f"error: {printable(str(error))}")
         return UNUSABLE
@@ -78,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--adapt", choices=get_args(Adaptation), default="probe", help="default: %(default)s")
     add("--focus", choices=get_args(FocusMode), default="soft", help="default: %(default)s")
-    add("--seed", metavar="S", type=int, default=0, help="of which files, and of the training")
+    add("--seed", metavar="S", type=whole(0), default=0, help="of which files, and of the training")
     add(
         "--steps",
         metavar="N",
-        type=int,
+        type=whole(1),
         default=STEPS,
         help="of 16 images, in vpt, lora and full; default: %(default)s",
     )
@@ -91,12 +89,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fit(options: argparse.Namespace, report: Console) -> tuple[Head, Split]:
-    dataset = read_dataset(options.dataset, options.recipe)
-    if options.skip_bad:
-        dataset = replace(dataset, items=leave_out_unreadable(dataset.items, report))
+    if options.out.suffix != ".safetensors" or options.out.is_dir():
+        raise InputError(str(options.out), "is no name of a head file", "end it in .safetensors")
+    dataset = read_data(options.dataset, options.recipe, options.classes)
     amount = Fraction(options.fraction) if options.shots is None else Shots(options.shots)
-    split = make_split(dataset, amount, options.seed)
+    split = None if options.skip_bad else make_split(dataset, amount, options.seed)
     backbones = load_backbones(options.preset, weight_sources(options), options.device)
+    if split is None:
+        dataset = leave_out_bad(dataset, backbones.check, report)
+        split = make_split(dataset, amount, options.seed)
     store = FocusStore(options.cache, backbones)
     task = Task(dataset.classes, dataset.prompts, Focus(mode=options.focus))
     with Progress(console=report) as progress:

@@ -33,7 +33,7 @@ class FocusStore:
 
     def __init__(self, root: Path, backbones: Backbones) -> None:
         recipe = {
-            "version": 1,
+            "version": 2,
             "weights": backbones.segmenter_sha256,
             "input": asdict(backbones.preprocessing.segmenter),
             "prompts": asdict(backbones.prompts),

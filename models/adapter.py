@@ -29,7 +29,7 @@ def apply_adapter(clip: FocusCLIP, adapter: Mapping[str, Tensor]) -> None:
         target, _, half = name.rpartition(".")
         if name == PROMPTS:
             changed[name] = tensor
-            fits = tensor.shape[0] == clip.layers and tensor.shape[2:] == (clip.width,)
+            fits = tensor.ndim == 3 and tensor.shape[::2] == (clip.layers, clip.width)
         elif half in ("up", "down"):
             factors = adapter.get(f"{target}.up"), adapter.get(f"{target}.down")
             fits = target in parameters and _is_low_rank(*factors, parameters[target].shape)

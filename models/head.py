@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medfocus.errors import WeightsError
+from medfocus.files import write_whole
 from medfocus.models.graphs import Cache
 from medfocus.settings import FocusMode
 
@@ -99,10 +100,10 @@ class Head:
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def save(self, path: Path) -> None:
-        """Write a .safetensors file; all but the tensors goes into its metadata.
+        """Write a .safetensors file, whole; all but the tensors goes into its metadata.
 
         Raises:
-            WeightsError: the file cannot be written.
+            InputError: the file cannot be written.
         """
         about = {
             "clip": self.clip,
@@ -114,14 +115,8 @@ class Head:
             "trained_on": self.trained_on,
         }
         adapter = {f"{_ADAPTER}{name}": part.contiguous() for name, part in self.adapter.items()}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # One entry: several would be stored in an order that changes from run to run.
-            path.write_bytes(save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)}))
-        except OSError as error:
-            raise WeightsError(
-                str(path), f"cannot be written ({error.strerror})", "choose another place"
-            ) from error
+        # One entry: several would be stored in an order that changes from run to run.
+        write_whole(path, save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)}))
 
     @classmethod
     def read(cls, path: Path) -> "Head":
@@ -143,7 +138,7 @@ class Head:
                 for name in [*tensors]
                 if name.startswith(_ADAPTER)
             }
-            content = json.loads(about)
+            content = dict(json.loads(about))
             return cls(
                 classes=tuple(content.pop("classes")),
                 temperature=float(content.pop("temperature")),

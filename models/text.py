@@ -18,6 +18,24 @@ CLASS_PROMPT = "This is a photo of {}"  # the paper's
 Tokenizer = Callable[[Sequence[str]], Tensor]  # T texts -> (T, context length) int64
 
 
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names, a line each; blank lines do not count.
+
+    Raises:
+        InputError: a file that cannot be read, is empty or names a class twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            str(path), f"cannot be read ({error})", "give a UTF-8 text file"
+        ) from error
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if len(set(classes)) != len(classes) or not classes:
+        raise InputError(str(path), "is empty or names a class twice", "give a name a line")
+    return classes
+
+
 def tokenizer_for(architecture: str, text_folder: Path | None = None) -> Tokenizer:
     """The tokenizer that a CLIP was trained with.
 

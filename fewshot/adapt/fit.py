@@ -92,7 +92,7 @@ def fit_head(
 
     refit: Refit = tip if adaptation == "tip" else probe
     choice = choose_strength(
-        task.focus.mode, start.strength, frozen or embedded, refit, labels, seed
+        task.focus.mode, start.strength, frozen or embedded, refit, labels, examples.groups, seed
     )
     head = start if adaptation == "full" else refit(choice.features, labels)
     head = replace(head, strength=choice.strength)

@@ -31,7 +31,13 @@ class Choice(NamedTuple):
 
 
 def choose_strength(
-    mode: FocusMode, default: Tensor, frozen: Frozen, refit: Refit, labels: Tensor, seed: int
+    mode: FocusMode,
+    default: Tensor,
+    frozen: Frozen,
+    refit: Refit,
+    labels: Tensor,
+    groups: Tensor,
+    seed: int,
 ) -> Choice:
     """The λ, the same in every layer, that answers held-out folds clearly best.
 
@@ -43,26 +49,27 @@ def choose_strength(
         default: (L,) what the choice starts from, and stays where no fold can be held out.
         frozen: embeds the images.
         refit: fits a head to some of them.
-        labels: (N,) int64.
+        labels: (N,) int64; groups: (N,) int64, which no fold tears apart.
         seed: of the folds.
     """
-    start = _try(default, frozen, refit, labels, seed)
+
+    def answered(strength: Tensor) -> Choice:
+        features = frozen(strength)
+        held_out = held_out_logits(refit, features, labels, groups, seed)
+        return Choice(strength, features, held_out)
+
+    start = answered(default)
     if mode != "soft" or start.held_out is None:
         return start
     before = _losses(start, labels)
     best, margin = start, 0.0
     for value in STRENGTHS:
-        other = _try(torch.full_like(default, value), frozen, refit, labels, seed)
+        other = answered(torch.full_like(default, value))
         gain = before - _losses(other, labels)
         error = float(gain.std()) / len(gain) ** 0.5
         if float(gain.mean()) > max(margin, error):
             best, margin = other, float(gain.mean())
     return best
-
-
-def _try(strength: Tensor, frozen: Frozen, refit: Refit, labels: Tensor, seed: int) -> Choice:
-    features = frozen(strength)
-    return Choice(strength, features, held_out_logits(refit, features, labels, seed))
 
 
 def _losses(choice: Choice, labels: Tensor) -> Tensor:

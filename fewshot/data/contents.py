@@ -1,5 +1,7 @@
 """What files hold, by their SHA-256: copies are found whatever they are called."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medfocus.errors import InputError
+from medfocus.fewshot.data.dataset import Dataset
 from medfocus.models.weights import sha256
 
 _MANY = 1000  # files, from which on hashing may take seconds
@@ -26,6 +29,22 @@ def content_hashes(paths: Sequence[Path]) -> list[str]:
         paths, "hashing files", console=console, transient=True, disable=len(paths) < _MANY
     )
     return [_content_hash(path) for path in steps]
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of all that a data set says: names, files, masks, labels, groups, parts, prompts.
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
+    hashes = content_hashes([item.path for item in dataset.items])
+    masks = [content_hashes(item.masks) for item in dataset.items]
+    said = [
+        (item.path.relative_to(dataset.root).as_posix(), item.label, item.group, item.part)
+        for item in dataset.items
+    ]
+    content = dataset.classes, dataset.prompts, hashes, masks, said
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _content_hash(path: Path) -> str:

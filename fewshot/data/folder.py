@@ -56,11 +56,17 @@ def image_files(folder: Path) -> list[Path]:
     Left out are hidden files and what tools leave beside images. A file of any other kind is
     kept, so that a wrong one is reported when it is read.
     """
-    return sorted(
+    files = sorted(
         path
         for path in folder.rglob("*")
         if path.is_file() and not _hidden(path, folder) and not _leftover(path)
     )
+    for path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(repr(str(path)), "is not named in UTF-8", "rename it") from error
+    return files
 
 
 def _hidden(path: Path, folder: Path) -> bool:

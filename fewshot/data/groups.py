@@ -1,5 +1,6 @@
 """Groups: what must not be torn apart by a split, as a hash that names nobody."""
 
+from collections.abc import Hashable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,6 +34,28 @@ def patient_group(path: Path) -> str | None:
         return group_of(str(dataset.get("PatientID") or ""))
     except READ_ERRORS:
         return None
+
+
+def joined(keys: Iterable[Sequence[Hashable]]) -> list[int]:
+    """N numbers, equal where things must stay together: by a common key, or by a chain of them.
+
+    Args:
+        keys: of N things, each with its own.
+    """
+    parent: list[int] = []
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[Hashable, int] = {}
+    for index, own in enumerate(keys):
+        parent.append(index)
+        for key in own:
+            parent[root(index)] = root(first.setdefault(key, index))
+    return [root(index) for index in range(len(parent))]
 
 
 def _may_be_dicom(path: Path) -> bool:

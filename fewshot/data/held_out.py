@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.groups import joined
 
 FOLDS = 5  # one of them is held out
 
@@ -25,7 +26,10 @@ def held_out(dataset: Dataset, hashes: Sequence[str]) -> tuple[int, ...]:
     """
     labels = np.array([item.label for item in dataset.items])
     per_class = np.bincount(labels, minlength=len(dataset.classes))
-    groups = joined_groups(dataset, hashes)
+    groups = joined(
+        [("content", content), *([] if item.group is None else [("group", item.group)])]
+        for item, content in zip(dataset.items, hashes, strict=True)
+    )
     folds = min(FOLDS, len(set(groups)), int(per_class.max(initial=0)))
     if folds < 2:
         return ()
@@ -41,28 +45,3 @@ def held_out(dataset: Dataset, hashes: Sequence[str]) -> tuple[int, ...]:
         return float(lacking + np.abs(counts / np.maximum(per_class, 1) - 1 / FOLDS).mean())
 
     return tuple(int(index) for index in min(parts, key=distance))
-
-
-def joined_groups(dataset: Dataset, hashes: Sequence[str]) -> list[int]:
-    """N numbers, equal where items must stay together: by group, by content, or by a chain of both.
-
-    Args:
-        dataset: of N items.
-        hashes: N, of their files.
-    """
-    parent = list(range(len(hashes)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    first: dict[tuple[str, str], int] = {}
-    for index, (item, content) in enumerate(zip(dataset.items, hashes, strict=True)):
-        keys = [("content", content)]
-        if item.group is not None:
-            keys.append(("group", item.group))
-        for key in keys:
-            parent[root(index)] = root(first.setdefault(key, index))
-    return [root(index) for index in range(len(hashes))]

@@ -1,19 +1,21 @@
 """An item's images with the masks of its lesion, and what becomes of items that have none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
 from medfocus.engine.images import SourceImage, read_images
 from medfocus.engine.results import printable
 from medfocus.errors import ImageError
-from medfocus.fewshot.data.dataset import Item
+from medfocus.fewshot.data.dataset import Dataset, Item
+from medfocus.fewshot.data.leaks import leave_out_copies
 
+WHITE = 128  # a mask's pixel is of the lesion from here on; lossy files are nowhere quite black
 NAMED = 10  # unreadable files in one error; the others are counted
 
 
@@ -21,7 +23,7 @@ def read_item(item: Item) -> list[tuple[SourceImage, NDArray[np.float32]]]:
     """Every frame of an item's file, each with its lesion: (H, W) 1 inside and 0 outside.
 
     Raises:
-        ImageError: the file or a mask cannot be read, or a mask is of another size.
+        ImageError: the file or a mask cannot be read, or a mask is of another size or all dark.
     """
     images = read_images(item.path)
     sizes = [image.pixels.shape[:2] for image in images]
@@ -29,17 +31,25 @@ def read_item(item: Item) -> list[tuple[SourceImage, NDArray[np.float32]]]:
     return [(image, lesions[size]) for image, size in zip(images, sizes, strict=True)]
 
 
-def leave_out_unreadable(items: Sequence[Item], report: Console) -> tuple[Item, ...]:
-    """Those of some items that can be read; each of the others is reported, and their number.
+def leave_out_unreadable(
+    items: Sequence[Item], prepare: Callable[[SourceImage], object], report: Console
+) -> tuple[Item, ...]:
+    """Those of some items that can be used; each of the others is reported, and their number.
+
+    Args:
+        items: to be read, all of them.
+        prepare: raises an ImageError where a model cannot take an image.
+        report: is told.
 
     Raises:
-        ImageError: none of them can.
+        ImageError: none of them can be used.
     """
     good, errors = [], []
     with Progress(console=report) as progress:
         for item in progress.track(items, description="looking for unreadable files"):
             try:
-                read_item(item)
+                for image, _ in read_item(item):
+                    prepare(image)
             except ImageError as error:
                 errors.append(error)
                 report.print(f"left out: {printable(f'{error.item}: {error.problem}')}")
@@ -47,8 +57,21 @@ def leave_out_unreadable(items: Sequence[Item], report: Console) -> tuple[Item, 
                 good.append(item)
     if errors and not good:
         raise unreadable(errors, len(items))
-    report.print(f"{len(errors)} of {len(items)} files left out")
     return tuple(good)
+
+
+def leave_out_bad(
+    dataset: Dataset, prepare: Callable[[SourceImage], object], report: Console
+) -> Dataset:
+    """A data set without the files that would be refused: unreadable ones, and copies.
+
+    Raises:
+        ImageError: none of the files can be used.
+    """
+    items = leave_out_unreadable(dataset.items, prepare, report)
+    kept = leave_out_copies(replace(dataset, items=items), report)
+    report.print(f"{dataset.name}: {len(dataset.items) - len(kept.items)} files left out")
+    return kept
 
 
 def unreadable(errors: Sequence[ImageError], count: int) -> ImageError:
@@ -65,14 +88,15 @@ def unreadable(errors: Sequence[ImageError], count: int) -> ImageError:
 def _joined(masks: Sequence[Path], size: tuple[int, ...]) -> NDArray[np.float32]:
     joined = np.zeros(size, np.float32)
     for path in masks:
-        try:
-            with Image.open(path) as image:
-                mask = np.asarray(image.convert("L")) > 127
-        except OSError as error:
-            raise ImageError(str(path), f"cannot be read ({error})", "check the mask") from error
-        if mask.shape != size:
+        (mask, *more) = (image.pixels.max(-1) for image in read_images(path))
+        if more or mask.shape != size:
+            frames = f" in {1 + len(more)} frames" if more else ""
             raise ImageError(
-                str(path), f"of {mask.shape}, on an image of {size}", "give a mask of its size"
+                str(path), f"of {mask.shape}{frames}, on an image of {size}", "give one of its size"
             )
-        joined = np.maximum(joined, mask)
+        if 0 < mask.max() < WHITE:
+            raise ImageError(
+                str(path), f"is nowhere brighter than {mask.max()} of 255", "paint the lesion white"
+            )
+        joined = np.maximum(joined, mask >= WHITE)
     return joined

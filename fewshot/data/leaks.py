@@ -1,14 +1,45 @@
 """Leaks: what would let a model see in training what it is tested on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from rich.console import Console
+
+from medfocus.engine.results import printable
 from medfocus.errors import InputError
+from medfocus.fewshot.data.contents import content_hashes
 from medfocus.fewshot.data.dataset import Dataset
 
 
 def file_name(dataset: Dataset, index: int) -> str:
     """The path of an item below the data set's root, with slashes on every system."""
     return dataset.items[index].path.relative_to(dataset.root).as_posix()
+
+
+def leave_out_copies(dataset: Dataset, report: Console) -> Dataset:
+    """A data set without files that are refused for their bytes.
+
+    That is, without all files of a content with two labels, and without copies, in its authors'
+    training part, of what is in their test part. Each is reported.
+    """
+    hashes = content_hashes([item.path for item in dataset.items])
+    labels: dict[str, set[int]] = {}
+    for item, content in zip(dataset.items, hashes, strict=True):
+        labels.setdefault(content, set()).add(item.label)
+    tested = {
+        content for item, content in zip(dataset.items, hashes, strict=True) if item.part == "test"
+    }
+    kept = []
+    for index, (item, content) in enumerate(zip(dataset.items, hashes, strict=True)):
+        if len(labels[content]) > 1:
+            problem = "the same bytes have two labels"
+        elif item.part == "train" and content in tested:
+            problem = "a copy of a test image"
+        else:
+            kept.append(item)
+            continue
+        report.print(f"left out: {printable(file_name(dataset, index))}: {problem}")
+    return replace(dataset, items=tuple(kept))
 
 
 def check_one_label_each(dataset: Dataset, hashes: Sequence[str]) -> None:
@@ -30,7 +61,7 @@ def check_one_label_each(dataset: Dataset, hashes: Sequence[str]) -> None:
                 f"{file_name(dataset, other)} and {file_name(dataset, index)}",
                 f"hold the same bytes, labelled {dataset.classes[labels[0]]!r} and"
                 f" {dataset.classes[labels[1]]!r}",
-                "keep the one with the right label",
+                "keep the one with the right label, or leave out both with --skip-bad",
             )
 
 
@@ -59,7 +90,8 @@ def check_apart(
         raise InputError(
             names,
             f"hold the same bytes, the one to train on and the other to test on{others}",
-            "delete the copies in the training part, or list the files to use in a table",
+            "delete the copies in the training part, list the files to use in a table, or leave"
+            " them out with --skip-bad",
         )
     groups = _groups(dataset, train) & _groups(dataset, test)
     if groups:

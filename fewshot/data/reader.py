@@ -24,6 +24,17 @@ def read_dataset(path: Path, recipe: str | None = None) -> Dataset:
     Raises:
         InputError: what cannot be read as a data set, naming the item and the mend.
     """
+    try:
+        return _read(path, recipe)
+    except OSError as error:
+        raise InputError(
+            str(error.filename or path),
+            f"cannot be read ({error.strerror})",
+            "check that you may read this folder and those in it",
+        ) from error
+
+
+def _read(path: Path, recipe: str | None) -> Dataset:
     if recipe is not None:
         return read_recipe(recipe, path)
     if path.is_dir() and (path / TABLE).is_file():

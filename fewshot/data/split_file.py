@@ -9,7 +9,7 @@ from medfocus.errors import InputError
 from medfocus.fewshot.data.contents import content_hashes
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.leaks import check_apart, file_name
-from medfocus.fewshot.files import write_whole
+from medfocus.files import write_whole
 
 SCHEMA = 1
 _ANEW = "make a new split"
@@ -134,6 +134,32 @@ def read_split(path: Path, dataset: Dataset) -> Split:
     )
     check_apart(dataset, hashes, split.train, split.test)
     return split
+
+
+def tested_split(path: Path, dataset: Dataset) -> Split:
+    """What to test a head on: its split's test part, or, on another data set, all of that.
+
+    Another data set is one that holds none of the split's files. If its authors have a test part,
+    that alone is taken. A head whose split is not there is tested likewise.
+
+    Raises:
+        InputError: as `read_split`.
+    """
+    absent: dict[str, Any] = {"amount": "unknown", "seed": 0, "train": [], "test": []}
+    content = _content(path) if path.exists() else absent
+    hashes = content_hashes([item.path for item in dataset.items])
+    listed = content["train"] + content["test"]
+    if {entry.get("sha256") for entry in listed if isinstance(entry, dict)} & set(hashes):
+        return read_split(path, dataset)
+    parts = {item.part for item in dataset.items}
+    files = tuple(
+        SplitFile(index, file_name(dataset, index), hashes[index], item.label)
+        for index, item in enumerate(dataset.items)
+        if item.part == "test" or parts == {None}
+    )
+    if not files:
+        raise InputError(dataset.name, "has no test part", "list files to test on")
+    return Split(dataset.name, dataset.classes, content["amount"], content["seed"], (), files)
 
 
 def _content(path: Path) -> dict[str, Any]:

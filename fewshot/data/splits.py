@@ -9,9 +9,9 @@ from medfocus.fewshot.data.contents import content_hashes
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.held_out import held_out
 from medfocus.fewshot.data.leaks import check_apart, check_one_label_each, file_name
-from medfocus.fewshot.data.split_file import Split, SplitFile, read_split
+from medfocus.fewshot.data.split_file import Split, SplitFile, read_split, tested_split
 
-__all__ = ["Fraction", "Shots", "Split", "SplitFile", "make_split", "read_split"]
+__all__ = ["Fraction", "Shots", "Split", "SplitFile", "make_split", "read_split", "tested_split"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
         InputError: a class without files to test or train on, or with fewer than the shots; a
             content or group on both sides; a content with two labels; an unreadable file.
     """
+    if len(dataset.classes) < 2:
+        raise InputError(dataset.name, "has a single class", "there must be two to tell apart")
     hashes = content_hashes([item.path for item in dataset.items])
     check_one_label_each(dataset, hashes)
     pool, test = _parts(dataset, hashes)
@@ -71,7 +73,9 @@ def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
             raise InputError(
                 f"class {name!r} of {dataset.name}",
                 f"has no file to {'test' if candidates else 'train'} on",
-                "give it 5 files or more, of 5 groups or more if they are grouped",
+                "give it some"
+                if any(item.part for item in dataset.items)
+                else "give it 5 files or more, of 5 groups or more if they are grouped",
             )
         train += _chosen(dataset, candidates, _count(amount, len(candidates), name), seed)
 

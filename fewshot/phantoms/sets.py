@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
 from medfocus.errors import InputError
@@ -147,7 +148,8 @@ def write_set(out: Path, name: SetName, per_part: int = PER_PART) -> Path:
     ]
     jobs = [(part, kind) for part in ("train", "test") for kind in kinds]
     rows = []
-    for number, (part, kind) in enumerate(track(jobs, f"drawing phantoms: {name}")):
+    steps = track(jobs, f"drawing phantoms: {name}", console=Console(stderr=True))
+    for number, (part, kind) in enumerate(steps):
         phantom = draw_phantom(name, number, kind)
         file = f"{part}-{number:04d}.png"
         save_picture(Image.fromarray(phantom.image), out / "images" / file)

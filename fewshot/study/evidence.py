@@ -27,8 +27,11 @@ def evidence_of(dataset: str, head: Head, examples: Examples, backbones: Backbon
     pictures = gallery(dataset, head, examples, backbones, PICTURES)
     if examples.lesions is None or head.adaptation == "vpt":
         return [], pictures
+    lesioned = (examples.lesions > 0.5).any(2).any(1).nonzero()[:, 0]
+    if not len(lesioned):
+        return [], pictures
     # Spread over the classes, which may lie one after the other.
-    rows = torch.linspace(0, len(examples) - 1, min(EXPLAINED, len(examples))).long()
+    rows = lesioned[torch.linspace(0, len(lesioned) - 1, min(EXPLAINED, len(lesioned))).long()]
     return [explain(dataset, head, examples.take(rows), backbones)], pictures
 
 

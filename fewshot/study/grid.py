@@ -6,18 +6,20 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from medfocus.errors import InputError
+from medfocus.errors import DeviceError, InputError
 from medfocus.fewshot.adapt.fit import Adaptation
+from medfocus.fewshot.data.contents import fingerprint
 from medfocus.fewshot.data.splits import Fraction, Shots, Split, make_split
-from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.worker import Plan, Worker, one_thread
+from medfocus.files import write_whole
 from medfocus.settings import FocusMode
 
 PROCESSES = 8  # at most: each holds the models and the images
@@ -42,6 +44,10 @@ class Grid:
     seeds: int
     ablations: tuple[Masks, ...]
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InputError(f"{self.seeds} seeds", "are too few", "take 1 or more")
+
     def settings(self, dataset: str, with_lesions: bool) -> Iterator[Setting]:
         """The settings of a data set; true masks only where it has lesions' masks."""
         for focus in self.focus:
@@ -62,22 +68,24 @@ class Grid:
                         yield Setting(dataset, focus, masks, adaptation, str(amounts[0]), seed)
 
 
-def run_grid(folder: Path, plan: Plan, grid: Grid, progress: Progress) -> list[Run]:
-    """Run every setting that the folder does not hold yet.
+def run_grid(folder: Path, worker: Worker, grid: Grid, progress: Progress) -> list[Run]:
+    """Run every setting that the folder does not hold yet, in processes of the worker's plan.
 
     Args:
         folder: gets `study.json`, `splits/` and `runs/`, a file each; what is there is not run
             again.
-        plan: what every process needs.
+        worker: what it holds is what the folder's runs must have been made with.
         grid: which settings.
         progress: shows what is done.
 
     Raises:
         InputError: the folder is of another study, or a data set cannot be split.
-        MedfocusError: of what a run raises; the runs before it are kept.
+        DeviceError: a process was killed.
+        MedfocusError: of what a run raises. The runs before it are kept.
     """
+    plan = worker.plan
     splits = _splits(plan, grid, progress)
-    _check_identity(folder, plan, grid, splits)
+    _check_identity(folder, worker, grid)
     for (dataset, amount, seed), split in splits.items():
         split.save(folder / "splits" / f"{dataset}.{_word(amount)}.{seed}.json")
     settings = [
@@ -107,6 +115,12 @@ def run_grid(folder: Path, plan: Plan, grid: Grid, progress: Progress) -> list[R
                     run = future.result()
                     runs[run.setting] = run
                     progress.advance(task)
+            except BrokenProcessPool as error:
+                raise DeviceError(
+                    "a process of the study",
+                    "was killed, for want of memory perhaps",
+                    "give the same command again with more memory: it goes on where it stopped",
+                ) from error
             finally:
                 _cancel(futures)
     return [run for run in runs.values() if run is not None]
@@ -122,9 +136,12 @@ def read_run(folder: Path, setting: Setting) -> Run | None:
     if not path.exists():
         return None
     try:
-        return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+        run = Run.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(str(path), f"is no run ({error})", "delete it") from error
+    if run.setting != setting:
+        raise InputError(str(path), "is a run of another setting", "delete it")
+    return run
 
 
 Splits = Mapping[tuple[str, str, int], Split]
@@ -149,23 +166,26 @@ def _split_of(setting: Setting, grid: Grid, splits: Splits) -> Split:
     return splits[setting.dataset, amount, setting.seed]
 
 
-def _check_identity(folder: Path, plan: Plan, grid: Grid, splits: Splits) -> None:
+def _check_identity(folder: Path, worker: Worker, grid: Grid) -> None:
     """A folder goes on with the study that it was begun with, and with no other."""
+    plan, backbones = worker.plan, worker.backbones
     identity = {
         "preset": plan.preset,
-        "weights": {name: str(value) for name, value in asdict(plan.weights).items()},
+        "clip": backbones.loaded.sha256,
+        "sam2": backbones.segmenter_sha256,
+        "text_folder": str(plan.weights.text_folder),
+        "device": plan.device,
         "steps": plan.steps,
         "grid": {**asdict(grid), "amounts": [str(amount) for amount in grid.amounts]},
-        "test": {
-            name: [file.sha256 for file in split.test_files]
-            for (name, _, _), split in splits.items()
-        },
+        "data": {name: fingerprint(dataset) for name, dataset in plan.datasets.items()},
     }
     text = json.dumps(identity, indent=1) + "\n"
     path = folder / "study.json"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise InputError(
-            str(folder), "holds another study", "name another folder, or delete this one"
+            str(folder),
+            "holds another study, or one of data or weights that have changed",
+            "name another folder, or delete this one",
         )
     write_whole(path, text)
 

@@ -21,7 +21,7 @@ HIT = 0.5  # intersection over union from which on an object counts as found (PA
 
 @dataclass(frozen=True)
 class HitGain:
-    """One setting, its test images parted by whether SAM2's mask hit the lesion.
+    """One setting, its test images with a lesion parted by whether SAM2's mask hit it.
 
     Attributes:
         dataset, adaptation, amount, focus: the setting, with SAM2's masks.
@@ -44,32 +44,31 @@ class HitGain:
         return {name: rounded(value) for name, value in asdict(self).items()}
 
 
-def mask_hits(examples: Examples) -> NDArray[np.bool_]:
-    """(N,) whether each image's mask and its lesion overlap by `HIT` or more."""
+def overlaps(examples: Examples) -> NDArray[np.float64]:
+    """(N,) intersection over union of each image's mask and its lesion; NaN where it has none."""
     assert examples.lesions is not None
-    hits: NDArray[np.bool_] = (
-        iou(examples.focus_logits > 0, examples.lesions > 0.5) >= HIT
-    ).numpy()
-    return hits
+    lesions = examples.lesions > 0.5
+    found = iou(examples.focus_logits > 0, lesions).double().numpy()
+    return np.where(lesions.any(2).any(1).numpy(), found, np.nan)
 
 
-def study_hits(worker: Worker, grid: Grid) -> dict[str, NDArray[np.bool_]]:
-    """The test images' hits by data set, of those whose lesions are known."""
-    hits = {}
+def study_overlaps(worker: Worker, grid: Grid) -> dict[str, NDArray[np.float64]]:
+    """Those of the test images by data set, where lesions are known."""
+    found = {}
     for name, dataset in worker.plan.datasets.items():
         examples = worker.examples(name, "found")
         if examples.lesions is not None:
             test = make_split(dataset, grid.amounts[0], 0).test  # the same in every split
-            hits[name] = mask_hits(examples.take(examples.rows_of(test)))
-    return hits
+            found[name] = overlaps(examples.take(examples.rows_of(test)))
+    return found
 
 
-def hit_gains(runs: Sequence[Run], hits: Mapping[str, NDArray[np.bool_]]) -> list[HitGain]:
+def hit_gains(runs: Sequence[Run], found: Mapping[str, NDArray[np.float64]]) -> list[HitGain]:
     """Of every steered setting with SAM2's masks, at no labelled image and the smallest amount.
 
     Args:
         runs: of a study, amounts ascending.
-        hits: (N,) of the images that the runs of a data set answered.
+        found: (N,) overlaps of the images that the runs of a data set answered, by its name.
     """
     groups = groups_of(runs)
     least = next((run.setting.amount for run in runs if run.setting.amount != NO_IMAGES), NO_IMAGES)
@@ -77,15 +76,16 @@ def hit_gains(runs: Sequence[Run], hits: Mapping[str, NDArray[np.bool_]]) -> lis
     for key, group in groups.items():
         dataset, adaptation, amount, focus, masks = key
         plain = without_focus(groups, key)
-        if plain is None or dataset not in hits or masks != "found":
+        if plain is None or dataset not in found or masks != "found":
             continue
         if amount not in (least, NO_IMAGES):
             continue
-        right, others, hit = answers(group), answers(plain), hits[dataset]
+        right, others = answers(group), answers(plain)
+        kinds = found[dataset] >= HIT, found[dataset] < HIT  # neither without a lesion
         parts = [
-            bootstrap_difference(right[:, part], others[:, part]) if part.any() else None
-            for part in (hit, ~hit)
+            bootstrap_difference(right[:, kind], others[:, kind]) if kind.any() else None
+            for kind in kinds
         ]
-        counts = int(hit.sum()), int((~hit).sum())
-        gains.append(HitGain(dataset, adaptation, amount, focus, *counts, *parts))
+        hits, misses = (int(kind.sum()) for kind in kinds)
+        gains.append(HitGain(dataset, adaptation, amount, focus, hits, misses, *parts))
     return gains

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.phantoms.sets import PHANTOM_SETS, write_set
@@ -16,7 +17,12 @@ def phantom_datasets(folder: Path) -> dict[str, Dataset]:
         if not place.exists():
             part = folder / f".{name}.part"
             shutil.rmtree(part, ignore_errors=True)
-            write_set(part, name)
-            part.rename(place)
+            try:
+                write_set(part, name)
+                part.rename(place)
+            except OSError as error:
+                raise InputError(
+                    str(folder), f"cannot be written to ({error.strerror})", "choose another place"
+                ) from error
         datasets[name] = read_dataset(place)
     return datasets

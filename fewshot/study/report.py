@@ -11,13 +11,13 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.explain import Explanation
 from medfocus.fewshot.study.gallery import GalleryItem
 from medfocus.fewshot.study.hits import HitGain
 from medfocus.fewshot.study.plots import accuracy_figure, confusion_figure, reliability_figure
 from medfocus.fewshot.study.run import Run
 from medfocus.fewshot.study.summary import csv_text, figures, points, summarise
+from medfocus.files import write_whole
 
 SIDE = 224  # pixels of a picture in the gallery
 
@@ -29,6 +29,7 @@ def write_report(
     explanations: Sequence[Explanation] = (),
     gallery: Sequence[GalleryItem] = (),
     hits: Sequence[HitGain] = (),
+    left_out: int = 0,
 ) -> Path:
     """Write report.html, summary.csv and summary.json.
 
@@ -40,6 +41,7 @@ def write_report(
     """
     rows = summarise(runs)
     summary = {
+        "left_out": left_out,
         "rows": [row.to_json() for row in rows],
         "hits": [gain.to_json() for gain in hits],
         "explanations": [asdict(explanation) for explanation in explanations],
@@ -60,6 +62,7 @@ def write_report(
         accuracies=[(adaptation, accuracy_figure(rows, adaptation)) for adaptation in drawn],
         confusions=[confusion_figure(group, name) for name, group in _last(runs)],
         reliabilities=[(name, reliability_figure(group)) for name, group in _last(runs)],
+        left_out=left_out,
         hits=hits,
         points=points,
         explanations=explanations,

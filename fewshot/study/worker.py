@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from medfocus.engine.parity import Device
 from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
 from medfocus.fewshot.backbones import Backbones, WeightSources, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.images import leave_out_bad
 from medfocus.fewshot.data.splits import Split
 from medfocus.fewshot.examples import Examples, embed, load_examples
 from medfocus.fewshot.focus_store import FocusStore
@@ -58,6 +60,20 @@ class Worker:
         self._examples: dict[str, Examples] = {}
         self._masked: dict[tuple[str, Masks], Examples] = {}
         self._frozen: dict[_Frozen, tuple[Tensor, Tensor]] = {}
+
+    def leave_out_bad(self, report: Console) -> int:
+        """Take what would be refused out of the plan's data sets.
+
+        Returns:
+            how many files.
+        """
+        kept = {
+            name: leave_out_bad(dataset, self.backbones.check, report)
+            for name, dataset in self.plan.datasets.items()
+        }
+        before = sum(len(dataset.items) for dataset in self.plan.datasets.values())
+        self.plan = replace(self.plan, datasets=kept)
+        return before - sum(len(dataset.items) for dataset in kept.values())
 
     def read_all(self, progress: Progress) -> None:
         """Read every image, and segment those that the store does not know.

@@ -1,11 +1,13 @@
 """`medfocus-fit` and `medfocus-eval` from the command line to the files."""
 
+import csv
 import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from medfocus.fewshot import eval_command, fit_command
@@ -67,6 +69,7 @@ def test_a_head_is_not_evaluated_on_what_it_learned_from(
         (["missing", "--grid"], "does not exist"),
         (["missing", "--grid", "--adapt", "probe,magic"], "'magic': is not known"),
         (["missing", "--grid", "--focus", "softly"], "'softly': is not known"),
+        (["missing", "--grid", "--recipe", "covid,lung"], "is not one a data set"),
         (["phantoms", "--head", "h.safetensors"], "one data set"),
     ],
 )
@@ -89,10 +92,56 @@ def test_what_fit_refuses(
     head = tmp_path / "head.safetensors"
     assert fit(tmp_path / "missing", head, cache) == 2
     assert fit(brain.root, head, cache, "--shots", "99") == 2
+    assert fit(brain.root, tmp_path / "head.pt", cache) == 2
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(brain.classes[1:]))
+    assert fit(brain.root, head, cache, "--classes", str(classes)) == 2
+    classes.write_text("\n".join([*brain.classes, "another"]))
+    assert fit(brain.root, head, cache, "--classes", str(classes)) == 2
+    for number in ("--seed", "-1"), ("--seed", str(2**32)), ("--steps", "0"):
+        with pytest.raises(SystemExit, match="2"):
+            fit(brain.root, head, cache, *number)
     text = capsys.readouterr().err
     assert "does not exist" in text
     assert "files to train on, fewer than 99 shots" in text
-    assert not head.exists()
+    assert "head.pt: is no name of a head file" in text
+    assert f"is labelled {brain.classes[0]!r}, which is not in the class list" in text
+    assert "class 'another': has no file in brain" in text
+    assert "-1 is not between 0 and 4294967295" in text
+    assert [*tmp_path.iterdir()] == [classes]
+
+
+def test_a_head_is_tested_on_another_data_set_as_a_whole(
+    brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its answers are listed; where one of them was learned from, that is refused."""
+    head, other = tmp_path / "head.safetensors", tmp_path / "other"
+    assert fit(brain.root, head, cache) == 0
+    chosen = sorted(brain.items, key=lambda item: item.label)[::4]
+    for index, item in enumerate(chosen):
+        folder = other / brain.classes[item.label]
+        folder.mkdir(parents=True, exist_ok=True)
+        with Image.open(item.path) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / f"{index}.png")
+    report = tmp_path / "report"
+    options = ["--head", str(head), "--report", str(report), "--cache", str(cache)]
+    assert eval_command.main([str(other), *options]) == 0
+    with (report / "answers.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert len(rows) == len(chosen)
+    for row in rows:
+        assert (other / row["file"]).is_file()
+        assert row["file"].startswith(f"{row['truth']}/")
+        shares = {name: float(row[name]) for name in brain.classes}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert max(shares, key=shares.__getitem__) == row["answer"]
+    learned = json.loads((tmp_path / "head.split.json").read_text())["train"][0]
+    (tmp_path / "head.split.json").unlink()
+    assert eval_command.main([str(other), *options]) == 0
+    with Image.open(brain.root / learned["file"]) as image:
+        image.save(other / learned["class"] / "copy.bmp")  # the same picture, in other bytes
+    assert eval_command.main([str(other), *options]) == 2
+    assert f"1 of {len(chosen) + 1} test images: were trained on" in capsys.readouterr().err
 
 
 def test_unreadable_files_are_left_out_only_when_asked(
@@ -115,7 +164,7 @@ def test_unreadable_files_are_left_out_only_when_asked(
     assert fit_command.main([str(folder), *every, "--skip-bad"]) == 0
     said = capsys.readouterr().err
     assert all(f"left out: {path}: " in said for path in broken)
-    assert f"2 of {len(brain.items)} files left out" in said
+    assert "brain: 2 files left out" in said
     split = json.loads((tmp_path / "head.split.json").read_text())
     assert len(split["train"]) == len(split["test"]) == len(brain.items) // 2 - 1
 
@@ -149,8 +198,11 @@ def test_a_grid_leaves_out_unreadable_files_only_when_asked(
     assert eval_command.main(grid) == 2
     assert f"1 of {len(brain.items)} files: cannot be used: {broken}" in capsys.readouterr().err
     assert eval_command.main([*grid, "--skip-bad"]) == 0
-    assert f"1 of {len(brain.items)} files left out" in capsys.readouterr().err
-    rows = json.loads((report / "summary.json").read_text())["rows"]
+    assert "brain: 1 files left out" in capsys.readouterr().err
+    summary = json.loads((report / "summary.json").read_text())
+    rows = summary["rows"]
+    assert summary["left_out"] == 1
+    assert "Left out, since they cannot be used: 1 files" in (report / "report.html").read_text()
     assert {row["images"] for row in rows} == {len(brain.items) // 2 - 1}
 
 

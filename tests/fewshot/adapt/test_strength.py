@@ -14,6 +14,7 @@ from medfocus.models.head import Head, uniform_strength
 
 LAYERS, CLASSES, WIDTH, IMAGES = 3, 3, 16, 30
 LABELS = torch.arange(IMAGES) % CLASSES
+ALONE = torch.arange(IMAGES)  # every image a group of its own
 TEXT = F.normalize(torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(1)), dim=-1)
 SCALE = torch.tensor(10.0)
 DEFAULT = uniform_strength(LAYERS, 0.7)
@@ -44,11 +45,11 @@ class Frozen:
 @pytest.mark.parametrize("best", [*STRENGTHS, 0.7])
 def test_the_best_is_found(best: float) -> None:
     frozen = Frozen(best)
-    choice = choose_strength("soft", DEFAULT, frozen, refit, LABELS, 0)
+    choice = choose_strength("soft", DEFAULT, frozen, refit, LABELS, ALONE, 0)
     assert torch.equal(choice.strength, uniform_strength(LAYERS, best))
     assert sorted(frozen.asked) == sorted((*STRENGTHS, 0.7))
     assert torch.equal(choice.features, frozen(choice.strength))
-    expected = held_out_logits(refit, choice.features, LABELS, 0)
+    expected = held_out_logits(refit, choice.features, LABELS, ALONE, 0)
     assert choice.held_out is not None
     assert expected is not None
     assert torch.equal(choice.held_out, expected)
@@ -65,7 +66,7 @@ def test_what_is_hardly_better_does_not_count() -> None:
             return F.normalize(TEXT[LABELS] + noise, dim=-1)
 
         kept += torch.equal(
-            choose_strength("soft", DEFAULT, frozen, refit, LABELS, 0).strength, DEFAULT
+            choose_strength("soft", DEFAULT, frozen, refit, LABELS, ALONE, 0).strength, DEFAULT
         )
     assert kept >= 8  # the least of five cross-entropies is the default's in 4 of 20
 
@@ -79,20 +80,42 @@ def test_held_out_means_held_out() -> None:
         return refit(features, labels)
 
     features = Frozen(0.0)(torch.zeros(LAYERS))
-    before = held_out_logits(counting, features, LABELS, 0)
+    before = held_out_logits(counting, features, LABELS, ALONE, 0)
     assert seen == [24] * 5
     moved = features.clone()
     moved[7] = -moved[7]
-    after = held_out_logits(refit, moved, LABELS, 0)
+    after = held_out_logits(refit, moved, LABELS, ALONE, 0)
     assert before is not None
     assert after is not None
     torch.testing.assert_close(after[7], -before[7])  # the same head, the opposite image
 
 
+def test_no_group_is_torn_apart() -> None:
+    """Two images of a patient each, and one patient with images of two classes."""
+    groups = torch.arange(IMAGES) // (2 * CLASSES) * CLASSES + LABELS
+    groups[groups == 1] = 0
+    fitted: list[Tensor] = []
+
+    def watched(features: Tensor, labels: Tensor) -> Head:
+        fitted.append(features)
+        return refit(features, labels)
+
+    features = Frozen(0.0)(torch.zeros(LAYERS))
+    answers = held_out_logits(watched, features, LABELS, groups, 0)
+    assert answers is not None
+    assert len(fitted) == 5
+    for seen in fitted:
+        inside = (features[:, None] == seen[None]).all(-1).any(1)
+        assert 0 < inside.sum() < IMAGES
+        assert set(groups[inside].tolist()).isdisjoint(groups[~inside].tolist())
+    one_each = held_out_logits(refit, features, LABELS, LABELS, 0)
+    assert one_each is None  # a single patient of each class cannot be held out
+
+
 @pytest.mark.parametrize("mode", ["none", "overlay", "hard"])
 def test_other_modes_have_no_strength(mode: str) -> None:
     frozen = Frozen(1.0)
-    choice = choose_strength(mode, DEFAULT, frozen, refit, LABELS, 0)  # type: ignore[arg-type]
+    choice = choose_strength(mode, DEFAULT, frozen, refit, LABELS, ALONE, 0)  # type: ignore[arg-type]
     assert torch.equal(choice.strength, DEFAULT)
     assert frozen.asked == [0.7]
     assert choice.held_out is not None
@@ -101,7 +124,7 @@ def test_other_modes_have_no_strength(mode: str) -> None:
 def test_an_image_a_class_decides_nothing() -> None:
     frozen = Frozen(1.0)
     choice = choose_strength(
-        "soft", DEFAULT, lambda strength: frozen(strength)[:3], refit, LABELS[:3], 0
+        "soft", DEFAULT, lambda strength: frozen(strength)[:3], refit, LABELS[:3], ALONE[:3], 0
     )
     assert torch.equal(choice.strength, DEFAULT)
     assert choice.held_out is None

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfocus.fewshot.data.held_out import held_out, joined_groups
+from medfocus.fewshot.data.groups import joined
+from medfocus.fewshot.data.held_out import held_out
 from tests.fewshot.data.pools import distinct, fake
 
 
@@ -17,7 +18,7 @@ from tests.fewshot.data.pools import distinct, fake
         max_size=40,
     )
 )
-def test_joined_groups_against_brute_force(rows: list[tuple[int, str | None, int]]) -> None:
+def test_what_is_joined_stays_together(rows: list[tuple[int, str | None, int]]) -> None:
     """Against the closure of the relation "shares a group or a content", as a matrix."""
     dataset = fake([row[0] for row in rows], [row[1] for row in rows])
     hashes = [str(row[2]) for row in rows]
@@ -26,11 +27,12 @@ def test_joined_groups_against_brute_force(rows: list[tuple[int, str | None, int
     )
     for _ in rows:
         linked = linked @ linked
-    joined = np.array(joined_groups(dataset, hashes))
-    np.testing.assert_array_equal(joined[:, None] == joined[None], linked)
+    keys = [[("content", row[2]), *([("group", row[1])] if row[1] else [])] for row in rows]
+    together = np.array(joined(keys))
+    np.testing.assert_array_equal(together[:, None] == together[None], linked)
     test = held_out(dataset, hashes)
-    apart = {joined[index] for index in range(len(rows)) if index not in test}
-    assert apart.isdisjoint(joined[np.array(test, dtype=int)])
+    apart = {together[index] for index in range(len(rows)) if index not in test}
+    assert apart.isdisjoint(together[np.array(test, dtype=int)])
 
 
 @given(st.lists(st.integers(5, 60), min_size=3, max_size=3))

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from medfocus.engine.images import SourceImage
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Item
 from medfocus.fewshot.data.images import NAMED, leave_out_unreadable, read_item, unreadable
@@ -15,7 +16,7 @@ from tests.fewshot.data.files import dicom, png
 
 
 def items_of(folder: Path) -> list[Item]:
-    """A good file, one that is no image, a DICOM file without pixels, a mask that does not fit."""
+    """A good one, no image, DICOM without pixels, a mask that does not fit, a good one."""
     (folder / "text.png").write_text("no image")
     Image.new("L", (5, 5)).save(folder / "mask.png")
     return [
@@ -23,6 +24,7 @@ def items_of(folder: Path) -> list[Item]:
         Item(folder / "text.png", 0),
         Item(dicom(folder / "b.dcm", "Doe^Jane"), 1),
         Item(png(folder / "c.png"), 1, masks=(folder / "mask.png",)),
+        Item(png(folder / "thin.png"), 1),
     ]
 
 
@@ -46,18 +48,22 @@ def test_every_frame_has_the_joined_masks(tmp_path: Path) -> None:
 def test_they_are_left_out_by_name(tmp_path: Path) -> None:
     text = io.StringIO()
     items = items_of(tmp_path)
-    kept = leave_out_unreadable(items, Console(file=text, width=300, soft_wrap=True))
+
+    def prepare(image: SourceImage) -> None:
+        if image.source.endswith("thin.png"):
+            raise ImageError(image.source, "is too thin", "cut it")
+
+    kept = leave_out_unreadable(items, prepare, Console(file=text, width=300, soft_wrap=True))
     assert kept == (items[0],)
     said = text.getvalue()
-    for name in ("text.png", "b.dcm", "mask.png"):
+    for name in ("text.png", "b.dcm", "mask.png", "thin.png"):
         assert f"{tmp_path / name}: " in said
-    assert "3 of 4 files left out" in said
     assert "Doe" not in said
 
 
 def test_where_none_can_be_read_that_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"3 of 3 files: .*text\.png"):
-        leave_out_unreadable(items_of(tmp_path)[1:], Console(file=io.StringIO()))
+        leave_out_unreadable(items_of(tmp_path)[1:4], repr, Console(file=io.StringIO()))
 
 
 def test_one_error_counts_all_and_names_the_first() -> None:

@@ -1,5 +1,6 @@
 """Splits: nested, stratified, without leaks, and the same for whoever repeats them."""
 
+import io
 import itertools
 from collections import Counter
 from dataclasses import replace
@@ -7,11 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from medfocus.errors import InputError
 from medfocus.fewshot.data import splits
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.folder import read_folder
+from medfocus.fewshot.data.leaks import leave_out_copies
 from medfocus.fewshot.data.splits import Fraction, Shots, make_split
 from tests.fewshot.data.files import dicom, png
 from tests.fewshot.data.pools import fake
@@ -171,6 +174,32 @@ def test_one_content_with_two_labels(tmp_path: Path) -> None:
     png(tmp_path / "b" / "y.png", 1)
     with pytest.raises(InputError, match=r"a/x.png and b/y.png: .*, labelled 'a' and 'b'"):
         make_split(read_folder(tmp_path), Shots(1), 0)
+
+
+def test_copies_are_left_out_when_asked(tmp_path: Path) -> None:
+    images(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2})
+    png(tmp_path / "train" / "a" / "copy.png", 1)
+    png(tmp_path / "test" / "a" / "original.png", 1)
+    for name in ("train/a/x.png", "train/b/y.png", "test/b/z.png"):
+        png(tmp_path / name, 2)
+    for name in ("train/b/twice.png", "train/b/again.png"):
+        png(tmp_path / name, 3)
+    dataset, text = read_folder(tmp_path), io.StringIO()
+    kept = leave_out_copies(dataset, Console(file=text, width=200))
+    out = {
+        item.path.relative_to(tmp_path).as_posix() for item in set(dataset.items) - set(kept.items)
+    }
+    assert out == {"train/a/copy.png", "train/a/x.png", "train/b/y.png", "test/b/z.png"}
+    said = text.getvalue()
+    assert "left out: train/a/copy.png: a copy of a test image" in said
+    assert "left out: test/b/z.png: the same bytes have two labels" in said
+    split = make_split(kept, Fraction(1), 0)
+    assert {file.file for file in split.train_files} >= {"train/b/twice.png", "train/b/again.png"}
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has a single class"):
+        make_split(images(tmp_path, {"a": 8}), Shots(1), 0)
 
 
 def test_a_patient_in_both_parts(tmp_path: Path) -> None:

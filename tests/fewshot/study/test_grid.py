@@ -1,6 +1,7 @@
 """A study: which settings it has, and that it goes on where it stopped, with the same bits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.splits import Fraction
 from medfocus.fewshot.study.grid import Grid, run_grid
 from medfocus.fewshot.study.run import Setting
-from medfocus.fewshot.study.worker import Plan
+from medfocus.fewshot.study.worker import Plan, Worker
 
 
 def test_the_settings() -> None:
@@ -36,15 +37,16 @@ def test_the_settings() -> None:
 @pytest.mark.slow
 def test_it_goes_on_where_it_stopped(brain: Dataset, cache: Path, tmp_path: Path) -> None:
     plan = Plan("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2)
+    worker = Worker(plan)
     grid = Grid(("none", "soft"), ("zero-shot", "probe"), (Fraction(0.5),), 2, ("random",))
     with Progress(disable=True) as progress:
-        runs = run_grid(tmp_path, plan, grid, progress)
+        runs = run_grid(tmp_path, worker, grid, progress)
         files = sorted((tmp_path / "runs").iterdir())
         before = {file: (file.read_text(), file.stat().st_mtime_ns) for file in files}
         assert len(files) == len(runs) == 9
         lost = next(file for file in files if "soft.found.probe" in file.name)
         lost.unlink()
-        again = run_grid(tmp_path, plan, grid, progress)
+        again = run_grid(tmp_path, worker, grid, progress)
     assert [run.setting for run in again] == [run.setting for run in runs]
     for file, (text, modified) in before.items():
         content, expected = json.loads(file.read_text()), json.loads(text)
@@ -58,6 +60,18 @@ def test_it_goes_on_where_it_stopped(brain: Dataset, cache: Path, tmp_path: Path
     assert {entry["file"] for entry in splits["train"]}.isdisjoint(
         entry["file"] for entry in splits["test"]
     )
-    other = Plan("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=3)
-    with pytest.raises(InputError, match="another study"), Progress(disable=True) as progress:
-        run_grid(tmp_path, other, grid, progress)
+    last = replace(brain.items[-1], label=(brain.items[-1].label + 1) % 4)
+    relabelled = replace(brain, items=(*brain.items[:-1], last))
+    for change in ({"steps": 3}, {"datasets": {"brain": relabelled}}):
+        worker.plan = replace(plan, **change)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="another study"), Progress(disable=True) as progress:
+            run_grid(tmp_path, worker, grid, progress)
+    worker.plan = plan
+    lost.write_text(json.dumps({**json.loads(lost.read_text()), "seed": 7}))
+    with pytest.raises(InputError, match="another setting"), Progress(disable=True) as progress:
+        run_grid(tmp_path, worker, grid, progress)
+
+
+def test_no_seeds_are_no_grid() -> None:
+    with pytest.raises(InputError, match="0 seeds"):
+        Grid(("none",), ("probe",), (Fraction(1),), 0, ())

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from medfocus.errors import InputError
-from medfocus.fewshot.files import write_whole
 from medfocus.fewshot.study.explain import Explanation
 from medfocus.fewshot.study.gallery import GalleryItem
 from medfocus.fewshot.study.hits import hit_gains
 from medfocus.fewshot.study.report import write_report
+from medfocus.files import write_whole
 from tests.fewshot.study.fake_runs import IMAGES, fake_study
 
 VOID = {"meta", "br", "img", "link"}
@@ -51,7 +51,7 @@ def item(right: bool) -> GalleryItem:
 def test_it_needs_nothing_else(tmp_path: Path, evidence: bool) -> None:
     explanations = [Explanation("brain", "soft", "probe", 50, 0.9, 0.4, 0.05, 0.8, 0.2, 0.7)]
     pictures = [item(True), item(False)]
-    hits = hit_gains(fake_study(), {"brain": np.ones(IMAGES, bool)})
+    hits = hit_gains(fake_study(), {"brain": np.ones(IMAGES)})
     page = write_report(
         tmp_path / "report",
         "Few-shot: <script>alert(1)</script>",
@@ -88,11 +88,13 @@ def test_a_single_run(tmp_path: Path) -> None:
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_whole(tmp_path / "x.txt", "before")
 
-    def cut(path: Path, text: str, encoding: str) -> None:
-        path.write_bytes(text[:2].encode())
+    def cut(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", cut)
+    monkeypatch.setattr(Path, "write_bytes", cut)
     with pytest.raises(InputError, match="No space left"):
         write_whole(tmp_path / "x.txt", "after")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.txt"]
     assert (tmp_path / "x.txt").read_text() == "before"

@@ -6,17 +6,22 @@ from pathlib import Path
 from medfocus.errors import InputError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside itself, then rename it; its folder is made where it is missing.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file beside itself, then rename it; its folder is made where it is missing.
+
+    Args:
+        path: of the file.
+        content: text becomes UTF-8.
 
     Raises:
         InputError: it cannot be written.
     """
+    data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_text(text, encoding="utf-8")
+            part.write_bytes(data)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
