@@ -2,22 +2,24 @@
 
     python -m medfocus.benchmarks.gpu_check OUT
 
-Tests, each kernel beside its peers, the pipeline, the kernels under compute-sanitizer: each part in
+Tests, the pipeline, each kernel beside its peers, the kernels under compute-sanitizer: each part in
 a process of its own with a time limit, so that what fails, hangs or breaks the device's context
-costs its own part and no other. Writes gpu_check.json (a list of rows), gpu_check.csv,
-gpu_check.png, goals.txt, pipeline.json and the reports of tests and sanitizer into OUT. Exit status
-1 if a part failed; 0 where there is no GPU, which is said.
+costs its own part and no other. Each part is promised its limit, and may take besides what those
+before it have left. Writes gpu_check.json (a list of rows), gpu_check.csv, gpu_check.png,
+pipeline.json, goals.txt (with all problems) and the reports of tests and sanitizer into OUT, where
+it first removes those of an earlier run. Exit status 1 if there was a problem: a part failed, a
+package is missing or, on the device that the goals are for, one was not met; 0 where there is no
+GPU, which is said.
 """
 
 import argparse
 import json
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -28,15 +30,34 @@ from medfocus.benchmarks import ragged_peers
 from medfocus.benchmarks.environment import Environment, environment_of
 from medfocus.benchmarks.failures import FAILURES, first_line
 from medfocus.benchmarks.gpu_compare import compare
-from medfocus.benchmarks.gpu_goals import goals_table
+from medfocus.benchmarks.gpu_goals import goals_table, missed
+from medfocus.benchmarks.gpu_pipeline_goals import (
+    pipeline_problems,
+    pipeline_table,
+    read_pipeline,
+)
 from medfocus.benchmarks.gpu_plot import plot
-from medfocus.benchmarks.gpu_rows import Row, write_rows
-from medfocus.benchmarks.gpu_sanitizer import TOOLS, sanitize
-from medfocus.benchmarks.gpu_tests import run_tests
+from medfocus.benchmarks.gpu_preflight import remove_results, source_problems
+from medfocus.benchmarks.gpu_process import Command, beside, status_of
+from medfocus.benchmarks.gpu_rows import Row, line_of, write_rows
+from medfocus.benchmarks.gpu_sanitizer import PROGRAM, sanitize
+from medfocus.benchmarks.gpu_tests import LAST_WORDS, missing_packages, run_tests
 from medfocus.benchmarks.gpu_timing import Ceilings, measure_ceilings
 
-BUDGET = 520.0  # seconds in all
-TEST_LIMIT, SANITIZER_LIMIT = 170.0, 40.0  # the latter for each of its tools
+# Seconds that each part is promised, in order: the pipeline, which most is asked of, comes early.
+TESTS, PIPELINE, CEILINGS, SANITIZER = "tests", "pipeline", "ceilings", "sanitizer"
+LIMITS = {
+    TESTS: 120.0,
+    PIPELINE: 170.0,
+    CEILINGS: 20.0,
+    "attention": 70.0,
+    "windows": 25.0,
+    "hard focus": 20.0,
+    "small kernels": 20.0,
+    SANITIZER: 75.0,
+}
+AROUND = 20.0  # to start, to compare sources, and to write all down at the end
+BUDGET = 540.0  # in all; a borrowed machine gives 600, in which the package is installed too
 Build = Callable[[], kernels.Comparison]
 
 
@@ -74,10 +95,6 @@ def comparisons() -> dict[str, list[Build]]:
     }
 
 
-PIPELINE = "pipeline"  # the models and the engine; what is left of the time
-LIMITS = {"attention": 170.0, "windows": 60.0, "hard focus": 60.0, "small kernels": 60.0}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run all parts, or in a part's own process that part."""
     parser = argparse.ArgumentParser(
@@ -86,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", type=Path, help="folder for what is found")
-    parser.add_argument("--part", choices=["ceilings", *LIMITS], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=[CEILINGS, *comparisons()], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     environment = environment_of(Path.cwd())
@@ -96,57 +113,67 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(out: Path, environment: Environment) -> int:
-    """All parts; 1 if one failed."""
+    """All parts; 1 if there was a problem."""
+    remove_results(out)
     if environment.device is None:
         print("There is no GPU here that PyTorch can use: nothing was tested, nothing measured.")
-        return _finish(out, [], [], environment)
+        return _finish(out, [], environment)
     began = time.monotonic()
+
+    def allowed(part: str) -> float:
+        return allowance(part, time.monotonic() - began)
+
     found = ", ".join(f"{name} {number}" for name, number in environment.versions.items())
-    print(f"{environment.device}, {found}")
+    print(f"{environment.device}, {found}", flush=True)
     problems = list(source_problems(Path.cwd()))
-    outcome = run_tests(Path.cwd(), out, TEST_LIMIT)
-    print(f"tests: {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped")
+    with tempfile.TemporaryDirectory() as folder, beside(warm_ups(Path(folder)), out):
+        outcome = run_tests(Path.cwd(), out, allowed(TESTS) - LAST_WORDS)
+    print(
+        f"tests: {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped",
+        flush=True,
+    )
     problems += [f"failed: {name}" for name in outcome.failures[:20]]
     problems += [f"tests: {trouble}" for trouble in outcome.troubles]
-    reserved = len(TOOLS) * SANITIZER_LIMIT
-    for part, limit in {"ceilings": 40.0, **LIMITS, PIPELINE: 150.0}.items():
-        left = BUDGET - reserved - (time.monotonic() - began)
-        problem = start_part(part, out, min(limit, left))
+    for part in (PIPELINE, CEILINGS, *comparisons()):
+        problem = start_part(part, out, allowed(part))
         if problem is not None:
             problems.append(problem)
-    left = BUDGET - (time.monotonic() - began)
-    problems += sanitize(out, min(SANITIZER_LIMIT, left / len(TOOLS)))
-    return _finish(out, read_rows(out), problems, environment)
+    problems += sanitize(out, allowed(SANITIZER))
+    return _finish(out, problems, environment)
 
 
-def source_problems(root: Path) -> Iterator[str]:
-    """Whether the package that is imported is the one in the repository at `root`."""
-    imported = Path(kernels.__file__).parents[1] / "kernels"
-    for file in sorted((root / "kernels").glob("*.py")):
-        other = imported / file.name
-        if not other.exists() or other.read_bytes() != file.read_bytes():
-            yield f"the installed medfocus is not this repository's: {file.name} differs"
-            return
+def allowance(part: str, elapsed: float) -> float:
+    """Seconds for a part that begins after `elapsed`: all but what is promised to later ones."""
+    parts = list(LIMITS)
+    later = parts[parts.index(part) + 1 :]
+    return BUDGET - AROUND - elapsed - sum(LIMITS[name] for name in later)
+
+
+def warm_ups(folder: Path) -> dict[str, Command]:
+    """What runs beside the tests, untimed: later parts then find their kernels compiled."""
+    pipeline = pipeline_command(folder / "pipeline.json")
+    return {PIPELINE: [*pipeline, "--images", "32", "--rounds", "1"], SANITIZER: PROGRAM}
+
+
+def pipeline_command(out: Path) -> Command:
+    """The program for the part `pipeline`."""
+    return sys.executable, "-m", "medfocus.benchmarks.gpu_pipeline", str(out)
 
 
 def start_part(part: str, out: Path, limit: float) -> str | None:
     """Run a part in a process of its own; what went wrong, if anything did."""
-    result_file(out, part).unlink(missing_ok=True)
     if limit <= 0:
         return f"{part}: not begun, the time was used up"
-    command = [sys.executable, "-m", __spec__.name, str(out), "--part", part]
+    command: Command = [sys.executable, "-m", __spec__.name, str(out), "--part", part]
     if part == PIPELINE:
-        missing = [name for name in ("sam2", "open_clip") if find_spec(name) is None]
+        missing = missing_packages()
         if missing:
-            print(f"{part}: not measured, {' and '.join(missing)} not installed")
-            return None
-        command = [sys.executable, "-m", "medfocus.benchmarks.gpu_pipeline"]
-        command.append(str(out / "pipeline.json"))
-    try:
-        done = subprocess.run(command, timeout=limit)
-    except subprocess.TimeoutExpired:
+            return f"{part}: not measured, {' and '.join(missing)} not installed"
+        command = pipeline_command(out / "pipeline.json")
+    status = status_of(command, limit)
+    if status is None:
         return f"{part}: stopped at its time limit of {limit:.0f} s"
-    return f"{part}: failed with exit status {done.returncode}" if done.returncode else None
+    return f"{part}: failed with exit status {status}" if status else None
 
 
 def result_file(out: Path, part: str) -> Path:
@@ -157,12 +184,12 @@ def result_file(out: Path, part: str) -> Path:
 def run_part(part: str, out: Path, environment: Environment) -> int:
     """In a process of its own: one part, its rows written as they come; 1 if anything failed."""
     file = result_file(out, part)
-    if part == "ceilings":
+    if part == CEILINGS:
         found = measure_ceilings()
         file.write_text(json.dumps(found._asdict()) + "\n")
         print(f"{found.bandwidth / 1e12:.2f} TB/s, {found.matrix_rate / 1e12:.0f} TFLOP/s")
         return 0
-    ceilings_file = result_file(out, "ceilings")
+    ceilings_file = result_file(out, CEILINGS)
     if not ceilings_file.exists():
         print(f"{part}: the card's ceilings were not measured, so there is no prediction")
         return 1
@@ -183,20 +210,9 @@ def run_part(part: str, out: Path, environment: Environment) -> int:
     return int(failed)
 
 
-def line_of(row: Row) -> str:
-    """A row for the eye."""
-    name = f"{row.kernel} {row.shape}: {row.contender}"
-    if row.median_us is None:
-        return f"{name}: {row.status}"
-    return (
-        f"{name} ({row.cache}, {row.path}): {row.median_us:.1f} µs,"
-        f" {row.ratio:.2f} of ours, {row.roofline_share:.0%} of the roofline, error {row.error:.1e}"
-    )
-
-
 def read_rows(out: Path) -> list[Row]:
     """What the parts' processes left."""
-    files = (result_file(out, part) for part in LIMITS)
+    files = (result_file(out, part) for part in comparisons())
     return [
         Row(**json.loads(line))
         for file in files
@@ -205,17 +221,20 @@ def read_rows(out: Path) -> list[Row]:
     ]
 
 
-def _finish(out: Path, rows: list[Row], problems: list[str], environment: Environment) -> int:
+def _finish(out: Path, problems: list[str], environment: Environment) -> int:
+    rows, pipeline_found = read_rows(out), read_pipeline(out)
     write_rows(out, rows, environment)
     if rows:
         missing = plot(rows, out / "gpu_check.png")
         if missing is not None:
             print(f"no picture: {missing}")
-    table = goals_table(rows, environment.device)
-    (out / "goals.txt").write_text(table + "\n")
-    for problem in problems:
-        print(f"PROBLEM {problem}")
-    print(table)
+    problems += pipeline_problems(pipeline_found, environment.device)
+    problems += missed(rows, environment.device)
+    said = [f"PROBLEM {problem}" for problem in problems]
+    tables = [goals_table(rows, environment.device), "", pipeline_table(pipeline_found)]
+    text = "\n".join([*said, *tables])
+    (out / "goals.txt").write_text(text + "\n")
+    print(text)
     return int(bool(problems))
 
 

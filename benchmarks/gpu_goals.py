@@ -1,14 +1,14 @@
 """The goals for an H200 in bfloat16, and whether the rows meet them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from medfocus.benchmarks.gpu_pipeline_goals import GOAL_DEVICE
 from medfocus.benchmarks.gpu_rows import Row
 from medfocus.benchmarks.kernel_peers import OURS
 from medfocus.benchmarks.pipeline_peers import DENSE, SAM2
 from medfocus.benchmarks.timing import Ratio
 
-GOAL_DEVICE = "H200"
 GOAL_SHAPES = {
     "B256 H12 N197 D64": 1.15,
     "B256 H16 N257 D64": 1.3,
@@ -144,6 +144,15 @@ def _ratio(row: Row) -> Ratio:
     assert row.ratio_low is not None
     assert row.ratio_high is not None
     return Ratio(row.ratio, row.ratio_low, row.ratio_high)
+
+
+def missed(rows: Sequence[Row], device: str | None) -> Iterator[str]:
+    """Goals that were not met, or not measured, on the device that they are for."""
+    if device is not None and GOAL_DEVICE in device:
+        for goal in goals():
+            verdict = goal.verdict(rows)
+            if verdict != "met":
+                yield f"goal {verdict}: {goal.text}"
 
 
 def goals_table(rows: Sequence[Row], device: str | None) -> str:

@@ -4,211 +4,213 @@
 
 Preset `base` with seeded random weights, bf16, one prompt an image, images in memory. Upstream is
 SAM2ImagePredictor's batch and open_clip, eager in float32, and compiled under autocast in fp16.
-Rounds are interleaved; every ratio is of images a second, round by round.
+Who is compared runs in turns; every ratio is of images a second, round by round. OUT.json is
+written anew after each stage, so that a time limit costs what comes later and nothing else. Exit
+status 1 if a stage failed.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from sam2.build_sam import build_sam2
-from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from medfocus.benchmarks.environment import environment_of
-from medfocus.benchmarks.random_weights import CLASSES, IOU_LOGIT, MASK_STD, SAM2_CONFIGS
+from medfocus.benchmarks.failures import FAILURES, first_line
+from medfocus.benchmarks.gpu_busy import device_work, idle_share
+from medfocus.benchmarks.gpu_engine import Picture, Rig, pictures_of, random_directory, rig
+from medfocus.benchmarks.gpu_pipeline_goals import ALONE, COMPILED, EAGER, STREAM, goals
+from medfocus.benchmarks.gpu_process import write_whole
+from medfocus.benchmarks.gpu_upstream import Upstream
+from medfocus.benchmarks.random_weights import SAM2_CONFIGS
+from medfocus.benchmarks.timing import turns
 from medfocus.engine import Engine
-from medfocus.engine.artifact import EngineDirectory, read_engine_directory
-from medfocus.engine.backends.torch import TorchBackend
-from medfocus.engine.backends.torch_slot import TorchSlot, captures_of
-from medfocus.engine.pipeline import Pipeline
-from medfocus.engine.slot import Job
-from medfocus.engine.stats import Span
-from medfocus.export.check_images import phantoms
-from medfocus.export.engine_directory import Parts, build
-from medfocus.models.architectures import build_clip, build_vision_tower
-from medfocus.models.clip import FocusCLIP
-from medfocus.models.head import Head, uniform_strength
+from medfocus.engine.backends.torch_slot import TorchSlot
 from medfocus.models.presets import preset
-from medfocus.models.segmenter import Segmenter
-from medfocus.settings import Focus, Prompts, Selection
 
-ONE_POINT = Prompts((((0.5, 0.5),),), ((1,),))
-BATCH, SIDE = 32, 512
-FLOOR = 2400.0  # images a second: base's arithmetic at an H200's measured bf16 rate
-# To reach, or to stay under where the name is in AT_MOST; as `goals` computes them.
-GOALS = {
-    "stream / segmenter alone": 0.95,
-    "stream / upstream eager fp32": 5.0,
-    "stream / upstream compiled fp16": 2.0,
-    "stream / arithmetic floor": 0.40,
-    "latency of one image / its graphs' GPU time": 1.15,
-    "idle share of the GPU": 0.05,
-}
-AT_MOST = ("latency of one image / its graphs' GPU time", "idle share of the GPU")
+BATCH = 32
+SMALL = 8  # the other batch size that upstream is tried at
+ROUND_SECONDS = 4.0  # of the stream, against the segmenter alone
+UPSTREAM_ROUNDS = 3  # of a quarter of the images: goals of 5 and 2 bear that the pipeline fills
+TRACED = 24  # batches under the profiler
+GRAPHED = ("segment", "classify")
 
-Picture = NDArray[np.uint8]
+Stages = dict[str, Callable[[], None]]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.gpu_pipeline")
+def main(arguments: list[str] | None = None) -> int:
+    """Measure; the file is written as it goes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m medfocus.benchmarks.gpu_pipeline",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", default="base")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--images", type=int, default=1024, help="a round, of the stream")
+    parser.add_argument("--images", type=int, default=4096, help="a round, of the stream, at most")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
-    found = measure(options.preset, options.device, options.images, options.rounds)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
-    for name, limit in GOALS.items():
-        value = found["goals"][name]
-        sign = "<=" if name in AT_MOST else ">="
-        print(f"{name}: {'not measured' if value is None else f'{value:.3f}'} ({sign} {limit})")
-
-
-def measure(name: str, device: str, images: int, rounds: int) -> dict[str, Any]:
-    """All figures; `device` cpu only tries the program out."""
-    batch = min(BATCH, images)
-    drawn = [Image.fromarray(phantom.pixels) for phantom in phantoms(batch)]
-    pictures = [np.asarray(picture.resize((SIDE, SIDE))) for picture in drawn]
-    with tempfile.TemporaryDirectory() as folder:
-        directory = _directory(name, Path(folder) / "engine", device, batch)
-        with closing(_engine(directory, device, batch)) as engine:
-            contenders = {"stream": lambda: _stream(engine, pictures, images)}
-            slot = _slot(directory, device, batch, pictures)
-            contenders["segmenter alone"] = lambda: _alone(slot, device, batch, images)
-            if name in ("base", "large"):
-                contenders |= _upstream(name, device, pictures)
-            rates, spans = _race(contenders, engine, rounds)
-        with closing(_engine(directory, device, 1)) as single:
-            latency = _latency(single, pictures)
-        graphs = _graph_seconds(_slot(directory, device, 1, pictures[:1]), device)
-    return {
-        "environment": asdict(environment_of(Path.cwd())),
-        "preset": name,
-        "batch": batch,
-        "images": images,
-        "images_per_second": {key: np.median(values) for key, values in rates.items()},
-        "latency_ms": 1e3 * latency,
-        "graphs_ms": 1e3 * graphs,
-        "goals": goals(rates, latency / graphs, idle_share(spans)),
+    most: int = options.images
+    found: dict[str, Any] = {
+        "environment": asdict(environment_of(Path.cwd(), options.device)),
+        "preset": options.preset,
+        "batch": min(BATCH, most),
+        "races": [],
+        "problems": [],
     }
+    pictures = pictures_of(found["batch"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "engine")
+        directory = random_directory(options.preset, path, options.device, len(pictures))
+        with rig(directory, options.device, pictures) as ready:
+            describe_graphs(found, ready, options.device)
+            stages = stages_of(found, ready, options.device, pictures, most, options.rounds)
+            run_stages(stages, found, options.out)
+    return int(bool(found["problems"]))
 
 
-def goals(
-    rates: dict[str, NDArray[np.float64]], latency: float, idle: float
-) -> dict[str, float | None]:
-    """The figure for each of `GOALS`; None where its peer was not there."""
-    stream = rates["stream"]
-
-    def over(peer: str) -> float | None:
-        return float(np.median(stream / rates[peer])) if peer in rates else None
-
-    figures = (
-        over("segmenter alone"),
-        over("upstream eager fp32"),
-        over("upstream compiled fp16"),
-        float(np.median(stream)) / FLOOR,
-        latency,
-        idle,
-    )
-    return dict(zip(GOALS, figures, strict=True))
-
-
-def idle_share(spans: Sequence[Span]) -> float:
-    """Share of the middle of a run in which neither stream worked."""
-    work = sorted(
-        (span.begun, span.ended) for span in spans if span.stage in ("segment", "classify")
-    )
-    first, last = work[0][0], max(ended for _, ended in work)
-    begin, end = first + 0.1 * (last - first), last - 0.1 * (last - first)
-    busy, until = 0.0, begin
-    for begun, ended in work:
-        lower, upper = max(begun, until), min(ended, end)
-        busy += max(upper - lower, 0.0)
-        until = max(until, ended)
-    return 1 - busy / (end - begin)
-
-
-def _directory(name: str, path: Path, device: str, batch: int) -> EngineDirectory:
-    """An engine of random weights, read and checked, for one prompt and in half precision."""
-    chosen = preset(name)
-    torch.manual_seed(0)
-    clip = FocusCLIP(build_vision_tower(chosen.clip)).eval()
-    segmenter = Segmenter(chosen.sam2).eval()
-    decoder = segmenter.sam_mask_decoder
-    for network in decoder.output_hypernetworks_mlps:
-        torch.nn.init.normal_(network.layers[-1].weight, std=MASK_STD)
-    torch.nn.init.constant_(decoder.iou_prediction_head.layers[-1].bias, IOU_LOGIT)
-    embeddings = torch.randn(len(CLASSES), clip.embedding_size)
-    scale, strength = torch.tensor(30.0), uniform_strength(clip.layers)
-    head = Head(chosen.clip, "0" * 64, "soft", CLASSES, embeddings, scale, strength)
-    build(path, Parts(chosen, clip, "0" * 64, segmenter, "0" * 64, head, Focus(), Selection()))
-    directory = read_engine_directory(path)
-    manifest = replace(
-        directory.manifest,
-        prompts=ONE_POINT,
-        buckets=tuple(sorted({1, batch})),
-        backends={"torch": "bf16" if device == "cuda" else "fp32"},
-    )
-    return replace(directory, manifest=manifest)
-
-
-def _engine(directory: EngineDirectory, device: str, batch: int) -> Engine:
-    runtime = TorchBackend(directory, device)
-    ring = runtime.ring(directory.manifest, batch)
-    pipeline = Pipeline(*ring, max_batch=batch, threads=8, release=runtime.close)
-    return Engine(directory.manifest, runtime, pipeline)
-
-
-def _slot(
-    directory: EngineDirectory, device: str, batch: int, pictures: Sequence[Picture]
-) -> TorchSlot:
-    """Buffers that hold a batch, segmented and classified once."""
-    manifest = directory.manifest
-    slot = TorchSlot(TorchBackend(directory, device), manifest, batch, device)
+def describe_graphs(found: dict[str, Any], ready: Rig, device: str) -> None:
+    """Record which CUDA graphs were captured; on a GPU, one that is missing is a problem."""
+    found["cuda_graphs"] = [list(graph) for graph in ready.graphs]
     if device == "cuda":
-        slot.capture([batch], captures_of(manifest))
-    images = phantoms(1)
-    slot.begin([Job(replace(images[0], pixels=pixels), manifest.prompts) for pixels in pictures])
-    for row in range(batch):
-        slot.fill(row)
-    slot.segment()
-    slot.classify()
-    _wait(device)
-    return slot
+        wanted = [(stage, size) for stage in GRAPHED for size in ready.engine.manifest.buckets]
+        found["problems"] += [
+            f"no CUDA graph of {stage} with {size} images: it ran eager"
+            for stage, size in wanted
+            if (stage, size) not in ready.graphs
+        ]
 
 
-def _stream(engine: Engine, pictures: Sequence[Picture], images: int) -> float:
+def run_stages(stages: Stages, found: dict[str, Any], out: Path) -> None:
+    """Run all stages, writing down after each what is known, and what is not."""
+    left = list(stages)
+    write_down(found, left, out)
+    for name, stage in stages.items():
+        begun = time.perf_counter()
+        try:
+            stage()
+        except FAILURES as failure:
+            found["problems"].append(f"{name}: {first_line(failure)}")
+        left.remove(name)
+        write_down(found, left, out)
+        print(f"{name}: done in {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def write_down(found: dict[str, Any], left: Sequence[str], out: Path) -> None:
+    """Write the file as it would be if this were the end."""
+    found |= {"not_reached": [*left], "goals": goals(found)}
+    write_whole(out, json.dumps(found, indent=1) + "\n")
+
+
+def stages_of(
+    found: dict[str, Any],
+    ready: Rig,
+    device: str,
+    pictures: Sequence[Picture],
+    most: int,
+    rounds: int,
+) -> Stages:
+    """What is measured into `found`, the most wanted first; torch.compile takes its time."""
+    engine, slot, batch = ready.engine, ready.slot, len(pictures)
+
+    def against_segmenter() -> None:
+        first = min(most, 8 * batch)
+        streamed(engine, pictures, first)  # what is done once only
+        images = images_a_round(streamed(engine, pictures, first), batch, most)
+        found["images"] = images
+        runs = {
+            STREAM: partial(streamed, engine, pictures, images),
+            ALONE: partial(segmented, slot, device, batch, images),
+        }
+        record(found, ALONE, batch, images, race(runs, rounds))
+
+    def latency() -> None:
+        found["latency_ms"] = 1e3 * call_seconds(engine, pictures)
+        found["graphs_ms"] = 1e3 * graph_seconds(slot, device)
+
+    def idle() -> None:
+        images = min(most, TRACED * batch)
+        rate: list[float] = []
+        work = device_work(lambda: rate.append(streamed(engine, pictures, images)))
+        share = idle_share(work)
+        found["idle"] = {"share": share, "images": images, "profiled_images_per_second": rate[0]}
+
+    @cache
+    def upstream(compiled: bool) -> Upstream:
+        return Upstream(preset(found["preset"]), device, compiled)
+
+    def against_upstream(peer: str, size: int) -> None:
+        images = max(batch, found.get("images", most) // 4 // batch * batch)
+        shown = pictures[:size]
+        theirs = partial(upstream(peer == COMPILED).rate, shown, max(1, 2 * batch // size))
+        runs = {STREAM: partial(streamed, engine, pictures, images), peer: theirs}
+        record(found, peer, size, images, race(runs, min(rounds, UPSTREAM_ROUNDS)))
+
+    stages: Stages = {f"{STREAM} / {ALONE}": against_segmenter, "latency": latency}
+    if device == "cuda":
+        stages["idle share"] = idle
+    if preset(found["preset"]).sam2 in SAM2_CONFIGS:
+        for peer in (EAGER, COMPILED):
+            for size in dict.fromkeys((batch, min(SMALL, batch))):
+                stages[f"{peer}, {size} at once"] = partial(against_upstream, peer, size)
+    return stages
+
+
+def race(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each run returns, round by round, in turns; after one that does not count."""
+    for run in runs.values():
+        run()
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for order in turns(list(runs), rounds):
+        for name in order:
+            rates[name].append(runs[name]())
+    return rates
+
+
+def record(
+    found: dict[str, Any], peer: str, batch: int, images: int, rates: Mapping[str, list[float]]
+) -> None:
+    """A race against a peer: images a second a round, the peer's batch, the stream's images."""
+    race = {"peer": peer, "batch": batch, "stream_images": images}
+    found["races"].append({**race, "stream": rates[STREAM], "images_per_second": rates[peer]})
+
+
+def images_a_round(rate: float, batch: int, most: int) -> int:
+    """Whole batches for about `ROUND_SECONDS` at `rate` images a second, but `most` at most."""
+    return min(most, max(batch, int(rate * ROUND_SECONDS) // batch * batch))
+
+
+def streamed(engine: Engine, pictures: Sequence[Picture], images: int) -> float:
+    """Images a second through the whole pipeline."""
     shown = (pictures[number % len(pictures)] for number in range(images))
     begun = time.perf_counter()
     answered = sum(answer.error is None for answer in engine.stream(shown))
-    assert answered == images
-    return images / (time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    assert answered == images, f"{answered} of {images} images were answered"
+    return images / seconds
 
 
-def _alone(slot: TorchSlot, device: str, batch: int, images: int) -> float:
+@torch.inference_mode()
+def segmented(slot: TorchSlot, device: str, batch: int, images: int) -> float:
+    """Images a second of the segmenter's graph, one replay after another."""
     begun = time.perf_counter()
     for _ in range(images // batch):
-        with torch.inference_mode():
-            slot.run("segment", batch)
+        slot.run("segment", batch)
     _wait(device)
     return images // batch * batch / (time.perf_counter() - begun)
 
 
-def _latency(engine: Engine, pictures: Sequence[Picture]) -> float:
-    """Seconds, p50, of a call with one image."""
+def call_seconds(engine: Engine, pictures: Sequence[Picture]) -> float:
+    """Median of the seconds of a call with one image."""
     waits = []
     for number in range(max(20, 6 * len(pictures))):
         begun = time.perf_counter()
@@ -217,76 +219,18 @@ def _latency(engine: Engine, pictures: Sequence[Picture]) -> float:
     return float(np.median(waits[10:]))
 
 
-def _graph_seconds(slot: TorchSlot, device: str) -> float:
+@torch.inference_mode()
+def graph_seconds(slot: TorchSlot, device: str) -> float:
     """Seconds of one image's two graphs, replayed without a break."""
-    turns = 50 if device == "cuda" else 2
-    begun = time.perf_counter()
-    for _ in range(turns):
-        with torch.inference_mode():
+    replays = 50 if device == "cuda" else 2
+    for _ in range(2):  # the first time does not count
+        _wait(device)
+        begun = time.perf_counter()
+        for _ in range(replays):
             slot.run("segment", 1)
             slot.run("classify", 1)
-    _wait(device)
-    return (time.perf_counter() - begun) / turns
-
-
-def _upstream(
-    name: str, device: str, pictures: Sequence[Picture]
-) -> dict[str, Callable[[], float]]:
-    """Upstream's own code at the better of two batch sizes; compiled at that size."""
-    chosen = preset(name)
-    clip = build_clip(chosen.clip).eval().to(device)
-    transform: Any = open_clip.image_transform(clip.visual.image_size, is_train=False)
-    sam2 = build_sam2(SAM2_CONFIGS[chosen.sam2], device=device)
-    predictor = SAM2ImagePredictor(sam2)
-    point = np.array([[SIDE / 2, SIDE / 2]], np.float32), np.ones(1, np.int32)
-
-    @torch.inference_mode()
-    def run(size: int, batches: int, half: bool) -> float:
-        begun = time.perf_counter()
-        for _ in range(batches):
-            shown = list(pictures[:size])
-            with torch.autocast(device, torch.float16, enabled=half):
-                predictor.set_image_batch(shown)
-                predictor.predict_batch([point[0]] * size, [point[1]] * size)
-                seen = torch.stack([transform(Image.fromarray(pixels)) for pixels in shown])
-                clip.encode_image(seen.to(device)).float().cpu()
-        return batches * size / (time.perf_counter() - begun)
-
-    sizes = sorted({min(8, len(pictures)), len(pictures)})
-    for size in sizes:
-        run(size, 1, False)
-    best = max(sizes, key=lambda size: run(size, 2, False))
-    compiled = {"image_encoder": torch.compile(sam2.image_encoder), "visual": None}
-    plain = sam2.image_encoder, clip.visual
-    compiled["visual"] = torch.compile(clip.visual)
-
-    def fast() -> float:
-        sam2.image_encoder, clip.visual = compiled["image_encoder"], compiled["visual"]
-        try:
-            return run(best, 4, True)
-        finally:
-            sam2.image_encoder, clip.visual = plain
-
-    return {
-        "upstream eager fp32": lambda: run(best, 2, False),
-        "upstream compiled fp16": fast,
-    }
-
-
-def _race(
-    contenders: dict[str, Callable[[], float]], engine: Engine, rounds: int
-) -> tuple[dict[str, NDArray[np.float64]], list[Span]]:
-    """Images a second of each contender in each round, and the last stream's spans."""
-    for run in contenders.values():
-        run()
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    spans: list[Span] = []
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            with engine.tracing() as now:
-                rates[name].append(run())
-            spans = now or spans
-    return {name: np.array(values) for name, values in rates.items()}, spans
+        _wait(device)
+    return (time.perf_counter() - begun) / replays
 
 
 def _wait(device: str) -> None:
@@ -295,4 +239,4 @@ def _wait(device: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -149,6 +149,17 @@ def shape_text(shape: dict[str, int | str]) -> str:
     )
 
 
+def line_of(row: Row) -> str:
+    """A row for the eye."""
+    name = f"{row.kernel} {row.shape}: {row.contender}"
+    if row.median_us is None:
+        return f"{name}: {row.status}"
+    return (
+        f"{name} ({row.cache}, {row.path}): {row.median_us:.1f} µs,"
+        f" {row.ratio:.2f} of ours, {row.roofline_share:.0%} of the roofline, error {row.error:.1e}"
+    )
+
+
 def write_rows(folder: Path, rows: Sequence[Row], environment: Environment) -> None:
     """gpu_check.json and gpu_check.csv; where nothing was measured, the former says so."""
     listed: list[dict[str, object]] = [asdict(row) for row in rows]

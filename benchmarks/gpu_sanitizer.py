@@ -4,25 +4,29 @@ As a program it is what the sanitizer watches: every kernel once, at small sizes
 in bfloat16 and in float32. Memory is not cached, so that each tensor has bounds of its own.
 
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool racecheck --error-exitcode 99
-        python -m medfocus.benchmarks.gpu_sanitizer
+        --kernel-name-exclude kns=at6native python -m medfocus.benchmarks.gpu_sanitizer
 """
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from medfocus.benchmarks import pipeline_peers, ragged_peers
+from medfocus.benchmarks.gpu_process import status_of
 from medfocus.benchmarks.kernel_peers import OURS, Comparison, masked
 
+PROGRAM = (sys.executable, "-m", __spec__.name)
 SANITIZER = "compute-sanitizer"
 # PyTorch and Triton ask the driver for what it may not have, and take its errors for an answer.
 TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
+# PyTorch's own kernels, which make the inputs, run unwatched. To name ours instead would watch
+# nothing at all, and find nothing, wherever the name did not match.
+UNWATCHED_KERNELS = ("--kernel-name-exclude", "kns=at6native")
+NO_CACHING = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 FOUND = 99  # its exit status where it found something
 UNWATCHED = "Device not supported"  # where the machine gives it no access
 
@@ -30,45 +34,37 @@ UNWATCHED = "Device not supported"  # where the machine gives it no access
 def sanitize(out: Path, limit: float) -> Iterator[str]:
     """Run both tools; yields what went wrong. Their words go into sanitizer-<tool>.log in `out`.
 
+    The program runs once by itself before them, so that no tool waits for Triton's compiler.
+
     Args:
         out: a folder.
-        limit: seconds for each tool.
+        limit: seconds for all; each run may take its share of what is left.
     """
-    program = shutil.which(SANITIZER)
-    if program is None:
+    sanitizer = shutil.which(SANITIZER)
+    if sanitizer is None:
         print(f"sanitizer: not run, {SANITIZER} is not installed")
         return
     if limit <= 0:
         yield "sanitizer: not begun, the time was used up"
         return
+    deadline = time.monotonic() + limit
+    commands: dict[str, tuple[str, ...]] = {"alone": ()}
     for tool, options in TOOLS.items():
+        watched = (sanitizer, "--tool", tool, *options, *UNWATCHED_KERNELS)
+        commands[tool] = (*watched, "--error-exitcode", str(FOUND))
+    for number, (tool, command) in enumerate(commands.items()):
         log = out / f"sanitizer-{tool}.log"
-        command = [program, "--tool", tool, *options, "--error-exitcode", str(FOUND)]
-        status = _watched([*command, sys.executable, "-m", __spec__.name], log, limit)
+        share = (deadline - time.monotonic()) / (len(commands) - number)
+        status = status_of([*command, *PROGRAM], share, log, NO_CACHING)
         if UNWATCHED in log.read_text(errors="replace"):
             print(f"sanitizer: not run, {SANITIZER} cannot watch this device")
             return
         if status is None:
-            yield f"sanitizer: {tool} stopped at its time limit of {limit:.0f} s"
+            yield f"sanitizer: {tool} stopped at its time limit of {share:.0f} s"
         elif status:
             yield f"sanitizer: {tool} ended with {status}, see {log.name}"
         else:
-            print(f"sanitizer: {tool} found nothing")
-
-
-def _watched(command: list[str], log: Path, limit: float) -> int | None:
-    """The exit status; None after `limit` seconds, when the program is killed with its child."""
-    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    with log.open("wb") as words:
-        process = subprocess.Popen(
-            command, stdout=words, stderr=words, env=environment, start_new_session=True
-        )
-        try:
-            return process.wait(limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return None
+            print(f"sanitizer: {tool} {'ran' if tool == 'alone' else 'found nothing'}")
 
 
 def small(dtype: torch.dtype, device: str) -> list[Comparison]:

@@ -22,7 +22,8 @@ RUN_LENGTH = 16  # neighbours often need the same kernels, and stay together
 # These models run the kernels, on the GPU where there is one.
 PIPELINE_ON_STREAMS = "tests/engine/test_cuda_pipeline.py"
 MODELS_ON_KERNELS = ("tests/models/test_clip.py", "tests/models/test_hiera.py")
-LAST_WORDS = 15  # seconds to write the report once interrupted
+UPSTREAM = ("sam2", "open_clip", "pydicom")  # what models and engine are made with
+LAST_WORDS = 15  # seconds to write the reports once interrupted
 
 
 def in_share(index: int, share: str) -> bool:
@@ -85,7 +86,7 @@ def run_tests(root: Path, folder: Path, limit: float, processes: int | None = No
     Args:
         root: of the repository.
         folder: for the reports.
-        limit: seconds; then what is left is given up, and said to be.
+        limit: seconds; then what is left is given up, and said to be, in `LAST_WORDS` more.
         processes: to share the tests among; by the cores when None.
     """
     if not (root / "tests" / "kernels").is_dir():
@@ -94,7 +95,10 @@ def run_tests(root: Path, folder: Path, limit: float, processes: int | None = No
         return Outcome(0, 0, 0, [], ["pytest is not installed"])
     shares = processes or max(1, min(8, (os.cpu_count() or 1) // 2))
     running = [_start(root, folder, f"{n}/{shares}", n) for n in range(shares)]
-    troubles = list(_await(running, time.monotonic() + limit))
+    troubles = [
+        f"{name} is not installed: models and pipeline untested" for name in missing_packages()
+    ]
+    troubles += _await(running, time.monotonic() + limit)
     for index, process in enumerate(running):
         # 0 passed, 1 failed, 2 interrupted, 5 none in this share
         if process.returncode not in (0, 1, 2, 5):
@@ -102,6 +106,11 @@ def run_tests(root: Path, folder: Path, limit: float, processes: int | None = No
                 f"process {index} ended with {process.returncode}: see tests-{index}.log"
             )
     return _read(folder, shares, troubles)
+
+
+def missing_packages() -> list[str]:
+    """Those of `UPSTREAM` that are not installed."""
+    return [name for name in UPSTREAM if find_spec(name) is None]
 
 
 def _start(root: Path, folder: Path, share: str, index: int) -> "subprocess.Popen[bytes]":
@@ -122,7 +131,7 @@ def _start(root: Path, folder: Path, share: str, index: int) -> "subprocess.Pope
 def _paths() -> Iterator[str]:
     yield "tests/kernels"
     # The other tests' set-up builds models, which takes upstream's packages.
-    if all(find_spec(name) is not None for name in ("sam2", "open_clip", "pydicom")):
+    if not missing_packages():
         yield from (*MODELS_ON_KERNELS, PIPELINE_ON_STREAMS)
     else:
         yield "--confcutdir=tests/kernels"
@@ -136,9 +145,10 @@ def _await(running: "list[subprocess.Popen[bytes]]", deadline: float) -> Iterato
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)  # pytest then still writes its report
             stopped += 1
+    deadline += LAST_WORDS
     for process in running:
         try:
-            process.wait(LAST_WORDS)
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

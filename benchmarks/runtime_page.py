@@ -2,16 +2,18 @@
 
     python -m medfocus.benchmarks.runtime_page benchmarks/results/cpu -o docs/runtime.md
 
-The folder holds soak.json, written by the command that the page names.
+The folder holds soak.json, written by the command that the page names. Folders beside it may hold
+the pipeline.json that `make gpu-check` writes, a folder a GPU.
 """
 
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
-from medfocus.benchmarks.gpu_pipeline import AT_MOST, GOALS
-from medfocus.benchmarks.page import table, write_page
+from medfocus.benchmarks.gpu_pipeline_goals import AT_MOST, GOALS, verdict
+from medfocus.benchmarks.page import table
 from medfocus.engine.pipeline import MOST_BYTES
-
-RESULTS = ("soak",)
 
 TEXT = """# The runtime
 
@@ -68,7 +70,7 @@ opens in [Perfetto](https://ui.perfetto.dev).
 | the iterable raises | all that came before is answered, then `stream` raises the same |
 | the consumer stops, or an interrupt | what has not begun is given up; the engine can be used on |
 | out of memory in a batch | it runs again in halves; the engine keeps to that size and logs it once |
-| out of memory with one image | a `DeviceError` for that image |
+| out of memory with one image, or while one is read or prepared | a `DeviceError` for that image |
 | the backend dies | a `DeviceError` for all that was under way or waits; later calls raise it: load the engine again |
 | `close()` | what is under way is answered, what waits gets an `InputError` |
 
@@ -87,34 +89,74 @@ alone.
 
 {soaks}
 
-## Not measured
+{gpu}
+
+{goals}
+
+{rest}torch.compile between the kernels was not tried. `deterministic` runs batches of one image: what that
+costs is in [performance.md](performance.md), in the rows of batch 1 beside larger ones. After out of memory `max_batch` stays lower until the engine is loaded again.
+"""  # noqa: E501
+
+NO_GPU = """## Not measured
 
 Nothing here has run on a GPU: not the CUDA streams, not the CUDA graphs (one a batch size and
 stage, where a capture is refused eager), not the upload and resizing on the device (checked on the
 CPU, to the bit of pillow's). `make gpu-check` tests and times all of it where there is a GPU; the
-goals, on an H200, `base` in bf16, one prompt, images in memory:
+goals, on an H200, `base` in bf16, one prompt, images in memory:"""
 
-{goals}
+ON_GPU = """## On a GPU
 
-torch.compile between the kernels was not tried, and how much `deterministic` costs was not
-measured. After out of memory `max_batch` stays lower until the engine is loaded again.
-"""  # noqa: E501
+`make gpu-check` tests and times the pipeline where there is a GPU. `base` in bf16, one prompt,
+images in memory; the goals are for an H200. {runs}"""
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """soak.json of a folder, as `soak`, and every GPU's pipeline.json beside it, as `gpus`."""
+    files = sorted(folder.resolve().parent.glob("*/pipeline.json"))
+    recorded = [_read(file) for file in files if file.parent != folder.resolve()]
+    return {"soak": _read(folder / "soak.json"), "gpus": recorded}
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
 
 
 def render(results: dict[str, Any]) -> str:
-    """The page, from the results by name."""
+    """The page, from what `read_results` gives."""
+    gpus = results["gpus"]
     return TEXT.format(
         waiting=f"{MOST_BYTES / 2**30:g} GiB",
-        goals=table(("", "goal", "measured"), _goals()),
+        gpu=ON_GPU.format(runs=" ".join(map(_run, gpus))) if gpus else NO_GPU,
+        goals=_goals(gpus),
+        rest="## Not measured\n\n" if gpus else "",
         soaks="\n\n".join(map(_soak, results["soak"])),
     )
 
 
-def _goals() -> list[list[str]]:
-    return [
-        [name, f"{'at most' if name in AT_MOST else 'at least'} {limit:g}", "not measured"]
+def _run(found: dict[str, Any]) -> str:
+    environment, images = found["environment"], found.get("images")
+    said = f"{environment['device']}: {environment['date'][:10]}"
+    return f"{said}, {images:,} images a round." if images else f"{said}."
+
+
+def _goals(gpus: list[dict[str, Any]]) -> str:
+    """A row a goal, a column a GPU; while there is none, a column that says so."""
+    names = [found["environment"]["device"] for found in gpus] or ["measured"]
+    values = [found["goals"] for found in gpus] or [dict.fromkeys(GOALS)]
+    rows = [
+        [
+            name,
+            f"{'at most' if name in AT_MOST else 'at least'} {limit:g}",
+            *(_figure(name, found[name]) for found in values),
+        ]
         for name, limit in GOALS.items()
     ]
+    return table(("", "goal", *names), rows)
+
+
+def _figure(name: str, value: float | None) -> str:
+    judged = verdict(name, value)
+    return judged if value is None else f"{value:.3f}, {judged}"
 
 
 def _soak(run: dict[str, Any]) -> str:
@@ -140,5 +182,14 @@ def _where(run: dict[str, Any]) -> str:
     return f"`{run['engine']}` on {run['processor']}, {run['date']}"
 
 
+def main() -> None:
+    """Read the results and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.runtime_page")
+    parser.add_argument("results", type=Path, help="the folder of soak.json")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.write_text(render(read_results(options.results)), "utf-8")
+
+
 if __name__ == "__main__":
-    write_page("runtime_page", RESULTS, render)
+    main()

@@ -17,7 +17,7 @@ from medfocus.engine.artifact import EngineDirectory, read_engine_directory
 from medfocus.engine.backends import Backend, load_backend
 from medfocus.engine.images import ImageSource
 from medfocus.engine.manifest import Manifest
-from medfocus.engine.memory import Usage, is_out_of_memory, measured
+from medfocus.engine.memory import Usage, is_out_of_memory, let_go, measured
 from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.prompts import Box, Points
@@ -216,7 +216,7 @@ class Engine:
         if self._pipeline.failure is not None:
             raise fresh(self._pipeline.failure)
         requests = _requests(sources, boxes, points)
-        size = batch_size or self._pipeline.stats().max_batch
+        size = batch_size or self._pipeline.max_batch
         return respond(self._pipeline, requests, self.manifest.prompts, size)
 
     def _prediction(self, response: Response) -> Prediction:
@@ -263,6 +263,16 @@ def _within(
     limit: int | None, directory: EngineDirectory, backend: str, device: str, images: int
 ) -> tuple[Backend, Ring]:
     """The runtime, and buffers for batches of `images`, in no more memory than `limit`."""
+    try:
+        return _ready(limit, directory, backend, device, images)
+    except Exception as error:
+        let_go(error)  # the buffers, for whoever tries again with fewer images
+        raise
+
+
+def _ready(
+    limit: int | None, directory: EngineDirectory, backend: str, device: str, images: int
+) -> tuple[Backend, Ring]:
     manifest = directory.manifest
     mend = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
     with measured() if limit is not None else nullcontext(Usage()) as usage:

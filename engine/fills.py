@@ -6,6 +6,7 @@ from concurrent.futures import Future, wait
 from functools import partial
 
 from medfocus.engine.host import HostThreads
+from medfocus.engine.memory import is_out_of_memory, no_memory_for
 from medfocus.engine.slot import Job, Slot
 from medfocus.engine.stats import Span
 from medfocus.errors import ImageError, MedfocusError
@@ -50,7 +51,15 @@ class Fills:
         except MedfocusError as error:
             self.errors[row] = error
         except Exception as error:
-            problem = f"cannot be prepared ({type(error).__name__}: {error})"
-            self.errors[row] = ImageError(source, problem, "check the image, or report this")
+            self.errors[row] = _unprepared(source, error)
         lane = threading.current_thread().name
         self.spans.append(Span("prepare", lane, begun, time.perf_counter()))
+
+
+def _unprepared(source: str, error: Exception) -> MedfocusError:
+    if is_out_of_memory(error):
+        # Not the batch in halves, as where a stage is: what is missing goes by this image's own
+        # size, and halves down to it alone would leave the engine slow for all that follow.
+        return no_memory_for(source, "prepare", error)
+    problem = f"cannot be prepared ({type(error).__name__}: {error})"
+    return ImageError(source, problem, "check the image, or report this")

@@ -1,15 +1,17 @@
 """Memory: what "out of it" looks like in each runtime, and how much of it an engine takes."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from medfocus.engine import cuda
-from medfocus.errors import InputError, MedfocusError
+from medfocus.errors import DeviceError, InputError, MedfocusError
 
 _SAYINGS = (
     "out of memory",  # CUDA, PyTorch
+    "outofmemory",  # TensorRT
     "alloc_failed",  # cuBLAS, cuDNN
     "failed to allocate",  # ONNX Runtime
     "bad_alloc",  # C++, through OpenVINO
@@ -22,6 +24,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice; the runtimes share no class for it."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(saying in said for saying in _SAYINGS)
+
+
+def no_memory_for(source: str, work: str, error: BaseException) -> DeviceError:
+    """The answer for one image whose own size asks for more than there is.
+
+    Args:
+        source: the image.
+        work: what was to be done to it.
+        error: that says so.
+    """
+    problem = f"there is no memory to {work} it ({str(error) or type(error).__name__})"
+    return DeviceError(source, problem, "free some, or shrink it")
+
+
+def let_go(error: BaseException) -> None:
+    """Free what an error's frames hold, and those of the errors that it came from.
+
+    Whoever keeps the error, to try again with less, would else keep what took the memory.
+    """
+    origin: BaseException | None = error
+    while origin is not None:
+        traceback.clear_frames(origin.__traceback__)
+        origin = origin.__cause__ or origin.__context__
 
 
 @dataclass

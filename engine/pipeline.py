@@ -158,12 +158,12 @@ class Pipeline:
             if self._waiting.put_back(jobs):
                 return
             outcome = self._waiting.failure or _CLOSED
-        elif isinstance(error, MedfocusError):
-            outcome = error
         elif is_out_of_memory(error):
             problem = f"there is no memory to run so much as this image ({error})"
             outcome = DeviceError(jobs[0].image.source, problem, "free some, or use another device")
-        else:
+        elif isinstance(error, MedfocusError) and not isinstance(error, DeviceError):
+            outcome = error
+        else:  # a device that has failed once answers nothing more
             log.error("the backend failed", exc_info=error)
             problem = f"its backend failed ({type(error).__name__}: {error})"
             outcome = DeviceError("engine", problem, "load the engine again")
@@ -197,9 +197,14 @@ class Pipeline:
         return os.getpid() != self._process
 
     @property
+    def max_batch(self) -> int:
+        """Most images that run together; lower than at first after out of memory."""
+        return self._waiting.max_batch
+
+    @property
     def room(self) -> int:
         """How many images can be under way."""
-        return self._waiting.max_batch * self._ring_size
+        return self.max_batch * self._ring_size
 
     def read(self, work: Callable[..., _T], *arguments: object) -> "Future[_T]":
         """Let one of the host's threads read a source."""

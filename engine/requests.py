@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfocus.engine.images import ImageSource, SourceImage, read_images
+from medfocus.engine.memory import is_out_of_memory, no_memory_for
 from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.prompts import Box, Points, own_prompt
 from medfocus.engine.slot import Answer, Job
@@ -159,6 +160,8 @@ def _frames(reading: _Reading, prompts: Prompts) -> Iterator[tuple[Response, Job
 def _failed(number: int, name: str, error: Exception) -> Response:
     if isinstance(error, MedfocusError):
         error = fresh(error)
+    elif is_out_of_memory(error):
+        error = no_memory_for(name, "read", error)
     else:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         error = ImageError(name, problem, "check the file, or report this")

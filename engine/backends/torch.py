@@ -1,4 +1,4 @@
-"""The PyTorch backend: the graphs themselves, eager, in half precision by PyTorch's autocast."""
+"""The PyTorch backend: the graphs themselves, in half precision by PyTorch's autocast."""
 
 import threading
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from medfocus.engine.artifact import (
     load_tensors,
 )
 from medfocus.engine.backends import Array
+from medfocus.engine.backends.torch_half import store_half
 from medfocus.engine.backends.torch_slot import TorchSlot, captures_of
 from medfocus.engine.backends.torch_stream import CudaStream
 from medfocus.engine.manifest import Manifest
@@ -43,9 +44,9 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class TorchBackend:
     """Both graphs on one device.
 
-    In half precision, weights and the residual stream are float32 and autocast runs the matrix
-    products in half. It knows no blocks: a graph of which the engine's policy has blocks in
-    float32 runs in float32 altogether.
+    In half precision the residual stream is float32, autocast runs the matrix products in half,
+    and their weights are stored so. It knows no blocks: a graph of which the engine's policy has
+    blocks in float32 runs in float32 altogether.
 
     Args:
         directory: an engine directory that holds the three .safetensors files.
@@ -68,8 +69,11 @@ class TorchBackend:
         self._float32 = {
             block.partition(":")[0] for block in directory.manifest.precision.float32_blocks
         }
-        self._segmenter = _load_segmenter(directory).to(self.device)
-        self._classifier = _load_classifier(directory).to(self.device)
+        self._segmenter, self._classifier = _load_segmenter(directory), _load_classifier(directory)
+        for graph, module in (("segmenter", self._segmenter), ("classifier", self._classifier)):
+            if self._is_half(graph):
+                store_half(module, self._arithmetic)
+            module.to(self.device)
 
     @torch.inference_mode()
     def segment(
@@ -117,8 +121,11 @@ class TorchBackend:
         """See `Backend.close`."""
         del self._segmenter, self._classifier
 
+    def _is_half(self, graph: str) -> bool:
+        return self._arithmetic is not torch.float32 and graph not in self._float32
+
     def _autocast(self, graph: str) -> AbstractContextManager[None]:
-        half = self._arithmetic is not torch.float32 and graph not in self._float32
+        half = self._is_half(graph)
         dtype = self._arithmetic if half else torch.bfloat16  # float32 is no dtype of autocast
         # No cache of weights: within a capture it would belong to the CUDA graph.
         return torch.autocast(self.device, dtype, enabled=half, cache_enabled=False)

@@ -1,21 +1,27 @@
 """A batch's buffers for PyTorch on a GPU: one upload, everything else on the device.
 
 An image goes up as it was read and is resized there, for both models. One that is larger than its
-share of the upload is resized by the host first.
+share of the upload is resized by the host first. In the buffers images of one size lie together,
+whatever their order in the batch.
 """
 
-import logging
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from functools import partial
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from medfocus.engine.backends.torch_capture import Capture, captured
+from medfocus.engine.backends.torch_mirror import Mirror, uploaded
 from medfocus.engine.backends.torch_preprocess import classifier_image, normalise, segmenter_image
+from medfocus.engine.backends.torch_upload import Group, Size, pack
+from medfocus.engine.geometry import resized_size
 from medfocus.engine.manifest import Manifest
 from medfocus.engine.prepare import MASK_STRIDE, NO_REGION, in_frame, pooled_cells, pooling
-from medfocus.engine.preprocess import checked_size, classifier_pixels, segmenter_pixels
+from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
 from medfocus.engine.slot import Answer, Job
 from medfocus.models.graphs import ClassifierOutput, SegmenterOutput
 
@@ -23,7 +29,6 @@ from medfocus.models.graphs import ClassifierOutput, SegmenterOutput
 # take the device's memory.
 MOST_RESIZED = 16
 
-log = logging.getLogger(__name__)
 Stage = Literal["segment", "classify"]
 
 
@@ -37,22 +42,6 @@ class TensorGraphs(Protocol):
         self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
     ) -> ClassifierOutput:
         """See `Graphs.classify`."""
-
-
-class _Mirror:
-    """The same memory on the host, where it is pinned for CUDA, and on the device."""
-
-    def __init__(self, device: str, dtype: torch.dtype, *shape: int) -> None:
-        self.host = torch.zeros(shape, dtype=dtype, pin_memory=device == "cuda")
-        self.device = torch.zeros(shape, dtype=dtype, device=device)
-
-    def up(self, count: int) -> None:
-        """Begin to copy `count` rows to the device."""
-        self.device[:count].copy_(self.host[:count], non_blocking=True)
-
-    def down(self, count: int) -> None:
-        """Begin to copy `count` rows to the host."""
-        self.host[:count].copy_(self.device[:count], non_blocking=True)
 
 
 class TorchSlot:
@@ -71,13 +60,13 @@ class TorchSlot:
         self._first, self._second = pre.segmenter, pre.classifier
         size, mask = self._second.size, self._first.size // MASK_STRIDE
         cells, prompts = pooled_cells(pre, manifest.focus), np.shape(manifest.prompts.labels)
-        self._split = 3 * self._first.size**2  # bytes of a row before the classifier's image
-        share = self._split + 3 * size**2
+        self._split = 3 * self._first.size**2  # bytes of a share before the classifier's image
+        self._share = self._split + 3 * size**2
 
-        def mirror(dtype: torch.dtype, *shape: int) -> _Mirror:
-            return _Mirror(device, dtype, count, *shape)
+        def mirror(dtype: torch.dtype, *shape: int) -> Mirror:
+            return Mirror(device, dtype, count, *shape)
 
-        self._pixels = mirror(torch.uint8, share)
+        self._pixels = Mirror(device, torch.uint8, count * self._share)
         self._rows, self._cols = (mirror(torch.float32, cells, mask) for _ in range(2))
         self._points = mirror(torch.float32, *prompts, 2)
         self._labels = mirror(torch.int32, *prompts)
@@ -92,19 +81,21 @@ class TorchSlot:
             [torch.tensor(value, device=device).view(3, 1, 1) for value in (part.mean, part.std)]
             for part in (self._first, self._second)
         )
-        self._sizes: list[tuple[int, int] | None] = [None] * count
         self._captured: dict[tuple[Stage, int], torch.cuda.CUDAGraph] = {}
 
     @property
     def nbytes(self) -> int:
         """See `Slot`; on the device."""
-        mirrors = [value.device for value in vars(self).values() if isinstance(value, _Mirror)]
+        mirrors = [value.device for value in vars(self).values() if isinstance(value, Mirror)]
         return sum(tensor.nbytes for tensor in (*mirrors, self._image, self._seen))
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """See `Slot`."""
         self._jobs = jobs
-        arrays = [in_frame(job.prompts, self._first.size) for job in jobs]
+        self._sizes = [self._size(job.image.pixels) for job in jobs]
+        self._packing = pack(self._sizes, self._share)
+        ordered = (jobs[image].prompts for image in self._packing.order)
+        arrays = [in_frame(prompts, self._first.size) for prompts in ordered]
         points, labels = (
             torch.from_numpy(np.stack(column)) for column in zip(*arrays, strict=True)
         )
@@ -114,34 +105,39 @@ class TorchSlot:
         else:
             self._own_prompts = points, labels
 
+    def _size(self, pixels: NDArray[np.uint8]) -> Size | None:
+        """The size in which an image goes up; None where the host is to resize it."""
+        second = self._second
+        height, width = pixels.shape[:2]
+        rows, columns = resized_size(height, width, second.size, second.resize_mode)
+        fits = pixels.nbytes <= self._share and rows * columns <= MOST_RESIZED * second.size**2
+        return (height, width) if fits else None
+
     def fill(self, row: int) -> None:
         """See `Slot`."""
         image, second = self._jobs[row].image, self._second
-        height, width = image.pixels.shape[:2]
-        self._sizes[row] = None
-        resized = checked_size(height, width, second.size, second.resize_mode, image.source)
-        fits = image.pixels.nbytes <= self._pixels.host.shape[1]
-        into = self._pixels.host[row].numpy()
-        if fits and resized[0] * resized[1] <= MOST_RESIZED * second.size**2:
-            into[: image.pixels.nbytes] = image.pixels.reshape(-1)
-            self._sizes[row] = height, width
+        place, into = self._packing.rows[row], self._pixels.host[self._packing.uploads[row]].numpy()
+        if self._sizes[row] is not None:
+            into[:] = image.pixels.reshape(-1)
         else:
-            into[: self._split] = segmenter_pixels(image.pixels, self._first.size).reshape(-1)
             into[self._split :] = classifier_pixels(
                 image.pixels, second.size, second.resize_mode, second.interpolation, image.source
             ).reshape(-1)
-        weights = pooling((height, width), self._manifest.preprocessing, self._manifest.focus)
+            into[: self._split] = segmenter_pixels(image.pixels, self._first.size).reshape(-1)
+        size = image.pixels.shape[0], image.pixels.shape[1]
+        weights = pooling(size, self._manifest.preprocessing, self._manifest.focus)
         for mirror, array in zip((self._rows, self._cols), weights, strict=True):
-            mirror.host[row] = torch.from_numpy(array)
+            mirror.host[place] = torch.from_numpy(array)
 
     @torch.inference_mode()
     def segment(self) -> None:
         """See `Slot`."""
         count = len(self._jobs)
-        for mirror in (self._pixels, self._rows, self._cols, self._points, self._labels):
+        self._pixels.up(self._packing.nbytes)
+        for mirror in (self._rows, self._cols, self._points, self._labels):
             mirror.up(count)
-        for size in set(self._sizes[:count]):
-            self._preprocess([row for row in range(count) if self._sizes[row] == size], size)
+        for group in self._packing.groups:
+            self._preprocess(group)
         if self._manifest.focus.mode != "none":
             self.run("segment", count)
 
@@ -156,32 +152,32 @@ class TorchSlot:
 
     def answer(self, row: int) -> Answer:
         """See `Slot`."""
+        place = self._packing.rows[row]
         return Answer(
-            self._probabilities.host[row].numpy().copy(),
-            bool(self._focused.host[row]),
-            float(self._score.host[row]),
-            self._logits.host[row].numpy().copy(),
-            self._patch_focus.host[row].numpy().copy(),
+            self._probabilities.host[place].numpy().copy(),
+            bool(self._focused.host[place]),
+            float(self._score.host[place]),
+            self._logits.host[place].numpy().copy(),
+            self._patch_focus.host[place].numpy().copy(),
         )
 
     def end(self) -> None:
         """See `Slot`."""
         self._jobs = ()
 
-    def _preprocess(self, rows: list[int], size: tuple[int, int] | None) -> None:
+    def _preprocess(self, group: Group) -> None:
         """Resize and normalise the images of one size, for both models."""
         first, second = self._first, self._second
-        everyone = rows == list(range(len(rows)))
-        chosen = slice(len(rows)) if everyone else torch.tensor(rows, device=self._image.device)
-        pixels = self._pixels.device[chosen]  # (n, share)
-        if size is None:
-            seen = _channels_first(pixels[:, self._split :], second.size, second.size)
-            stretched = _channels_first(pixels[:, : self._split], first.size, first.size)
+        pixels = self._pixels.device[group.upload]
+        if group.size is None:
+            shares = pixels.view(-1, self._share)
+            seen = _channels_first(shares[:, self._split :], second.size, second.size)
+            stretched = _channels_first(shares[:, : self._split], first.size, first.size)
         else:
-            image = _channels_first(pixels[:, : 3 * size[0] * size[1]], *size)
+            image = _channels_first(pixels, *group.size)
             seen, stretched = classifier_image(image, second), segmenter_image(image, first.size)
-        self._image[chosen] = normalise(stretched, *self._first_scale)
-        self._seen[chosen] = normalise(seen, *self._second_scale)
+        self._image[group.rows] = normalise(stretched, *self._first_scale)
+        self._seen[group.rows] = normalise(seen, *self._second_scale)
 
     def run(self, stage: Stage, count: int) -> None:
         """A stage's graph on `count` rows: a CUDA graph where one was captured, eager where not."""
@@ -195,7 +191,7 @@ class TorchSlot:
         if stage == "segment":
             points, labels = self._points.device[:count], self._labels.device[:count]
             if self._own_prompts is not None:
-                points, labels = (tensor.to(points.device) for tensor in self._own_prompts)
+                points, labels = (uploaded(tensor, points.device) for tensor in self._own_prompts)
             found = self._graphs.segment_tensors(self._image[:count], points, labels)
             self._logits.device[:count] = found.focus_logits
             self._score.device[:count] = found.score
@@ -212,38 +208,23 @@ class TorchSlot:
 
     @torch.inference_mode()
     def capture(self, buckets: Sequence[int], captures: "Captures") -> None:
-        """Capture a CUDA graph a bucket a stage. Where capture is refused, runs stay eager."""
+        """Capture a CUDA graph a bucket a stage.
+
+        Where one is refused its whole stage runs eagerly, and `captures` loses it, so that no
+        other slot captures into the same memory.
+        """
         self._own_prompts = None
-        for stage, (pool, stream) in captures.items():
+        for stage in [*captures]:
+            graphs: dict[tuple[Stage, int], torch.cuda.CUDAGraph] = {}
             for bucket in sorted(buckets, reverse=True):
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):  # kernels are compiled and chosen beforehand
-                    for _ in range(2):
-                        self._eager(stage, bucket)
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                try:
-                    with torch.cuda.graph(
-                        graph, pool=pool, stream=stream, capture_error_mode="thread_local"
-                    ):
-                        self._eager(stage, bucket)
-                except RuntimeError as error:
-                    log.warning("%s, %d images: no CUDA graph (%s)", stage, bucket, error)
-                else:
-                    self._captured[stage, bucket] = graph
-                torch.cuda.synchronize()
-
-
-class Capture(NamedTuple):
-    """What the CUDA graphs of a stage, of all slots, have in common.
-
-    They run one after another on the stage's stream and leave nothing behind but what they write
-    into buffers, so they share memory. They are captured on a stream of their own, for cuBLAS
-    keeps a workspace a stream, which two stages' graphs must not share.
-    """
-
-    pool: Any
-    stream: torch.cuda.Stream
+                work, name = partial(self._eager, stage, bucket), f"{stage}, {bucket} images"
+                graph = captured(work, captures[stage], name)
+                if graph is None:
+                    del captures[stage]
+                    break
+                graphs[stage, bucket] = graph
+            else:
+                self._captured |= graphs
 
 
 Captures = dict[Stage, Capture]

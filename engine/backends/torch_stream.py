@@ -1,12 +1,14 @@
 """CUDA's streams as the pipeline's, through PyTorch; each is launched by a thread of its own."""
 
 import time
+from contextlib import suppress
 
 import torch
 
 from medfocus.engine.streams import Event, ThreadEvent, ThreadStream, Work
 
 RENEWED = 600.0  # seconds that a clock is used; after them it still tells 0.06 ms
+SAMPLES = 5  # of a clock's zero
 
 
 class CudaEvent(ThreadEvent):
@@ -45,12 +47,20 @@ class CudaStream(ThreadStream):
 
     def __init__(self, name: str) -> None:
         self.cuda = torch.cuda.Stream()
-        self._clock = _Clock()
+        # On the same device, but a stream of their own: clocks wait for none of the work.
+        self._clocks = torch.cuda.Stream(self.cuda.device)
+        self._clock = _Clock(self._clocks)
         super().__init__(name)
+
+    def close(self) -> None:
+        """See `Stream`. What was launched has ended too, so that its buffers may be freed."""
+        super().close()
+        with suppress(RuntimeError):  # a device that has failed runs nothing more
+            self.cuda.synchronize()
 
     def _event(self) -> CudaEvent:
         if time.perf_counter() - self._clock.began > RENEWED:
-            self._clock = _Clock()
+            self._clock = _Clock(self._clocks)
         return CudaEvent(self._clock)
 
     def _do(self, work: Work, after: Event | None, event: ThreadEvent) -> None:
@@ -71,18 +81,30 @@ class CudaStream(ThreadStream):
 class _Clock:
     """From CUDA's clock, which knows differences only, to that of `time.perf_counter`.
 
-    A difference is a float32 of milliseconds: a clock that is old ticks coarsely.
+    A difference is a float32 of milliseconds: a clock that is old ticks coarsely. It is of events
+    on one device. A thread that wakes late would shift all times, so of some zeros the one is kept
+    that was waited for least.
+
+    Args:
+        stream: on the device of the events that are to be read, and idle.
     """
 
-    def __init__(self) -> None:
-        self._zero = _event()
-        self._zero.record()
-        self._zero.synchronize()
-        self.began = time.perf_counter()
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        zeros = [_zero(stream) for _ in range(SAMPLES)]
+        before, after, self._zero = min(zeros, key=lambda zero: zero[1] - zero[0])
+        self.began = (before + after) / 2
 
     def read(self, event: torch.cuda.Event) -> float:
         """Seconds at which an event happened."""
         return self.began + float(self._zero.elapsed_time(event)) / 1e3
+
+
+def _zero(stream: torch.cuda.Stream) -> tuple[float, float, torch.cuda.Event]:
+    """The host's times before and after an event, and the event."""
+    event, before = _event(), time.perf_counter()
+    event.record(stream)
+    event.synchronize()
+    return before, time.perf_counter(), event
 
 
 def _event() -> torch.cuda.Event:

@@ -1,6 +1,5 @@
 """What compute-sanitizer is given to watch, and what is made of what it says."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -43,16 +42,28 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(gpu_sanitizer, "PROGRAM", ("sh", "-c", f"echo ran >> {folder}/order"))
 
 
-def test_what_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, 'echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $@"')
+def test_what_is_watched_ran_alone_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f'echo "$2" >> {tmp_path}/order; echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $@"'
+    stand_in(tmp_path, monkeypatch, script)
     assert list(sanitize(tmp_path, 20.0)) == []
+    assert (tmp_path / "order").read_text().split() == ["ran", "memcheck", "racecheck"]
     for tool, options in (("memcheck", " --report-api-errors no"), ("racecheck", "")):
         assert (tmp_path / f"sanitizer-{tool}.log").read_text() == (
-            f"1 --tool {tool}{options} --error-exitcode {FOUND}"
-            f" {sys.executable} -m medfocus.benchmarks.gpu_sanitizer\n"
+            f"1 --tool {tool}{options} --kernel-name-exclude kns=at6native"
+            f" --error-exitcode {FOUND} {' '.join(gpu_sanitizer.PROGRAM)}\n"
         )
+
+
+def test_a_program_that_fails_by_itself_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "exit 0")
+    monkeypatch.setattr(gpu_sanitizer, "PROGRAM", ("sh", "-c", "exit 3"))
+    expected = "sanitizer: alone ended with 3, see sanitizer-alone.log"
+    assert list(sanitize(tmp_path, 20.0)) == [expected]
 
 
 def test_what_it_finds_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +74,7 @@ def test_what_it_finds_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_its_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, f"(sleep 1; touch {tmp_path}/alive) & wait")
-    assert [problem.split()[1:4] for problem in sanitize(tmp_path, 0.2)] == [
+    assert [problem.split()[1:4] for problem in sanitize(tmp_path, 0.6)] == [
         ["memcheck", "stopped", "at"],
         ["racecheck", "stopped", "at"],
     ]

@@ -21,7 +21,11 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
+from medfocus.engine.backends.torch import TorchBackend
+from medfocus.engine.manifest import Manifest
 from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
+from medfocus.engine.ring import Ring, host_ring
+from medfocus.engine.stats import Ledger
 from medfocus.errors import DeviceError, EngineDirectoryError, ImageError, InputError, OutputError
 from medfocus.export.engine_directory import build
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
@@ -431,6 +435,39 @@ Engine.load({str(engine_directory)!r}, max_batch=8, memory_limit=10**6)
         Engine.load(engine_directory, memory_limit=0)
 
 
+@pytest.mark.parametrize("fails", ["buffers", "warm-up", "limit"])
+def test_a_load_that_failed_holds_no_memory(
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Whoever keeps its error may load again with fewer images at once."""
+    alive: list[weakref.ref[object]] = []
+
+    def ring(self: TorchBackend, manifest: Manifest, images: int) -> Ring:
+        made = host_ring(self, manifest, images)
+        alive.extend(weakref.ref(slot) for slot in made.slots)
+        if fails == "buffers":
+            raise MemoryError
+        return made
+
+    def warm_up(self: Ring, manifest: Manifest, images: int) -> None:
+        activations = np.ones(100_000_000, np.uint8)
+        alive.append(weakref.ref(activations))
+        if fails == "warm-up":
+            raise MemoryError
+
+    monkeypatch.setattr(TorchBackend, "ring", ring)
+    monkeypatch.setattr(Ring, "warm_up", warm_up)
+    gc.collect()
+    gc.disable()  # nothing may wait for the collector
+    try:
+        with pytest.raises(InputError if fails == "limit" else DeviceError) as caught:
+            Engine.load(engine_directory, memory_limit=1)
+        assert [held() for held in alive] == [None] * (2 if fails == "buffers" else 3)
+    finally:
+        gc.enable()
+    assert ("memory_limit" if fails == "limit" else "too little memory") in str(caught.value)
+
+
 def test_deterministic_bits_do_not_depend_on_the_batch(engine_directory: Path) -> None:
     engine = Engine.load(engine_directory, deterministic=True)
     batch = pictures(7)
@@ -441,13 +478,17 @@ def test_deterministic_bits_do_not_depend_on_the_batch(engine_directory: Path) -
         np.testing.assert_array_equal(together.patch_focus, alone.patch_focus)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("device lost"), DeviceError("CUDA", "device lost", "check the GPU")],
+)
 def test_a_backend_that_dies_ends_the_engine(
-    engine_directory: Path, monkeypatch: pytest.MonkeyPatch
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     engine = Engine.load(engine_directory)
 
     def dies(*arrays: np.ndarray) -> None:
-        raise RuntimeError("device lost")
+        raise error
 
     monkeypatch.setattr(engine._backend, "segment", dies)
     answers = engine.classify(pictures(3))
@@ -540,6 +581,13 @@ def test_stats(engine_directory: Path, tmp_path: Path) -> None:
     assert (stats.waiting, stats.waiting_bytes, stats.max_batch) == (0, 0, 32)
     assert stats.ring_bytes > 2 * 32 * 3 * 256**2 * 4
     engine.close()
+
+
+def test_a_call_does_not_go_through_all_latencies(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ledger, "stats", lambda *_: pytest.fail("they were asked for"))
+    assert engine.classify(pictures(1))[0].label
 
 
 def test_logs_hold_nothing_of_a_patient(

@@ -1,12 +1,16 @@
 """What is out of memory, in the words of each runtime, and what a block takes."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
+import numpy as np
 import pytest
 import torch
 
-from medfocus.engine.memory import is_out_of_memory
+from medfocus.engine.memory import is_out_of_memory, let_go
+from medfocus.errors import DeviceError
 
 
 @pytest.mark.parametrize(
@@ -18,6 +22,7 @@ from medfocus.engine.memory import is_out_of_memory
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
         RuntimeError("std::bad_alloc"),
+        DeviceError("segmenter.plan", "Error Code 2: OutOfMemory (no further information)", "-"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
     ],
 )
@@ -27,6 +32,33 @@ def test_out_of_memory_in_each_runtimes_words(error: Exception) -> None:
 
 def test_other_errors_are_none() -> None:
     assert not is_out_of_memory(RuntimeError("an illegal memory access was encountered"))
+
+
+def test_an_error_and_those_behind_it_let_go_of_what_their_frames_hold() -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def fails() -> None:
+        activations = np.zeros(10)
+        alive.append(weakref.ref(activations))
+        raise MemoryError
+
+    def wraps() -> None:
+        buffers = np.zeros(10)
+        alive.append(weakref.ref(buffers))
+        try:
+            fails()
+        except MemoryError as error:
+            raise DeviceError("cpu", "has no memory", "free some") from error
+
+    gc.disable()  # nothing may wait for the collector
+    try:
+        with pytest.raises(DeviceError) as caught:
+            wraps()
+        assert [held() is None for held in alive] == [False, False]
+        let_go(caught.value)
+        assert [held() is None for held in alive] == [True, True]
+    finally:
+        gc.enable()
 
 
 PEAK = """

@@ -23,6 +23,7 @@ from tests.engine.schedules import (
     PROMPTS,
     UNFIT,
     Script,
+    ScriptedSlot,
     check,
     expected,
     job,
@@ -151,12 +152,19 @@ def test_a_batch_that_cannot_be_used_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("stage", ["segment", "classify"])
-def test_a_backend_that_dies(stage: str) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("an illegal memory access was encountered"),
+        DeviceError("CUDA", "failed: an illegal memory access was encountered", "check the GPU"),
+    ],
+)
+def test_a_backend_that_dies(stage: str, error: Exception) -> None:
     """All that is under way or waits is answered with a typed error, and so is all that comes."""
 
     def fails(now: str, values: list[int]) -> None:
         if now == stage and 50 in values:
-            raise RuntimeError("an illegal memory access was encountered")
+            raise error
 
     subject = pipeline(Script(seed=1, fails=fails))
     values = [*range(20, 80)]
@@ -194,10 +202,17 @@ def test_closing_answers_all_that_waits() -> None:
         assert under_way.answer.result(0).probabilities.tolist() == [expected(value)]
 
 
-def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        DeviceError("CUDA", "cudaMalloc failed: out of memory", "check the GPU"),
+    ],
+)
+def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture, error: Exception) -> None:
     def fails(stage: str, values: list[int]) -> None:
         if len(values) > 2:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise error
 
     script = Script(fails=fails)
     subject = pipeline(script, max_batch=16)
@@ -208,6 +223,61 @@ def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> Non
         "out of memory: at most 4 ",
         "out of memory: at most 2 ",
     ]
+    within(20, subject.close)
+
+
+def test_no_memory_for_one_image_alone_is_its_own_error() -> None:
+    def fails(stage: str, values: list[int]) -> None:
+        if 7 in values:
+            raise DeviceError("CUDA", "cudaMalloc failed: out of memory", "check the GPU")
+
+    subject = pipeline(Script(fails=fails))
+    jobs = [job(value) for value in (1, 7, 2)]
+    subject.submit(jobs)
+    error = jobs[1].answer.exception(20)
+    assert isinstance(error, DeviceError)
+    assert error.item == "grey 7"
+    for waiting, value in ((jobs[0], 1), (jobs[2], 2)):
+        assert waiting.answer.result(20).probabilities.tolist() == [expected(value)]
+    within(20, lambda: stream_and_check(subject, [1, 2, 3], 4))
+    within(20, subject.close)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_no_memory_to_prepare_an_image_is_its_own_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """And neither the image's fault nor its neighbours'."""
+    fill = ScriptedSlot.fill
+
+    def too_large(self: ScriptedSlot, row: int) -> None:
+        if self._values[row] == 7:
+            raise error
+        fill(self, row)
+
+    monkeypatch.setattr(ScriptedSlot, "fill", too_large)
+    subject = pipeline(Script(), max_batch=4)
+    jobs = [job(value) for value in (1, 7, 2)]
+    subject.submit(jobs)
+    found = jobs[1].answer.exception(20)
+    assert isinstance(found, DeviceError)
+    assert "grey 7: there is no memory to prepare it" in str(found)
+    for waiting, value in ((jobs[0], 1), (jobs[2], 2)):
+        assert waiting.answer.result(20).probabilities.tolist() == [expected(value)]
+    assert subject.max_batch == 4
+    within(20, subject.close)
+
+
+def test_no_memory_to_read_an_image_is_not_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(source: object, name: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("medfocus.engine.requests.read_images", too_large)
+    subject = pipeline(Script())
+    (response,) = respond(subject, requests([1]), PROMPTS, 4)
+    found = response.answer.exception()
+    assert isinstance(found, DeviceError)
+    assert "item 0: there is no memory to read it (MemoryError)" in str(found)
     within(20, subject.close)
 
 

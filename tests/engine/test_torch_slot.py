@@ -1,5 +1,7 @@
 """PyTorch's buffers and preprocessing, on the CPU, beside pillow's and the host's buffers."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from PIL import Image
 
 from medfocus.engine.artifact import read_engine_directory
 from medfocus.engine.backends.torch import TorchBackend
+from medfocus.engine.backends.torch_mirror import Mirror
 from medfocus.engine.backends.torch_preprocess import classifier_image, down_first, segmenter_image
-from medfocus.engine.backends.torch_slot import TorchSlot
+from medfocus.engine.backends.torch_slot import Stage, TorchSlot
 from medfocus.engine.geometry import resized_size
 from medfocus.engine.images import SourceImage
+from medfocus.engine.manifest import Manifest
 from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
 from medfocus.engine.prompts import own_prompt
 from medfocus.engine.slot import HostSlot, Job, Slot
@@ -71,12 +75,12 @@ def test_answers_as_the_hosts_buffers_do(tmp_path: Path, mode: str) -> None:
     backend = TorchBackend(directory, "cpu")
     ours, host = TorchSlot(backend, manifest, 8, "cpu"), HostSlot(backend, manifest, 8)
     large = np.asarray(Image.fromarray(pictures(1)[0]).resize((900, 700)))
-    shown = [SourceImage(pixels, "image") for pixels in (*pictures(7), large)]
+    given = [SourceImage(pixels, "image") for pixels in (*pictures(7), large)]
     prompt = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
     for jobs in (
-        [Job(image, manifest.prompts) for image in shown],
-        [Job(shown[3], prompt), Job(shown[0], prompt)],
-        [Job(image, manifest.prompts) for image in shown[2:5]],
+        [Job(image, manifest.prompts) for image in given],
+        [Job(given[3], prompt), Job(given[0], prompt)],
+        [Job(image, manifest.prompts) for image in given[2:5]],
     ):
         run(ours, jobs)
         run(host, jobs)
@@ -102,4 +106,170 @@ def test_long_thin_images_are_left_to_the_host(engine_directory: Path) -> None:
     slot.fill(0)
     with pytest.raises(ImageError, match="would become 112 x 2240000"):
         slot.fill(1)
-    assert slot._sizes == [None, None]
+    assert [group.size for group in slot._packing.groups] == [None]
+
+
+@pytest.fixture
+def backend(engine_directory: Path) -> TorchBackend:
+    return TorchBackend(read_engine_directory(engine_directory), "cpu")
+
+
+@pytest.fixture
+def manifest(engine_directory: Path) -> Manifest:
+    return read_engine_directory(engine_directory).manifest
+
+
+def shown(*sizes: tuple[int, int], seed: int = 0) -> list[SourceImage]:
+    random = np.random.default_rng(seed)
+    return [
+        SourceImage(random.integers(0, 256, (*size, 3), dtype=np.uint8), f"image {number}")
+        for number, size in enumerate(sizes)
+    ]
+
+
+def test_both_models_see_what_the_host_would_show_them_to_the_bit(
+    backend: TorchBackend, manifest: Manifest
+) -> None:
+    """Sizes that take turns, and one for the host between them."""
+    ours, host = TorchSlot(backend, manifest, 8, "cpu"), HostSlot(backend, manifest, 8)
+    one, other, large = (300, 200), (64, 64), (400, 400)
+    for sizes in ((other, one, large, other, one, large, (33, 57)), (one, other, one)):
+        images = shown(*sizes)
+        # Prompts of the zero-shot ones' shape, each image's another.
+        random = np.random.default_rng(1)
+        drawn = random.uniform(size=(len(images), *np.shape(manifest.prompts.points)))
+        jobs = [
+            Job(image, replace(manifest.prompts, points=points.tolist()))
+            for image, points in zip(images, drawn, strict=True)
+        ]
+        run(ours, jobs)
+        run(host, jobs)
+        batch = host._batch
+        for row in range(len(jobs)):
+            place = ours._packing.rows[row]
+            for found, expected in (
+                (ours._image, batch.segmenter),
+                (ours._seen, batch.classifier),
+                (ours._rows.device, batch.rows),
+                (ours._cols.device, batch.cols),
+                (ours._points.device, batch.points),
+                (ours._labels.device, batch.labels),
+            ):
+                np.testing.assert_array_equal(found[place].numpy(), expected[row])
+            np.testing.assert_allclose(
+                ours.answer(row).probabilities, host.answer(row).probabilities, atol=1e-5
+            )
+
+
+def test_no_more_goes_up_than_the_images_are(
+    backend: TorchBackend, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = TorchSlot(backend, manifest, 8, "cpu")
+    up, copied = Mirror.up, []
+
+    def counting(self: Mirror, count: int) -> None:
+        if self.host.dtype == torch.uint8:
+            copied.append(self.host[:count].nbytes)
+        up(self, count)
+
+    monkeypatch.setattr(Mirror, "up", counting)
+    run(slot, [Job(image, manifest.prompts) for image in shown((40, 30), (64, 64), (40, 30))])
+    assert copied == [3 * (2 * 40 * 30 + 64 * 64)]
+
+
+def test_an_image_that_failed_leaves_its_neighbours_alone(
+    backend: TorchBackend, manifest: Manifest
+) -> None:
+    slot, host = TorchSlot(backend, manifest, 4, "cpu"), HostSlot(backend, manifest, 4)
+    images = shown((300, 200), (2, 40_000), (64, 64))
+    jobs = [Job(image, manifest.prompts) for image in images]
+    slot.begin(jobs)
+    slot.fill(2)
+    with pytest.raises(ImageError):
+        slot.fill(1)
+    slot.fill(0)
+    slot.segment()
+    slot.classify()
+    alone = [jobs[0], jobs[2]]
+    run(host, alone)
+    for row, expected in ((0, host.answer(0)), (2, host.answer(1))):
+        np.testing.assert_allclose(
+            slot.answer(row).probabilities, expected.probabilities, atol=1e-5
+        )
+
+
+def test_the_host_half_is_the_hosts_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        mirror = Mirror("cpu", torch.float32, 2, 3)
+    assert (mirror.host.device.type, mirror.device.device.type) == ("cpu", "cpu")
+
+
+class Replayed:
+    """Stands in for a CUDA graph: the stage anew, on as many rows as were captured."""
+
+    def __init__(self, slot: TorchSlot, stage: Stage, bucket: int, done: list[tuple]) -> None:
+        self._work, self._name, self._done = partial(slot._eager, stage, bucket), bucket, done
+        self._stage = stage
+
+    def replay(self) -> None:
+        self._done.append((self._stage, self._name))
+        self._work()
+
+
+def captured_slot(
+    backend: TorchBackend, manifest: Manifest, *buckets: int
+) -> tuple[TorchSlot, list[tuple]]:
+    slot, done = TorchSlot(backend, manifest, 8, "cpu"), []
+    stages: tuple[Stage, ...] = ("segment", "classify")
+    for stage in stages:
+        for bucket in buckets:
+            slot._captured[stage, bucket] = Replayed(slot, stage, bucket, done)  # type: ignore[assignment]
+    return slot, done
+
+
+@pytest.mark.parametrize(("count", "bucket"), [(1, 1), (2, 4), (4, 4), (5, None)])
+def test_the_smallest_graph_that_has_room_is_replayed(
+    backend: TorchBackend, manifest: Manifest, count: int, bucket: int | None
+) -> None:
+    slot, done = captured_slot(backend, manifest, 4, 1)
+    run(slot, [Job(image, manifest.prompts) for image in shown(*[(64, 64)] * count)])
+    assert done == ([] if bucket is None else [("segment", bucket), ("classify", bucket)])
+
+
+def test_a_graph_is_not_replayed_with_prompts_that_it_does_not_read(
+    backend: TorchBackend, manifest: Manifest
+) -> None:
+    (image,) = shown((64, 64))
+    prompt = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
+    slot, done = captured_slot(backend, manifest, 1)
+    host = HostSlot(backend, manifest, 1)
+    for prompts in (prompt, manifest.prompts):
+        run(slot, [Job(image, prompts)])
+        run(host, [Job(image, prompts)])
+        np.testing.assert_allclose(
+            slot.answer(0).focus_logits, host.answer(0).focus_logits, atol=1e-3
+        )
+    assert done == [("classify", 1), ("segment", 1), ("classify", 1)]
+
+
+@pytest.mark.parametrize("poisoned", [False, True])
+def test_rows_that_an_earlier_batch_left_do_not_reach_the_answers(
+    backend: TorchBackend, manifest: Manifest, poisoned: bool
+) -> None:
+    """A graph computes them too, whatever is in them."""
+    slot, done = captured_slot(backend, manifest, 4)
+    host = HostSlot(backend, manifest, 4)
+    run(slot, [Job(image, manifest.prompts) for image in shown(*[(90, 70)] * 4, seed=1)])
+    if poisoned:
+        for tensor in (slot._image, slot._seen, slot._rows.device, slot._logits.device):
+            tensor.fill_(float("nan"))
+    jobs = [Job(image, manifest.prompts) for image in shown((64, 64), (50, 80))]
+    run(slot, jobs)
+    run(host, jobs)
+    assert done == [("segment", 4), ("classify", 4)] * 2
+    for row in range(2):
+        found, expected = slot.answer(row), host.answer(row)
+        assert found.focused == expected.focused
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+        np.testing.assert_allclose(found.focus_logits, expected.focus_logits, atol=1e-3)
+        np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-4)

@@ -19,8 +19,8 @@ from medfocus.engine import Engine
 from medfocus.engine.artifact import read_engine_directory
 from medfocus.export.check_images import phantoms
 from medfocus.export.command import main
-from medfocus.models.text import read_classes
 from medfocus.models.loading import SHIPPED
+from medfocus.models.text import read_classes
 
 ALONE = [sys.executable, "-m", "medfocus.export"]
 
