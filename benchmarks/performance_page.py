@@ -19,11 +19,10 @@ from medfocus.engine.requests import READ_AHEAD
 RUNS = {
     "tiny": ("export", "models", "pipeline", "startup", "scaling"),
     "base": ("models",),
-    "base-half": ("models",),
+    "base-half": ("models", "pipeline"),
 }
 RESULTS = (
     *(f"{preset}/{part}" for preset, parts in RUNS.items() for part in parts),
-    "pipeline",
     "self_check",
     "simulation",
     "speed",
@@ -72,17 +71,12 @@ minutes; `--compare OLD.json` names what became slower, less accurate or larger.
 
 {presets}
 
-## Runs of earlier commands
+## A run of an earlier command
 
-Two, with quartiles of the rounds' ratios and random weights of `base`. From uint8 arrays to the
-embedding with nine prompts an image, beside upstream's own code image by image (speed.json; no
-region is found):
+Quartiles of the rounds' ratios, random weights of `base`: from uint8 arrays to the embedding with
+nine prompts an image, beside upstream's own code image by image (speed.json; no region is found).
 
 {speed}
-
-A long stream from PNG files beside the two graphs alone (pipeline.json):
-
-{stream}
 
 ## Can it be believed?
 
@@ -110,7 +104,6 @@ def render(results: dict[str, Any]) -> str:
             for preset, parts in RUNS.items()
         ),
         speed="\n\n".join(map(_speed, results["speed"])),
-        stream="\n\n".join(map(_stream, results["pipeline"])),
         self_check=_self_check(results["self_check"]),
         simulation=_simulation(results["simulation"]),
     )
@@ -146,18 +139,6 @@ def beside_pytorch(rows: Sequence[Row]) -> list[str]:
                 f" times the images a second of {row.contender}."
             )
     return lines
-
-
-def _stream(run: dict[str, Any]) -> str:
-    rows = [
-        [row["contender"], f"{row['images_per_second']:.3f}",
-         "{:.3f} {:.3f} {:.3f}".format(*row["ratio"])]
-        for row in run["rows"]
-        if row["images_per_second"]
-    ]  # fmt: skip
-    rounds = f"{run['rounds']} rounds of {run['images']} images"
-    where = f"{run['processor']}, {rounds}, {run['date']}"
-    return f"`{run['engine']}` on {where}:\n\n{table(('', 'images/s', 'quartiles'), rows)}"
 
 
 def _self_check(found: dict[str, Any]) -> str:

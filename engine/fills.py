@@ -23,6 +23,7 @@ class Fills:
     """
 
     def __init__(self, host: HostThreads, slot: Slot, jobs: list[Job]) -> None:
+        self._asked = time.perf_counter()
         self.errors: list[MedfocusError | None] = [None] * len(jobs)
         self.spans: list[Span] = []
         self._futures: list[Future[None]] = [
@@ -52,8 +53,8 @@ class Fills:
             self.errors[row] = error
         except Exception as error:
             self.errors[row] = _unprepared(source, error)
-        lane = threading.current_thread().name
-        self.spans.append(Span("prepare", lane, begun, time.perf_counter()))
+        lane, waited = threading.current_thread().name, begun - self._asked
+        self.spans.append(Span("prepare", lane, begun, time.perf_counter(), waited))
 
 
 def _unprepared(source: str, error: Exception) -> MedfocusError:

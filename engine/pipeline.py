@@ -209,7 +209,8 @@ class Pipeline:
     def read(self, work: Callable[..., _T], *arguments: object) -> "Future[_T]":
         """Let one of the host's threads read a source."""
         try:
-            return self._host.submit(partial(self._ledger.timed, "read", work, *arguments))
+            asked = time.perf_counter()
+            return self._host.submit(partial(self._ledger.timed, "read", asked, work, *arguments))
         except RuntimeError:  # closed meanwhile
             refused: Future[_T] = Future()
             refused.set_exception(fresh(self.failure or _CLOSED))

@@ -111,14 +111,20 @@ class Ledger:
                 self._latencies.append(seconds)
                 self._answered += 1
 
-    def timed(self, stage: str, work: Callable[..., _T], *arguments: object) -> _T:
-        """Do a piece of work, and write it down even where it raises."""
+    def timed(self, stage: str, asked: float, work: Callable[..., _T], *arguments: object) -> _T:
+        """Do a piece of work, and write it down even where it raises.
+
+        Args:
+            stage: one of `STAGES`.
+            asked: when the work was asked for, on the clock of `time.perf_counter`.
+            work: is called with `arguments`.
+        """
         begun = time.perf_counter()
         try:
             return work(*arguments)
         finally:
             lane = threading.current_thread().name
-            self.add([Span(stage, lane, begun, time.perf_counter())])
+            self.add([Span(stage, lane, begun, time.perf_counter(), begun - asked)])
 
     @contextmanager
     def tracing(self) -> Iterator[list[Span]]:

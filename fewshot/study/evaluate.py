@@ -43,7 +43,8 @@ def evaluate_head(
         )
     items = [dataset.items[index] for index in split.test]
     examples = load_examples(items, backbones, store, progress)
-    check_unseen(examples, set(head.trained_on))
+    names = [file.file for file in split.test_files]
+    check_unseen(examples, set(head.trained_on), names)
     graph = backbones.classifier(head, Focus(mode=head.focus))
     features, focused = embed(examples, backbones, graph)
     setting = Setting(dataset.name, head.focus, "found", head.adaptation, split.amount, split.seed)

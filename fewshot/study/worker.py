@@ -16,6 +16,7 @@ from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
 from medfocus.fewshot.backbones import Backbones, WeightSources, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.images import leave_out_bad
+from medfocus.fewshot.data.leaks import file_name
 from medfocus.fewshot.data.splits import Split
 from medfocus.fewshot.examples import Examples, embed, load_examples
 from medfocus.fewshot.focus_store import FocusStore
@@ -126,7 +127,9 @@ class Worker:
         head = self.fit(setting, split)
         seconds = time.perf_counter() - start
         rows = examples.rows_of(split.test)
-        check_unseen(examples.take(rows), set(head.trained_on))
+        dataset = self.plan.datasets[setting.dataset]
+        names = [file_name(dataset, index) for index in range(len(dataset.items))]
+        check_unseen(examples.take(rows), set(head.trained_on), names)
         if head.adapter:
             graph = self.backbones.classifier(head, Focus(mode=setting.focus))
             features, focused = embed(examples.take(rows), self.backbones, graph)

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from medfocus.engine.images import SourceImage
 from medfocus.engine.pipeline import Pipeline
 from medfocus.engine.requests import Request, Response, respond
 from medfocus.engine.slot import Answer, Job
 from medfocus.engine.streams import Stream, ThreadStream
-from medfocus.errors import ImageError
+from medfocus.errors import DeviceError, ImageError
 from medfocus.settings import Prompts
 
 POISON = -(10**9)
@@ -133,7 +134,10 @@ def requests(values: list[int]) -> Iterator[Request]:
 
 
 def check(response: Response, value: int) -> None:
-    if value in (UNFIT, MISSING):
+    """The answer of the sequential run; a DeviceError too where a backend has died."""
+    if isinstance(response.answer.exception(), DeviceError):
+        assert "illegal memory access" in str(response.answer.exception())
+    elif value in (UNFIT, MISSING):
         assert isinstance(response.answer.exception(), ImageError)
     else:
         assert response.answer.result().probabilities.tolist() == [expected(value)]
@@ -164,10 +168,41 @@ def within(seconds: float, work: Callable[[], object]) -> None:
         raise raised[0]
 
 
+def stop_and_check(
+    subject: Pipeline, values: list[int], batch_size: int, ending: str, at: int
+) -> None:
+    """A stream that does not come to its end: its consumer stops, or its iterable raises."""
+
+    def broken() -> Iterator[Request]:
+        yield from requests(values[:at])
+        raise KeyboardInterrupt if ending == "interrupt" else OSError
+
+    if ending == "stop":
+        responses = respond(subject, requests(values), PROMPTS, batch_size)
+        for value in values[:at]:
+            check(next(responses), value)
+        responses.close()
+        return
+    answered: list[Response] = []
+    responses = respond(subject, broken(), PROMPTS, batch_size)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        [answered.append(response) for response in responses]
+    assert ending == "interrupt" or len(answered) == len(values[:at])
+    for response, value in zip(answered, values, strict=False):
+        check(response, value)
+
+
 def run(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
-    """Every caller's stream, from its own thread, against the sequential run."""
+    """Every caller's stream, from its own thread, against the sequential run.
+
+    Where `drawn` has `endings`, one a caller, some stop early; where it has a stage that `dies`,
+    the backend fails there at the grey level 7, and from then on all get a typed error.
+    """
+    dies = drawn.get("dies")
 
     def fails(stage: str, values: list[int]) -> None:
+        if dies == stage and 7 in values:
+            raise RuntimeError("an illegal memory access was encountered")
         if drawn["out_of_memory"] and stage == "classify" and len(values) > 2:
             raise MemoryError
 
@@ -182,15 +217,24 @@ def run(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
         most_bytes=drawn["most_bytes"],
     )
     try:
-        within(20, lambda: _call(subject, drawn["callers"], drawn["batch_size"]))
+        within(20, lambda: _call(subject, drawn))
+        if subject.failure is None:
+            within(20, lambda: stream_and_check(subject, [1, 2, 3], drawn["batch_size"]))
         assert subject.stats().waiting == subject.stats().waiting_bytes == 0
     finally:
         within(20, subject.close)
 
 
-def _call(subject: Pipeline, callers: list[list[int]], batch_size: int) -> None:
+def _call(subject: Pipeline, drawn: dict) -> None:
     """Each caller from its own thread."""
+    callers, size = drawn["callers"], drawn["batch_size"]
+    endings = drawn.get("endings") or [("all", 0)] * len(callers)
     with ThreadPoolExecutor(len(callers)) as pool:
-        calls = [pool.submit(stream_and_check, subject, values, batch_size) for values in callers]
+        calls = [
+            pool.submit(stream_and_check, subject, values, size)
+            if ending == "all"
+            else pool.submit(stop_and_check, subject, values, size, ending, at)
+            for values, (ending, at) in zip(callers, endings, strict=False)
+        ]
         for call in calls:
             call.result()

@@ -57,6 +57,16 @@ schedule = st.fixed_dictionaries(
         "most_bytes": st.sampled_from((1, 7, 100)),
         "one_stream": st.booleans(),
         "out_of_memory": st.booleans(),
+        # Of three callers: most streams come to their end.
+        "endings": st.lists(
+            st.tuples(
+                st.sampled_from(("all", "all", "all", "stop", "raise", "interrupt")),
+                st.integers(0, 16),
+            ),
+            min_size=3,
+            max_size=3,
+        ),
+        "dies": st.sampled_from((None, None, None, None, "segment", "classify")),
     }
 )
 
@@ -515,3 +525,18 @@ def test_an_idle_pipeline_holds_no_images() -> None:
         time.sleep(1e-3)
     assert [image() for image in images] == [None, None]
     within(20, subject.close)
+
+
+def test_stats_tell_how_long_work_waited_for_a_thread() -> None:
+    """One thread: who is asked for while another is read or prepared waits until that is done."""
+    subject = pipeline(Script(), threads=1)
+    reads = [subject.read(time.sleep, seconds) for seconds in (0.2, 0.0)]
+    for read in reads:
+        read.result()
+    assert subject.stats().stages["read"].waited >= 0.2
+    before = subject.stats().stages["prepare"].waited
+    busy = subject.read(time.sleep, 0.2)
+    stream_and_check(subject, [1, 2], 2)
+    busy.result()
+    subject.close()
+    assert subject.stats().stages["prepare"].waited - before >= 0.1

@@ -58,7 +58,8 @@ def test_a_head_is_not_evaluated_on_what_it_learned_from(
     capsys.readouterr()
     options = ["--head", str(head), "--report", str(tmp_path / "report"), "--cache", str(cache)]
     assert eval_command.main([str(brain.root), *options]) == 2
-    assert "8 of 8 test images: were trained on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"8 of 8 test images, {learned[0]['file']} first: were trained on" in said
     assert not (tmp_path / "report").exists()
 
 
@@ -141,7 +142,9 @@ def test_a_head_is_tested_on_another_data_set_as_a_whole(
     with Image.open(brain.root / learned["file"]) as image:
         image.save(other / learned["class"] / "copy.bmp")  # the same picture, in other bytes
     assert eval_command.main([str(other), *options]) == 2
-    assert f"1 of {len(chosen) + 1} test images: were trained on" in capsys.readouterr().err
+    copy = f"{learned['class']}/copy.bmp"
+    said = capsys.readouterr().err
+    assert f"1 of {len(chosen) + 1} test images, {copy} first: were trained on" in said
 
 
 def test_unreadable_files_are_left_out_only_when_asked(
