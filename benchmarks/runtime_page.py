@@ -94,8 +94,9 @@ alone.
 {goals}
 
 {rest}torch.compile between the kernels is not used: on CPUs OpenVINO is faster without waiting for it, and
-on a GPU it was not tried. `deterministic` runs batches of one image: what that
-costs is in [performance.md](performance.md), in the rows of batch 1 beside larger ones. After out of memory `max_batch` stays lower until the engine is loaded again.
+on a GPU it was not tried. `deterministic` runs batches of one image: what that costs is in
+[performance.md](performance.md), in the rows of batch 1 beside larger ones. After out of memory
+`max_batch` stays lower until the engine is loaded again.
 """  # noqa: E501
 
 NO_GPU = """## Not measured

@@ -43,4 +43,4 @@ def test_what_a_gpu_measured_is_on_the_page(
     assert "| idle share of the GPU | at most 0.05 | 0.073, not met |" in page
     assert "| stream / arithmetic floor | at least 0.4 | not measured |" in page
     assert "Nothing here has run on a GPU" not in page
-    assert "## Not measured\n\ntorch.compile between the kernels was not tried" in page
+    assert "## Not measured\n\ntorch.compile between the kernels is not used" in page
