@@ -8,7 +8,19 @@ fewshot_unsteered.json, what it wrote for weights from before the CLIP met steer
 
 from typing import Any
 
-from medfocus.benchmarks.page import table, write_page
+from medfocus.benchmarks.method_tables import (
+    GOAL,
+    ablation_table,
+    calibration_table,
+    distinct,
+    explanations_table,
+    fractions_table,
+    hits_table,
+    sets_table,
+    sure,
+    verdict_table,
+)
+from medfocus.benchmarks.page import write_page
 from medfocus.fewshot.adapt.fit import STEPS
 from medfocus.fewshot.adapt.folds import FOLDS
 from medfocus.fewshot.adapt.lora import RANK
@@ -24,7 +36,6 @@ from medfocus.fewshot.phantoms.sets import (
     DECOYS,
     DIAMETERS,
     PER_PART,
-    PHANTOM_SETS,
 )
 from medfocus.fewshot.study.plots import accuracy_figure
 from medfocus.fewshot.study.summary import Row
@@ -32,8 +43,6 @@ from medfocus.models.head import DEFAULT_STRENGTH
 from medfocus.models.presets import preset
 
 RESULTS = ("fewshot", "fewshot_unsteered")
-LEAST_P = 1e-4  # the file's figures are rounded
-GOAL = 0.05  # what focus was expected to gain on three of the four sets, at the least amount
 
 TEXT = """# The method
 
@@ -229,31 +238,33 @@ def render(results: dict[str, Any]) -> str:
         decoy_most=DECOY_SIZE[1],
         faint=DECOY_OPACITY[0],
         strong=DECOY_OPACITY[1],
-        sets=_sets(),
+        sets=sets_table(),
         seeds=max(row["seeds"] for row in rows),
         drawn=found[-1]["adaptation"],
-        verdict=_verdict(rows, amounts),
+        verdict=verdict_table(rows, amounts),
         true_least=100 * min(true_gains),
         true_most=100 * max(true_gains),
         hit_least=min(hit_shares),
         hit_most=max(hit_shares),
         careful=DEFAULT_STRENGTH,
-        unsteered=_verdict(results["fewshot_unsteered"]["rows"], amounts),
-        fractions="\n\n".join(_fractions(found, name) for name in _names(rows, "adaptation")),
+        unsteered=verdict_table(results["fewshot_unsteered"]["rows"], amounts),
+        fractions="\n\n".join(
+            fractions_table(found, name) for name in distinct(rows, "adaptation")
+        ),
         amount=amounts[0],
-        ablation=_ablation(least),
-        hits=_hits(study["hits"]),
+        ablation=ablation_table(least),
+        hits=hits_table(study["hits"]),
         hit_all=len(study["hits"]),
-        hit_above=_sure(study["hits"], "gain_hit", 1),
-        hit_below=_sure(study["hits"], "gain_hit", -1),
-        missed_above=_sure(study["hits"], "gain_missed", 1),
-        missed_below=_sure(study["hits"], "gain_missed", -1),
-        calibration=_calibration(calibrated),
+        hit_above=sure(study["hits"], "gain_hit", 1),
+        hit_below=sure(study["hits"], "gain_hit", -1),
+        missed_above=sure(study["hits"], "gain_missed", 1),
+        missed_below=sure(study["hits"], "gain_missed", -1),
+        calibration=calibration_table(calibrated),
         worse=sum(row["ece_calibrated"] > row["ece"] for row in calibrated),
         scaled=sum(row["adaptation"] != "zero-shot" for row in calibrated),
         explained=explanations[0]["adaptation"],
         explained_images=explanations[0]["images"],
-        explanations=_explanations(explanations),
+        explanations=explanations_table(explanations),
     )
 
 
@@ -265,164 +276,6 @@ def figure(results: dict[str, Any]) -> str:
         for row in results["fewshot"]["rows"]
     ]
     return accuracy_figure(rows, rows[-1].adaptation)
-
-
-def _names(rows: list[dict[str, Any]], key: str) -> list[str]:
-    return [*dict.fromkeys(row[key] for row in rows)]
-
-
-def _sets() -> str:
-    lines = [
-        [
-            name,
-            chosen.organ,
-            ", ".join(
-                f"{kind.name} {share:.0%}"
-                for kind, share in zip(chosen.kinds, chosen.shares, strict=True)
-            ),
-        ]
-        for name, chosen in PHANTOM_SETS.items()
-    ]
-    return table(("set", "organ", "classes"), lines)
-
-
-def _verdict(rows: list[dict[str, Any]], amounts: list[str]) -> str:
-    """What was expected of focus, adaptation by adaptation, and whether it came."""
-    lines = []
-    for adaptation in _names(rows, "adaptation"):
-        for focus in ("soft", "hard", "overlay"):
-            mine = [row for row in rows if (row["adaptation"], row["focus"]) == (adaptation, focus)]
-            if adaptation == "zero-shot":
-                continue
-            first, last, true = (
-                [row for row in mine if (row["amount"], row["masks"]) == wanted]
-                for wanted in (
-                    (amounts[0], "found"),
-                    (amounts[-1], "found"),
-                    (amounts[0], "true"),
-                )
-            )
-            enough = sum(row["gain"][0] >= GOAL for row in first)
-            apart = sum(row["gain"][1] > 0 for row in first)
-            gains = [
-                ", ".join(f"{100 * row['gain'][0]:+.1f}" for row in part)
-                for part in (first, last, true)
-            ]
-            lines.append(
-                [
-                    f"{adaptation}, {focus}",
-                    *gains,
-                    f"{enough} of {len(first)}",
-                    f"{apart} of {len(first)}",
-                ]
-            )
-    names = (
-        "",
-        f"gains at {amounts[0]}: {', '.join(_names(rows, 'dataset'))}",
-        f"at {amounts[-1]}",
-        f"with true masks, at {amounts[0]}",
-        f"gain of {100 * GOAL:g} or more at {amounts[0]}",
-        "interval of the gain above 0",
-    )
-    return table(names, lines)
-
-
-def _fractions(rows: list[dict[str, Any]], adaptation: str) -> str:
-    """A table of one adaptation: data sets and focus modes down, amounts across."""
-    mine = [row for row in rows if row["adaptation"] == adaptation]
-    amounts = _names(mine, "amount")
-    lines = []
-    for dataset in _names(mine, "dataset"):
-        for focus in _names(mine, "focus"):
-            cells = [row for row in mine if (row["dataset"], row["focus"]) == (dataset, focus)]
-            lines.append([f"{dataset}, {focus}", *map(_accuracy, cells)])
-    shown = ["no labelled image" if amount == "none" else amount for amount in amounts]
-    return f"### {adaptation}\n\n" + table(("data set, focus", *shown), lines)
-
-
-def _accuracy(row: dict[str, Any]) -> str:
-    mean, low, high = row["accuracy"]
-    return f"{mean:.1%} ({low:.1%} to {high:.1%})"
-
-
-def _gain(row: dict[str, Any]) -> str:
-    if row["gain"] is None:
-        return ""
-    mean, low, high = (100 * value for value in row["gain"])
-    p = f"p {row['p']:.2g}" if row["p"] >= LEAST_P else f"p < {LEAST_P:g}"
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), {p}"
-
-
-def _ablation(rows: list[dict[str, Any]]) -> str:
-    lines = []
-    for adaptation in _names(rows, "adaptation"):
-        for dataset in _names(rows, "dataset"):
-            for focus in ("overlay", "soft", "hard"):
-                mine = {
-                    row["masks"]: row
-                    for row in rows
-                    if (row["adaptation"], row["dataset"], row["focus"])
-                    == (adaptation, dataset, focus)
-                }
-                cells = [_gain(mine[masks]) for masks in ("found", "true", "random")]
-                lines.append([f"{adaptation}, {dataset}, {focus}", *cells])
-    return table(("gain over none, points", "found", "true", "random"), lines)
-
-
-def _sure(gains: list[dict[str, Any]], which: str, sign: int) -> int:
-    """How many intervals lie on one side of 0."""
-    return sum(
-        each[which] is not None and min(sign * each[which][1], sign * each[which][2]) > 0
-        for each in gains
-    )
-
-
-def _hits(gains: list[dict[str, Any]]) -> str:
-    """Adaptations and modes down, data sets across: on hits / on misses."""
-    datasets = _names(gains, "dataset")
-    shares = {each["dataset"]: each["hits"] / (each["hits"] + each["misses"]) for each in gains}
-    rows: dict[str, list[str]] = {}
-    for each in gains:
-        cell = " / ".join(
-            ""
-            if gain is None
-            else f"{100 * gain[0]:+.1f} ({100 * gain[1]:+.1f} to {100 * gain[2]:+.1f})"
-            for gain in (each["gain_hit"], each["gain_missed"])
-        )
-        rows.setdefault(f"{each['adaptation']}, {each['focus']}", []).append(cell)
-    names = ("on hits / on others", *(f"{name}, hit in {shares[name]:.0%}" for name in datasets))
-    return table(names, [[name, *cells] for name, cells in rows.items()])
-
-
-def _calibration(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        [
-            f"{row['adaptation']}, {row['dataset']}, {row['focus']}",
-            f"{row['balanced_accuracy']:.1%}",
-            f"{row['macro_f1']:.3f}",
-            f"{row['auroc']:.3f}",
-            f"{row['ece']:.3f}",
-            f"{row['ece_calibrated']:.3f}",
-        ]
-        for row in rows
-    ]
-    return table(("", "balanced accuracy", "macro F1", "AUROC", "ECE", "ECE, scaled"), lines)
-
-
-def _explanations(explanations: list[dict[str, Any]]) -> str:
-    lines = [
-        [
-            f"{each['dataset']}, {each['focus']}",
-            f"{each['pointing']:.0%}",
-            f"{each['mass']:.1%}",
-            f"{each['area']:.1%}",
-            f"{each['iou']:.2f}",
-            f"{each['deletion']:.3f}",
-            f"{each['insertion']:.3f}",
-        ]
-        for each in explanations
-    ]
-    return table(("", "pointing", "mass", "area", "IoU", "deletion", "insertion"), lines)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def with_lesion(self) -> Tensor:
+        """(N,) bool: whose lesion is there, and covers more than half of some cell."""
+        if self.lesions is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return (self.lesions > 0.5).any(2).any(1)
+
     def rows_of(self, files: Sequence[int]) -> Tensor:
         """(M,) int64, ascending: which images are of these items."""
         return torch.isin(self.files, torch.tensor(files)).nonzero()[:, 0]

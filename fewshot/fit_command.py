@@ -93,11 +93,10 @@ def _fit(options: argparse.Namespace, report: Console) -> tuple[Head, Split]:
         raise InputError(str(options.out), "is no name of a head file", "end it in .safetensors")
     dataset = read_data(options.dataset, options.recipe, options.classes)
     amount = Fraction(options.fraction) if options.shots is None else Shots(options.shots)
-    split = None if options.skip_bad else make_split(dataset, amount, options.seed)
     backbones = load_backbones(options.preset, weight_sources(options), options.device)
-    if split is None:
+    if options.skip_bad:
         dataset = leave_out_bad(dataset, backbones.check, report)
-        split = make_split(dataset, amount, options.seed)
+    split = make_split(dataset, amount, options.seed)
     store = FocusStore(options.cache, backbones)
     task = Task(dataset.classes, dataset.prompts, Focus(mode=options.focus))
     with Progress(console=report) as progress:

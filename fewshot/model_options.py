@@ -1,4 +1,4 @@
-"""The command-line options that say which models few-shot commands use."""
+"""The command-line options that few-shot commands share: models, weights and data."""
 
 import argparse
 from collections.abc import Callable
@@ -24,12 +24,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     recipes = ", ".join(RECIPES)
     add("--recipe", metavar="R", help=f"the folder is this published data set: {recipes}")
-    add(
-        "--classes",
-        metavar="FILE",
-        type=Path,
-        help="all class names, a line each",
-    )
+    add("--classes", metavar="FILE", type=Path, help="all class names, a line each")
     add(
         "--skip-bad",
         action="store_true",
@@ -56,7 +51,7 @@ def read_data(path: Path, recipe: str | None, classes: Path | None) -> Dataset:
 
 
 def whole(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
-    """Reads an argument that is a whole number in a range."""
+    """A `type` of argparse: a whole number from `least` to `most`, as numpy's seeds go."""
 
     def number(text: str) -> int:
         value = int(text)

@@ -25,13 +25,11 @@ def evidence_of(dataset: str, head: Head, examples: Examples, backbones: Backbon
     A head with visual prompts is not explained: attention goes to them too.
     """
     pictures = gallery(dataset, head, examples, backbones, PICTURES)
-    if examples.lesions is None or head.adaptation == "vpt":
-        return [], pictures
-    lesioned = (examples.lesions > 0.5).any(2).any(1).nonzero()[:, 0]
-    if not len(lesioned):
+    known = examples.with_lesion.nonzero()[:, 0]
+    if not len(known) or head.adaptation == "vpt":
         return [], pictures
     # Spread over the classes, which may lie one after the other.
-    rows = lesioned[torch.linspace(0, len(lesioned) - 1, min(EXPLAINED, len(lesioned))).long()]
+    rows = known[torch.linspace(0, len(known) - 1, min(EXPLAINED, len(known))).long()]
     return [explain(dataset, head, examples.take(rows), backbones)], pictures
 
 

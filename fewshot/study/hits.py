@@ -47,9 +47,8 @@ class HitGain:
 def overlaps(examples: Examples) -> NDArray[np.float64]:
     """(N,) intersection over union of each image's mask and its lesion; NaN where it has none."""
     assert examples.lesions is not None
-    lesions = examples.lesions > 0.5
-    found = iou(examples.focus_logits > 0, lesions).double().numpy()
-    return np.where(lesions.any(2).any(1).numpy(), found, np.nan)
+    found = iou(examples.focus_logits > 0, examples.lesions > 0.5).double().numpy()
+    return np.where(examples.with_lesion.numpy(), found, np.nan)
 
 
 def study_overlaps(worker: Worker, grid: Grid) -> dict[str, NDArray[np.float64]]:

@@ -192,7 +192,7 @@ def stop_and_check(
         check(response, value)
 
 
-def run(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
+def run_and_check(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
     """Every caller's stream, from its own thread, against the sequential run.
 
     Where `drawn` has `endings`, one a caller, some stop early; where it has a stage that `dies`,

@@ -10,7 +10,7 @@ import torch
 
 from medfocus.engine import Engine
 from medfocus.engine.backends.torch_slot import TorchSlot
-from tests.engine.schedules import POISON, Script, ScriptedSlot, run
+from tests.engine.schedules import POISON, Script, ScriptedSlot, run_and_check
 from tests.engine.test_engine import pictures
 
 pytestmark = [
@@ -77,7 +77,7 @@ def test_any_schedule_equals_the_sequential_run(monkeypatch: pytest.MonkeyPatch)
             "one_stream": draw.random() < 0.3,
             "out_of_memory": draw.random() < 0.3,
         }
-        run(drawn, CudaStream)
+        run_and_check(drawn, CudaStream)
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])

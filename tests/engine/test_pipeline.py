@@ -30,7 +30,7 @@ from tests.engine.schedules import (
     picture,
     pipeline,
     requests,
-    run,
+    run_and_check,
     stream_and_check,
     within,
 )
@@ -75,7 +75,7 @@ schedule = st.fixed_dictionaries(
 @settings(max_examples=2000, deadline=None)
 @given(schedule)
 def test_any_schedule_equals_the_sequential_run(drawn: dict) -> None:
-    run(drawn)
+    run_and_check(drawn)
 
 
 def test_a_missing_wait_is_found() -> None:
@@ -95,7 +95,7 @@ def test_a_missing_wait_is_found() -> None:
         wrong = 0
         for seed in range(5):
             try:
-                run(drawn | {"seed": seed}, kind)
+                run_and_check(drawn | {"seed": seed}, kind)
             except AssertionError:
                 wrong += 1
         assert wrong == (5 if kind is Deaf else 0)
