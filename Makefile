@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find package kernels models fewshot export engine benchmarks -not -name '*.pyc' -type f)
+FOLDERS := kernels models phantoms engine export fewshot benchmarks
+TREE := $(VENV)/tree/medfocus
 
 .PHONY: demo test test-long lint format bench weights gpu-check clean
 
@@ -22,9 +23,9 @@ test-long: $(VENV)/package
 # and its answers on others of them and on real DICOM files.
 demo: $(VENV)/package
 	rm -rf out/demo
-	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/few-shot/train --kinds demo --per-class 16 --seed 1
-	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/few-shot/test --kinds demo --per-class 10 --seed 3
-	$(BIN)/python -m medfocus.fewshot.phantoms out/demo/images --kinds demo --per-class 3 --seed 2
+	$(BIN)/python -m medfocus.phantoms out/demo/few-shot/train --kinds demo --per-class 16 --seed 1
+	$(BIN)/python -m medfocus.phantoms out/demo/few-shot/test --kinds demo --per-class 10 --seed 3
+	$(BIN)/python -m medfocus.phantoms out/demo/images --kinds demo --per-class 3 --seed 2
 	$(BIN)/python -c 'from pathlib import Path; from pydicom.data import get_testdata_file as get; \
 	  [Path("out/demo/images", name).write_bytes(Path(get(name, download=False)).read_bytes()) \
 	   for name in ("CT_small.dcm", "MR_small.dcm")]'
@@ -35,10 +36,15 @@ demo: $(VENV)/package
 	$(BIN)/medfocus-classify engines/demo out/demo/images --overlays out/demo/pictures
 	@echo "The engine is in engines/demo, the pictures are in out/demo/pictures."
 
+# The tree of links is for programs that read packages without importing them: those do not follow
+# an editable install's mapping of folders to `medfocus.<folder>`.
 lint: $(VENV)/package
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy -p medfocus
+	rm -rf $(TREE) && mkdir -p $(TREE)
+	ln -s $(CURDIR)/package/* $(addprefix $(CURDIR)/,$(FOLDERS)) $(TREE)
+	MYPYPATH=$(VENV)/tree $(BIN)/mypy -p medfocus
+	PYTHONPATH=$(VENV)/tree $(BIN)/lint-imports
 
 format: $(VENV)/package
 	$(BIN)/ruff format .
@@ -52,8 +58,8 @@ bench: $(VENV)/package
 
 # Trains the shipped `tiny` weights anew: more than an hour on two cores.
 weights: $(VENV)/package
-	$(BIN)/python -m medfocus.fewshot.pretrain segmenter -o out/weights
-	$(BIN)/python -m medfocus.fewshot.pretrain clip -o out/weights
+	$(BIN)/python -m tools.pretrain segmenter -o out/weights
+	$(BIN)/python -m tools.pretrain clip -o out/weights
 	cp out/weights/* models/tiny/
 
 # Tests and times the kernels and the pipeline where there is a GPU, in nine minutes at most. Installs
@@ -63,11 +69,11 @@ weights: $(VENV)/package
 OUT ?= out/gpu-check
 GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 gpu-check:
-	@$(GPU_PYTHON) -c 'import medfocus.benchmarks.gpu_check' || { \
+	@$(GPU_PYTHON) -c 'import medfocus.benchmarks.gpu.check' || { \
 	  echo "$(GPU_PYTHON) cannot import medfocus (above: why). To install it anywhere: $(GPU_PYTHON)" \
 	    "-m pip install --no-index --no-deps --no-build-isolation --target DIR . && export PYTHONPATH=DIR"; \
 	  exit 2; }
-	$(GPU_PYTHON) -m medfocus.benchmarks.gpu_check "$(OUT)"
+	$(GPU_PYTHON) -m medfocus.benchmarks.gpu.check "$(OUT)"
 
 # sam2 builds against the torch that is there (no build isolation), without its CUDA extension,
 # which the image path does not use.
@@ -77,9 +83,9 @@ $(VENV)/dependencies: constraints.txt pyproject.toml setup.py
 	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation '.[dev]'
 	touch $@
 
-$(VENV)/package: $(VENV)/dependencies $(SOURCES)
-	rm -rf build
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+# Editable: what is edited runs at once.
+$(VENV)/package: $(VENV)/dependencies pyproject.toml setup.py
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	rm -rf build *.egg-info
 	touch $@
 

@@ -1,18 +1,23 @@
 """Maps the top-level folders to `medfocus.<folder>`; all other metadata is in pyproject.toml.
 
 A top-level package called `kernels` or `engine` would collide in site-packages, so the folders
-are installed below one package. `package/` holds that package's own few files.
+are installed below one package. `package/` holds that package's own few files; `tools/` is for a
+checkout alone and is not installed.
 """
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("kernels", "models", "fewshot", "export", "engine", "benchmarks")
+FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
+# Of benchmarks/, an installation holds what `medfocus-bench` and `make gpu-check` run.
+CHECKOUT_ONLY = ("benchmarks.suites", "benchmarks.experiments")
 
 setup(
     package_dir={"medfocus": "package", **{f"medfocus.{folder}": folder for folder in FOLDERS}},
     packages=["medfocus"]
     + [
         f"medfocus.{package}"
-        for package in find_packages(".", include=[*FOLDERS, *(f"{f}.*" for f in FOLDERS)])
+        for package in find_packages(
+            ".", exclude=CHECKOUT_ONLY, include=[*FOLDERS, *(f"{f}.*" for f in FOLDERS)]
+        )
     ],
 )

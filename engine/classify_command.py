@@ -14,16 +14,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import medfocus
-from medfocus.engine.backends import NAMES
+from medfocus.engine.artifact.manifest import Manifest, to_json
+from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.engine import Engine
-from medfocus.engine.geometry import Geometry
-from medfocus.engine.images import read_images
-from medfocus.engine.inputs import find_files
-from medfocus.engine.journal import Key, Row, journal_path, json_line, key_of, open_journal
-from medfocus.engine.manifest import Manifest, to_json
+from medfocus.engine.io.images import read_images
+from medfocus.engine.io.input_files import find_files
+from medfocus.engine.io.journal import (
+    FileKey,
+    ResultRow,
+    journal_path,
+    json_line,
+    key_of,
+    open_journal,
+)
+from medfocus.engine.io.results import csv_text, json_text, printable, table
 from medfocus.engine.overlay import draw
 from medfocus.engine.prediction import Prediction
-from medfocus.engine.results import csv_text, json_text, printable, table
+from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import InputError, MedfocusError
 
 OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -103,11 +110,11 @@ def _own_output(arguments: argparse.Namespace) -> list[Path]:
 
 def _classify_all(
     engine: Engine, files: list[Path], arguments: argparse.Namespace, report: Console
-) -> list[Row]:
+) -> list[ResultRow]:
     """The rows of all files, in their order; those that the journal holds are not run again."""
     keys = {file: key_of(file) for file in files}
     journal: IO[bytes] = io.BytesIO()
-    finished: dict[Key, list[Row]] = {}
+    finished: dict[FileKey, list[ResultRow]] = {}
     if arguments.output:
         identity = _identity(engine.manifest, arguments)
         path = journal_path(arguments.output)
@@ -160,7 +167,7 @@ def overlay_name(source: str) -> str:
     return f"{short}-{digest}.png"
 
 
-def _identity(manifest: Manifest, arguments: argparse.Namespace) -> Row:
+def _identity(manifest: Manifest, arguments: argparse.Namespace) -> ResultRow:
     """All that a finished file's result depends on, besides the file."""
     return {
         "medfocus": medfocus.__version__,
@@ -185,7 +192,9 @@ def _prepare_output(arguments: argparse.Namespace) -> None:
         ) from error
 
 
-def _write_rows(rows: list[Row], classes: Sequence[str], arguments: argparse.Namespace) -> None:
+def _write_rows(
+    rows: list[ResultRow], classes: Sequence[str], arguments: argparse.Namespace
+) -> None:
     if arguments.format == "table":
         Console().print(table(rows))
         return
@@ -206,7 +215,7 @@ def _write_rows(rows: list[Row], classes: Sequence[str], arguments: argparse.Nam
     journal_path(output).unlink(missing_ok=True)
 
 
-def _summarise(rows: list[Row], report: Console) -> int:
+def _summarise(rows: list[ResultRow], report: Console) -> int:
     failures = [row["error"] for row in rows if row["error"]]
     report.print(f"{len(rows) - len(failures)} classified, {len(failures)} failed")
     for failure in failures[:_FAILURES_SHOWN]:

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medfocus.engine import cuda
-from medfocus.engine.artifact import EngineDirectory, read_engine_directory
-from medfocus.engine.backends import Backend, load_backend
-from medfocus.engine.images import ImageSource
-from medfocus.engine.manifest import Manifest
-from medfocus.engine.memory import Usage, is_out_of_memory, let_go, measured
-from medfocus.engine.pipeline import Pipeline
+from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.registry import load_backend
+from medfocus.engine.io.images import ImageSource
 from medfocus.engine.prediction import Prediction
-from medfocus.engine.prompts import Box, Points
-from medfocus.engine.requests import Request, Response, respond
-from medfocus.engine.ring import Ring
-from medfocus.engine.stats import Span, Stats
-from medfocus.errors import DeviceError, InputError, MedfocusError, OutputError, fresh
+from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.runtime import cuda
+from medfocus.engine.runtime.buffer_pool import BufferPool
+from medfocus.engine.runtime.memory import Usage, clear_frames, is_out_of_memory, measured
+from medfocus.engine.runtime.metrics import Span, Stats
+from medfocus.engine.runtime.pipeline import Pipeline
+from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
+from medfocus.errors import DeviceError, InputError, MedfocusError, OutputError, without_traceback
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +93,9 @@ class Engine:
             raise InputError("max_wait_ms", f"is {max_wait_ms}", f"use 0 to {MOST_WAIT_MS:g}")
         if memory_limit is not None and memory_limit <= 0:
             raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
-        runtime, ring = _within(memory_limit, directory, backend, device, images)
+        runtime, pool = _within(memory_limit, directory, backend, device, images)
         pipeline = Pipeline(
-            *ring,
+            *pool,
             max_batch=images,
             max_wait=max_wait_ms / 1000,
             threads=min(len(os.sched_getaffinity(0)), MOST_THREADS),
@@ -174,16 +175,16 @@ class Engine:
             DeviceError: the backend died in an earlier call. Where it dies in this one, each
                 prediction that is left carries that error.
         """
-        responses = self._respond(sources, boxes, points, batch_size)
-        return (self._prediction(response) for response in responses)
+        pending = self._respond(sources, boxes, points, batch_size)
+        return (self._prediction(item) for item in pending)
 
     def stream_each(
         self, sources: Iterable[ImageSource], *, batch_size: int | None = None
     ) -> Iterator[list[Prediction]]:
         """As `stream`, with a list a source: the predictions of its frames."""
-        responses = self._respond(sources, None, None, batch_size)
-        for _, frames in groupby(responses, key=lambda response: response.number):
-            yield [self._prediction(response) for response in frames]
+        pending = self._respond(sources, None, None, batch_size)
+        for _, frames in groupby(pending, key=lambda item: item.number):
+            yield [self._prediction(item) for item in frames]
 
     def stats(self) -> Stats:
         """What it has done since it was loaded, and what waits."""
@@ -207,39 +208,39 @@ class Engine:
         boxes: Iterable[Box | None] | None,
         points: Iterable[Points | None] | None,
         batch_size: int | None,
-    ) -> Iterator[Response]:
+    ) -> Iterator[PendingPrediction]:
         if batch_size is not None and batch_size < 1:
             raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
         if self._pipeline.forked:
             problem = "was loaded in another process, whose threads did not come along in the fork"
             raise InputError("engine", problem, "load it in each process")
         if self._pipeline.failure is not None:
-            raise fresh(self._pipeline.failure)
-        requests = _requests(sources, boxes, points)
+            raise without_traceback(self._pipeline.failure)
+        prompted = _prompted(sources, boxes, points)
         size = batch_size or self._pipeline.max_batch
-        return respond(self._pipeline, requests, self.manifest.prompts, size)
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size)
 
-    def _prediction(self, response: Response) -> Prediction:
+    def _prediction(self, item: PendingPrediction) -> Prediction:
         try:
-            answer = response.answer.result()
+            answer = item.future.result()
         except MedfocusError as error:
-            return _failed(response.source, fresh(error))
+            return _failed(item.source, without_traceback(error))
         if not np.isfinite(answer.probabilities).all():
             problem = "the model's probabilities are not finite numbers"
-            mend = "check the engine's weights and head; the image itself was readable"
-            return _failed(response.source, OutputError(response.source, problem, mend))
+            hint = "check the engine's weights and head; the image itself was readable"
+            return _failed(item.source, OutputError(item.source, problem, hint))
         classes = self.manifest.classes
         steered = self.manifest.focus.mode != "none"
         return Prediction(
-            source=response.source,
+            source=item.source,
             label=classes[int(answer.probabilities.argmax())],
             probabilities=dict(zip(classes, answer.probabilities.tolist(), strict=True)),
             focused=answer.focused,
             focus_score=answer.score if steered else None,
             focus_logits=answer.focus_logits if steered else None,
-            image_size=response.image_size,
+            image_size=item.image_size,
             patch_focus=answer.patch_focus if steered else None,
-            warnings=response.warnings,
+            warnings=item.warnings,
         )
 
 
@@ -261,51 +262,51 @@ def _batch_limit(asked: int | None, largest: int, deterministic: bool) -> int:
 
 def _within(
     limit: int | None, directory: EngineDirectory, backend: str, device: str, images: int
-) -> tuple[Backend, Ring]:
+) -> tuple[Backend, BufferPool]:
     """The runtime, and buffers for batches of `images`, in no more memory than `limit`."""
     try:
         return _ready(limit, directory, backend, device, images)
     except Exception as error:
-        let_go(error)  # the buffers, for whoever tries again with fewer images
+        clear_frames(error)  # the buffers, for whoever tries again with fewer images
         raise
 
 
 def _ready(
     limit: int | None, directory: EngineDirectory, backend: str, device: str, images: int
-) -> tuple[Backend, Ring]:
+) -> tuple[Backend, BufferPool]:
     manifest = directory.manifest
-    mend = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
+    hint = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
     with measured() if limit is not None else nullcontext(Usage()) as usage:
         runtime = load_backend(directory, backend, device)
-        ring = None
+        pool = None
         try:
             if limit is not None and runtime.device == "cuda":
                 cuda.call("cudaMemGetInfo")  # without it nothing can be measured
-            ring = runtime.ring(manifest, images)
+            pool = runtime.buffer_pool(manifest, images)
             if limit is not None:
-                ring.warm_up(manifest, images)
+                pool.warm_up(manifest, images)
         except Exception as error:
-            if ring is not None:
-                ring.close()
+            if pool is not None:
+                pool.close()
             runtime.close()
             if not is_out_of_memory(error):
                 raise
             problem = f"has too little memory for {images} images at once ({error})"
-            raise DeviceError(runtime.device, problem, mend) from error
+            raise DeviceError(runtime.device, problem, hint) from error
     need = getattr(usage, runtime.device)
     if limit is not None and need > limit:
-        ring.close()
+        pool.close()
         runtime.close()
         problem = f"is {limit / 1e9:.2f} GB, and {images} images at once took {need / 1e9:.2f} GB"
-        raise InputError("memory_limit", problem, mend)
-    return runtime, ring
+        raise InputError("memory_limit", problem, hint)
+    return runtime, pool
 
 
-def _requests(
+def _prompted(
     sources: Iterable[ImageSource],
     boxes: Iterable[Box | None] | None,
     points: Iterable[Points | None] | None,
-) -> Iterator[Request]:
+) -> Iterator[PromptedSource]:
     if _is_one(sources):
         raise InputError("sources", "are one image", "give a list of it, or use classify")
     given = [column for column in (boxes, points) if column is not None]
@@ -313,7 +314,7 @@ def _requests(
         if any(value is _MISSING for value in (source, *own)):
             raise InputError("boxes, points", "are not one a source", "give None for none")
         box = None if boxes is None else own[0]
-        yield Request(source, box, None if points is None else own[-1])
+        yield PromptedSource(source, box, None if points is None else own[-1])
 
 
 def _as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:

@@ -12,9 +12,9 @@ from typing import get_args
 
 from rich.console import Console
 
-from medfocus.engine.artifact import read_engine_directory
-from medfocus.engine.backends import load_backend
-from medfocus.engine.results import printable
+from medfocus.engine.artifact.directory import read_engine_directory
+from medfocus.engine.backends.registry import load_backend
+from medfocus.engine.io.results import printable
 from medfocus.errors import InputError, MedfocusError
 from medfocus.export.summary import summary
 from medfocus.settings import FocusMode

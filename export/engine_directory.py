@@ -8,39 +8,27 @@ import torch
 from safetensors.torch import save
 
 import medfocus
-from medfocus.engine.artifact import (
-    CLASSIFIER_WEIGHTS,
-    HEAD_WEIGHTS,
-    SEGMENTER_WEIGHTS,
-    write_engine_directory,
-    write_manifest,
-    writing,
-)
-from medfocus.engine.images import SourceImage
-from medfocus.engine.manifest import (
-    ClipModel,
-    Manifest,
-    Models,
-    Producer,
-    Sam2Model,
-)
-from medfocus.engine.parity import Parity
-from medfocus.engine.precision import Precision
-from medfocus.engine.prepare import prepare
+from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, HEAD_WEIGHTS, SEGMENTER_WEIGHTS
+from medfocus.engine.artifact.manifest import ClipModel, Manifest, Models, Producer, Sam2Model
+from medfocus.engine.artifact.parity import Parity
+from medfocus.engine.artifact.precision import Precision
+from medfocus.engine.artifact.writing import write_engine_directory, write_manifest, writing
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.preprocess.batch import prepare
 from medfocus.errors import InputError
-from medfocus.export.parity import SEGMENTER_SIZE, Images
-from medfocus.export.plan import Plan
-from medfocus.export.stages import Stages
-from medfocus.models.clip import FocusCLIP
+from medfocus.export.config import ExportConfig
+from medfocus.export.progress import ProgressReporter
+from medfocus.export.validate.comparison import SEGMENTER_SIZE, Images
+from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.head import Head, graph_tensors
 from medfocus.models.presets import ZERO_SHOT, Preset
-from medfocus.models.segmenter import Segmenter
+from medfocus.models.sam2.segmenter import Segmenter
 from medfocus.settings import Focus, Selection
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class ModelBundle:
     """What goes into an engine directory.
 
     Attributes:
@@ -64,68 +52,68 @@ class Parts:
 
 def build(
     target: Path,
-    parts: Parts,
-    plan: Plan | None = None,
+    parts: ModelBundle,
+    config: ExportConfig | None = None,
     images: Sequence[SourceImage] = (),
     calibration: Sequence[SourceImage] = (),
     *,
     force: bool = False,
-    stages: Stages | None = None,
+    progress: ProgressReporter | None = None,
 ) -> Manifest:
     """Write an engine directory, checked, whole or not at all.
 
     Args:
         target: the directory.
         parts: the models and their settings.
-        plan: what to build; PyTorch in float32, which is the reference itself, when None.
+        config: what to build; PyTorch in float32, which is the reference itself, when None.
         images: what everything else is checked on; as many as the largest bucket at least.
         calibration: what int8 takes its ranges from; `images` where there are none.
         force: replace an engine directory that is there.
-        stages: progress.
+        progress: progress.
 
     Raises:
         InputError: a head that was made for another CLIP or focus mode; too few images.
         ParityError: what was built answers otherwise than the float32 model.
         EngineDirectoryError: `target` exists (without `force`) or cannot be written.
     """
-    plan, stages = plan or Plan(), stages or Stages()
+    config, progress = config or ExportConfig(), progress or ProgressReporter()
     _check_head(parts)
     with write_engine_directory(target, force=force) as staging:
-        with stages("writing weights"), writing(staging):
+        with progress("writing weights"), writing(staging):
             (staging / HEAD_WEIGHTS).write_bytes(save(parts.head.tensors()))
-            if "torch" in plan.targets:
+            if "torch" in config.targets:
                 for name, module in (
                     (SEGMENTER_WEIGHTS, parts.segmenter),
                     (CLASSIFIER_WEIGHTS, parts.clip),
                 ):
                     (staging / name).write_bytes(save(_contiguous(module)))
-        manifest = _manifest(parts, plan)
+        manifest = _manifest(parts, config)
         smaller = parts.native_segmenter is not None and parts.focus.mode != "none"
-        if smaller or plan.backends != {"torch": "fp32"}:
-            calibration = (calibration or images) if plan.int8 else ()
-            manifest = _checked(staging, manifest, parts, plan, images, calibration, stages)
-        with stages("hashing"):
+        if smaller or config.backends != {"torch": "fp32"}:
+            calibration = (calibration or images) if config.int8 else ()
+            manifest = _checked(staging, manifest, parts, config, images, calibration, progress)
+        with progress("hashing"):
             return write_manifest(staging, manifest)
 
 
 def _checked(
     staging: Path,
     manifest: Manifest,
-    parts: Parts,
-    plan: Plan,
+    parts: ModelBundle,
+    config: ExportConfig,
     images: Sequence[SourceImage],
     calibration: Sequence[SourceImage],
-    stages: Stages,
+    progress: ProgressReporter,
 ) -> Manifest:
     """Write and check all but PyTorch in float32; the manifest with what was found."""
     # Here and not above: PyTorch in float32 alone is written where ONNX's packages are missing.
-    from medfocus.export.gate import Gate
-    from medfocus.export.segmenter_size import check_segmenter_size
+    from medfocus.export.validate.gate import Gate
+    from medfocus.export.validate.segmenter_size import check_segmenter_size
 
-    if len(images) < plan.buckets[-1]:
+    if len(images) < config.buckets[-1]:
         raise InputError(
             "images",
-            f"{len(images)} do not fill a batch of {plan.buckets[-1]}",
+            f"{len(images)} do not fill a batch of {config.buckets[-1]}",
             "check on more images, or export for smaller batches",
         )
     steered = manifest.focus.mode != "none"
@@ -135,14 +123,14 @@ def _checked(
         classifier,
         _prepared(images, manifest),
         _prepared(calibration, manifest),
-        plan,
-        stages,
+        config,
+        progress,
     )
     sizes: dict[str, Parity] = {}
     if parts.native_segmenter is not None and steered:
         native = SegmenterGraph(parts.native_segmenter, parts.selection).eval()
         sizes["segmenter size"] = check_segmenter_size(
-            native, classifier, gate.reference, images, manifest, stages
+            native, classifier, gate.reference, images, manifest, progress
         )
     manifest = gate.build(staging, manifest)
     return replace(
@@ -158,7 +146,7 @@ def _prepared(images: Sequence[SourceImage], manifest: Manifest) -> Images:
     return Images(prepared, preprocessing, steered=focus.mode != "none")
 
 
-def _graphs(parts: Parts, manifest: Manifest) -> tuple[SegmenterGraph, ClassifierGraph]:
+def _graphs(parts: ModelBundle, manifest: Manifest) -> tuple[SegmenterGraph, ClassifierGraph]:
     normalisation = manifest.preprocessing.classifier
     classifier = ClassifierGraph(
         parts.clip,
@@ -170,23 +158,23 @@ def _graphs(parts: Parts, manifest: Manifest) -> tuple[SegmenterGraph, Classifie
     return SegmenterGraph(parts.segmenter, parts.selection).eval(), classifier.eval()
 
 
-def _check_head(parts: Parts) -> None:
-    head, mend = parts.head, "make the head with this engine's CLIP and focus mode"
+def _check_head(parts: ModelBundle) -> None:
+    head, hint = parts.head, "make the head with this engine's CLIP and focus mode"
     if head.clip != parts.preset.clip:
         problem = f"was made for {head.clip}, and this engine has {parts.preset.clip}"
-        raise InputError("head", problem, mend)
+        raise InputError("head", problem, hint)
     if head.clip_sha256 != parts.clip_sha256:
-        raise InputError("head", f"was made for other weights of {head.clip}", mend)
+        raise InputError("head", f"was made for other weights of {head.clip}", hint)
     if head.focus != parts.focus.mode:
         problem = f"was made with focus {head.focus}, and this engine has {parts.focus.mode}"
-        raise InputError("head", problem, mend)
+        raise InputError("head", problem, hint)
 
 
 def _contiguous(module: FocusCLIP | Segmenter) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
 
 
-def _manifest(parts: Parts, plan: Plan) -> Manifest:
+def _manifest(parts: ModelBundle, config: ExportConfig) -> Manifest:
     return Manifest(
         producer=Producer("medfocus", medfocus.__version__),
         models=Models(
@@ -199,9 +187,9 @@ def _manifest(parts: Parts, plan: Plan) -> Manifest:
         prompts=ZERO_SHOT,
         preprocessing=parts.preset.preprocessing(parts.clip, parts.segmenter),
         classes=parts.head.classes,
-        buckets=plan.buckets,
+        buckets=config.buckets,
         files={},
-        backends=plan.backends,
+        backends=config.backends,
         parity={},
         thresholds={},
     )

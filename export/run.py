@@ -7,26 +7,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medfocus.engine.artifact import check_target
-from medfocus.engine.manifest import Manifest
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.artifact.writing import check_target
 from medfocus.errors import InputError
-from medfocus.export.check_images import (
-    AT_LEAST,
-    CALIBRATION_SEED,
-    TO_CALIBRATE,
-    check_images,
-)
-from medfocus.export.engine_directory import Parts, build
-from medfocus.export.plan import Plan, installed_targets
-from medfocus.export.stages import Stages
-from medfocus.fewshot.phantoms import DEMO_KINDS
-from medfocus.models.adapter import apply_adapter
-from medfocus.models.clip import FocusCLIP
+from medfocus.export.config import ExportConfig, installed_targets
+from medfocus.export.engine_directory import ModelBundle, build
+from medfocus.export.progress import ProgressReporter
+from medfocus.export.validate.images import AT_LEAST, CALIBRATION_SEED, TO_CALIBRATE, check_images
+from medfocus.models.clip.adapter import apply_adapter
+from medfocus.models.clip.encoder import FocusCLIP
+from medfocus.models.clip.text import class_embeddings, read_classes
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import TINY, load_clip, load_segmenter
 from medfocus.models.presets import Preset, preset
-from medfocus.models.segmenter import Segmenter
-from medfocus.models.text import class_embeddings, read_classes
+from medfocus.models.sam2.segmenter import Segmenter
+from medfocus.phantoms import DEMO_KINDS
 from medfocus.settings import Focus, FocusMode, Selection
 
 
@@ -39,23 +34,25 @@ def export(
         the manifest that was written, and the seconds of each stage.
 
     Raises:
-        MedfocusError: of what `Plan`, `build` and the loading of weights raise; what is quick to
+        MedfocusError: of what `ExportConfig`, `build` and the loading of weights raise; what is quick to
             find comes before gigabytes of weights.
     """
-    stages = Stages(report)
+    progress = ProgressReporter(report)
     chosen = _preset(options)
-    plan = _plan(options, chosen, report)
+    config = _plan(options, chosen, report)
     check_target(out, options.force)
     head = Head.read(options.head) if options.head else None
     classes = () if head else _classes(options, chosen)
-    images = check_images(options.calibration, max(AT_LEAST, plan.buckets[-1]))
+    images = check_images(options.calibration, max(AT_LEAST, config.buckets[-1]))
     calibration = (
-        check_images(options.calibration, TO_CALIBRATE, CALIBRATION_SEED) if plan.int8 else []
+        check_images(options.calibration, TO_CALIBRATE, CALIBRATION_SEED) if config.int8 else []
     )
-    with stages("loading weights"):
+    with progress("loading weights"):
         parts = _parts(options, chosen, head, classes)
-    manifest = build(out, parts, plan, images, calibration, force=options.force, stages=stages)
-    return manifest, stages.seconds
+    manifest = build(
+        out, parts, config, images, calibration, force=options.force, progress=progress
+    )
+    return manifest, progress.seconds
 
 
 def _preset(options: argparse.Namespace) -> Preset:
@@ -63,7 +60,7 @@ def _preset(options: argparse.Namespace) -> Preset:
     return replace(chosen, clip=options.clip or chosen.clip, sam2=options.sam2 or chosen.sam2)
 
 
-def _plan(options: argparse.Namespace, chosen: Preset, report: Console) -> Plan:
+def _plan(options: argparse.Namespace, chosen: Preset, report: Console) -> ExportConfig:
     if options.targets == "auto":
         targets, reasons = installed_targets(options.dtype)
         for target, reason in reasons.items():
@@ -71,7 +68,7 @@ def _plan(options: argparse.Namespace, chosen: Preset, report: Console) -> Plan:
     else:
         targets = tuple(options.targets.split(","))
     buckets = _buckets(options.batch) or chosen.buckets
-    return Plan(
+    return ExportConfig(
         options.dtype,
         targets,
         options.int8,
@@ -102,7 +99,7 @@ def _classes(options: argparse.Namespace, chosen: Preset) -> tuple[str, ...]:
 
 def _parts(
     options: argparse.Namespace, chosen: Preset, head: Head | None, classes: tuple[str, ...]
-) -> Parts:
+) -> ModelBundle:
     loaded = load_clip(chosen.clip, options.clip_weights, options.text_folder)
     segmenter, segmenter_sha256 = load_segmenter(
         chosen.sam2, options.sam2_weights, options.segmenter_size
@@ -114,7 +111,7 @@ def _parts(
         focus: FocusMode = options.focus or "soft"
         head = Head(chosen.clip, loaded.sha256, focus, classes, text, loaded.logit_scale, strength)
     apply_adapter(clip, head.adapter)
-    return Parts(
+    return ModelBundle(
         preset=chosen,
         clip=clip,
         clip_sha256=loaded.sha256,

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from medfocus.engine.manifest import Manifest
-from medfocus.engine.results import printable
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.io.results import printable
 
 
 def summary(
@@ -25,7 +25,7 @@ def summary(
     parts: list[RenderableType] = [_models(manifest), _files(manifest)]
     parts.append(_backends(manifest, runs_here))
     if seconds is not None:
-        parts.append(_stages(seconds))
+        parts.append(_progress(seconds))
     return Group(*parts)
 
 
@@ -85,7 +85,7 @@ def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
     # Beside the backends stands `segmenter size`, where that is not the architecture's own.
     names = list(dict.fromkeys([*manifest.backends, *manifest.parity]))
     table = Table("backend", *(Column(Text(printable(name))) for name in names))
-    table.add_row("arithmetic", *(manifest.backends.get(name, "fp32") for name in names))
+    table.add_row("precision", *(manifest.backends.get(name, "fp32") for name in names))
     for label, figure, form in _FIGURES:
         cells = []
         for name in names:
@@ -101,7 +101,7 @@ def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
     return table
 
 
-def _stages(seconds: Mapping[str, float]) -> Table:
+def _progress(seconds: Mapping[str, float]) -> Table:
     table = Table("stage")
     table.add_column("seconds", justify="right")
     for name, value in seconds.items():

@@ -8,18 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medfocus.engine.images import SourceImage
-from medfocus.engine.parity import Device
-from medfocus.engine.prepare import classifier_view
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.preprocess.batch import classifier_view
 from medfocus.errors import InputError
-from medfocus.models.adapter import apply_adapter
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.adapter import apply_adapter
+from medfocus.models.clip.encoder import FocusCLIP
+from medfocus.models.clip.text import class_embeddings
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.head import Head, graph_tensors, uniform_strength
 from medfocus.models.loading import LoadedClip, load_clip, load_segmenter
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD, ZERO_SHOT, Preset, preset
-from medfocus.models.text import class_embeddings
-from medfocus.settings import Focus, Preprocessing, Prompts, Selection
+from medfocus.settings import Device, Focus, Preprocessing, Prompts, Selection
 
 
 @dataclass(frozen=True)

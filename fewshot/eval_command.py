@@ -22,28 +22,28 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from medfocus.engine.results import printable
+from medfocus.atomic_write import atomic_write
+from medfocus.engine.io.results import printable
 from medfocus.errors import InputError, MedfocusError
 from medfocus.fewshot.adapt.fit import STEPS, Adaptation
 from medfocus.fewshot.backbones import choose_device, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.images import leave_out_unreadable
-from medfocus.fewshot.data.splits import Fraction, tested_split
+from medfocus.fewshot.data.splitting.splits import Fraction, tested_split
 from medfocus.fewshot.fit_command import split_path
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.fewshot.model_options import add_model_options, read_data, weight_sources, whole
-from medfocus.fewshot.study.answers import answers_csv
 from medfocus.fewshot.study.evaluate import evaluate_head
-from medfocus.fewshot.study.evidence import evidence_of, study_evidence
 from medfocus.fewshot.study.grid import Grid, run_grid
-from medfocus.fewshot.study.hits import hit_gains, study_overlaps
-from medfocus.fewshot.study.paper import paper_table
 from medfocus.fewshot.study.phantoms import phantom_datasets
-from medfocus.fewshot.study.report import write_report
+from medfocus.fewshot.study.reporting.answers import answers_csv
+from medfocus.fewshot.study.reporting.evidence import evidence_of, study_evidence
+from medfocus.fewshot.study.reporting.hits import hit_gains, study_overlaps
+from medfocus.fewshot.study.reporting.paper import paper_table
+from medfocus.fewshot.study.reporting.report import write_report
+from medfocus.fewshot.study.reporting.summary import console_table, summarise
 from medfocus.fewshot.study.run import Run
-from medfocus.fewshot.study.summary import console_table, summarise
-from medfocus.fewshot.study.worker import Plan, Worker
-from medfocus.files import write_whole
+from medfocus.fewshot.study.worker import StudyConfig, Worker
 from medfocus.models.head import Head
 from medfocus.settings import FocusMode
 
@@ -133,7 +133,7 @@ def _head(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path
         run, examples = evaluate_head(head, dataset, split, backbones, store, progress)
         explanations, pictures = evidence_of(dataset.name, head, examples, backbones)
     files = [file.file for file in split.test_files]
-    write_whole(options.report / "answers.csv", answers_csv(run, examples, files))
+    atomic_write(options.report / "answers.csv", answers_csv(run, examples, files))
     title = f"{dataset.name}: {head.adaptation}, focus {head.focus}"
     page = write_report(options.report, title, [run], explanations, pictures, left_out=left_out)
     return [run], page
@@ -149,7 +149,7 @@ def _grid(options: argparse.Namespace, report: Console) -> tuple[list[Run], Path
         ("true", "random"),
     )
     datasets = _datasets(options)
-    plan = Plan(
+    plan = StudyConfig(
         options.preset,
         weight_sources(options),
         choose_device(options.device),

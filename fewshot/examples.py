@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from medfocus.engine.images import SourceImage
-from medfocus.engine.prepare import MASK_STRIDE, classifier_view, in_frame, pooling
-from medfocus.engine.preprocess import normalise, segmenter_pixels
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.preprocess.batch import MASK_STRIDE, classifier_view, in_frame, pooling
+from medfocus.engine.preprocess.resize import normalise, segmenter_pixels
 from medfocus.errors import ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Item
-from medfocus.fewshot.data.groups import joined
 from medfocus.fewshot.data.images import read_item, unreadable
+from medfocus.fewshot.data.splitting.groups import joined
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.models.graphs import ClassifierGraph
 from medfocus.settings import Focus, Preprocessing

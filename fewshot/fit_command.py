@@ -11,12 +11,12 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import Progress
 
-from medfocus.engine.results import printable
+from medfocus.engine.io.results import printable
 from medfocus.errors import InputError, MedfocusError
 from medfocus.fewshot.adapt.fit import STEPS, Adaptation, Task, fit_head
 from medfocus.fewshot.backbones import load_backbones
 from medfocus.fewshot.data.images import leave_out_bad
-from medfocus.fewshot.data.splits import Fraction, Shots, Split, make_split
+from medfocus.fewshot.data.splitting.splits import Fraction, Shots, Split, make_split
 from medfocus.fewshot.examples import load_examples
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.fewshot.model_options import add_model_options, read_data, weight_sources, whole

@@ -10,8 +10,8 @@ from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.data.recipes import RECIPES
 from medfocus.fewshot.focus_store import default_folder
+from medfocus.models.clip.text import read_classes
 from medfocus.models.presets import PRESETS
-from medfocus.models.text import read_classes
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

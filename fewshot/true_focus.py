@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from medfocus.engine.prepare import NO_REGION
+from medfocus.engine.preprocess.batch import NO_REGION
 
 
 def logits_of_lesions(lesions: Tensor) -> Tensor:

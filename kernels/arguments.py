@@ -11,10 +11,10 @@ WIDTHS = range(16, 129, 8)  # D that the attention kernels take
 LARGEST_OFFSET = 2**31
 
 
-def require(condition: bool, argument: str, problem: str, mend: str) -> None:
+def require(condition: bool, argument: str, problem: str, hint: str) -> None:
     """Raise `InputError` naming the argument unless the condition holds."""
     if not condition:
-        raise InputError(argument, problem, mend)
+        raise InputError(argument, problem, hint)
 
 
 def check_packed(name: str, packed: Tensor, form: str, parts: int, num_heads: int) -> int:

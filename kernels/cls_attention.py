@@ -7,13 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from medfocus.kernels import dispatch
-from medfocus.kernels.arguments import (
-    check_device,
-    check_key_bias,
-    check_packed,
-    refusal,
-    require,
-)
+from medfocus.kernels.arguments import check_device, check_key_bias, check_packed, refusal, require
 from medfocus.kernels.attention_tiles import LOG2_E, load_columns, one_over
 from medfocus.kernels.recompute import gradients
 from medfocus.kernels.tile import Tile

@@ -134,7 +134,7 @@ def _check(
     require(floor > 0 and math.isfinite(floor), "floor", f"{floor}", "pass a number above 0")
     require(math.isfinite(visible), "visible", f"{visible}", "pass a finite number")
     if dispatch.checks_values():
-        require(not mask_logits.isnan().any(), "mask_logits", "they hold NaN", "mend the masks")
+        require(not mask_logits.isnan().any(), "mask_logits", "they hold NaN", "hint the masks")
 
 
 def _refusal(mask_logits: Tensor, grid: int) -> str | None:

@@ -14,10 +14,10 @@ import triton.language as tl
 
 from medfocus.errors import InputError
 from medfocus.kernels import compiler, dispatch
-from medfocus.kernels.case import TRITON_NAMES
 from medfocus.kernels.masked_attention import NAME, specialise
 from medfocus.kernels.masked_attention import kernel as strided_kernel
 from medfocus.kernels.tile import Tile, choose
+from medfocus.kernels.tuning.case import TRITON_NAMES
 
 SCRATCH_PARAMETERS = 2  # which Triton adds to every kernel: global and profiler scratch memory
 
@@ -95,11 +95,11 @@ def without_scratch(ptx: str, name: str, metadata: Any) -> str:
     Raises:
         InputError: the kernel reads them, or its parameters are not those expected.
     """
-    mend = "use another version of Triton, or native attention"
+    hint = "use another version of Triton, or native attention"
     used = {"global": metadata.global_scratch_size, "profiler": metadata.profile_scratch_size}
     for kind, size in used.items():
         if size:
-            raise InputError(name, f"needs {size} bytes of {kind} scratch memory", mend)
+            raise InputError(name, f"needs {size} bytes of {kind} scratch memory", hint)
     entry = re.compile(rf"(\.entry {re.escape(name)}\()(.*?)(\n\))", re.DOTALL)
     match = entry.search(ptx)
     parameters = re.findall(r"\n\s*\.param [^\n]*?(\w+),?(?=\n|$)", match[2]) if match else []
@@ -107,7 +107,7 @@ def without_scratch(ptx: str, name: str, metadata: Any) -> str:
     if len(hidden) != SCRATCH_PARAMETERS or any(
         len(re.findall(rf"\b{p}\b", ptx)) > 1 for p in hidden
     ):
-        raise InputError(name, f"has the parameters {', '.join(parameters)}", mend)
+        raise InputError(name, f"has the parameters {', '.join(parameters)}", hint)
     assert match is not None
     kept = match[2][: match[2].index(hidden[0])].rsplit(",", 1)[0]
     return ptx[: match.start()] + match[1] + kept + match[3] + ptx[match.end() :]

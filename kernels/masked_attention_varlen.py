@@ -9,13 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from medfocus.kernels import dispatch
-from medfocus.kernels.arguments import (
-    check_device,
-    check_key_bias,
-    check_packed,
-    refusal,
-    require,
-)
+from medfocus.kernels.arguments import check_device, check_key_bias, check_packed, refusal, require
 from medfocus.kernels.attention_tiles import (
     LOG2_E,
     cut,
@@ -105,11 +99,11 @@ def read_offsets(cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> list[int]:
     offsets: list[int] = cu_seqlens.tolist()
     lengths = [end - begin for begin, end in pairwise(offsets)]
     longest = max(lengths, default=0)
-    mend = "pass 0, then the end of each sequence"
-    require(offsets[0] == 0, "cu_seqlens", f"it starts at {offsets[0]}, not at 0", mend)
-    require(min(lengths, default=0) >= 0, "cu_seqlens", "it descends", mend)
+    hint = "pass 0, then the end of each sequence"
+    require(offsets[0] == 0, "cu_seqlens", f"it starts at {offsets[0]}, not at 0", hint)
+    require(min(lengths, default=0) >= 0, "cu_seqlens", "it descends", hint)
     require(
-        offsets[-1] == tokens, "cu_seqlens", f"it ends at {offsets[-1]}, not at T = {tokens}", mend
+        offsets[-1] == tokens, "cu_seqlens", f"it ends at {offsets[-1]}, not at T = {tokens}", hint
     )
     require(
         longest <= max_seqlen,

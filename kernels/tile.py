@@ -1,4 +1,4 @@
-"""Tile sizes: a table a kernel, filled by `medfocus.kernels.tune`."""
+"""Tile sizes: a table a kernel, filled by `medfocus.kernels.tuning.tune`."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Key:
+class TileKey:
     """What decides on a tile.
 
     Attributes:
@@ -68,7 +68,7 @@ def choose(kernel: str, tokens: int, width: int, dtype: torch.dtype, architectur
         tokens: N, keys a sequence.
         width: D.
         dtype: of the tokens.
-        architecture: as in `Key`; one that no table has takes the nearest older one's.
+        architecture: as in `TileKey`; one that no table has takes the nearest older one's.
     """
     tiles = table()
     known = max(
@@ -76,7 +76,7 @@ def choose(kernel: str, tokens: int, width: int, dtype: torch.dtype, architectur
         default=min(key.architecture for key in tiles),
     )
     columns = next(columns for columns in COLUMNS if sum(cut(width)) <= columns)
-    return tiles[Key(kernel, known, dtype.itemsize * 8, columns, band(tokens))]
+    return tiles[TileKey(kernel, known, dtype.itemsize * 8, columns, band(tokens))]
 
 
 def architecture_of(tensor: torch.Tensor) -> int:
@@ -88,19 +88,19 @@ def architecture_of(tensor: torch.Tensor) -> int:
 
 
 @functools.cache
-def table() -> dict[Key, Tile]:
+def table() -> dict[TileKey, Tile]:
     """All entries: the modelled ones, and over them those measured on a GPU."""
     folder = resources.files(__package__) / TABLES
     files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".json")),
         key=lambda file: (file.name != "modelled.json", file.name),
     )
-    tiles: dict[Key, Tile] = {}
+    tiles: dict[TileKey, Tile] = {}
     for file in files:
         for row in json.loads(file.read_text())["rows"]:
             tiles[_key(row)] = Tile(**row["tile"])
     return tiles
 
 
-def _key(row: dict[str, Any]) -> Key:
-    return Key(**{name: row[name] for name in Key.__dataclass_fields__})
+def _key(row: dict[str, Any]) -> TileKey:
+    return TileKey(**{name: row[name] for name in TileKey.__dataclass_fields__})

@@ -6,13 +6,7 @@ import triton
 from torch import Tensor
 
 from medfocus.kernels import dispatch
-from medfocus.kernels.arguments import (
-    LARGEST_OFFSET,
-    check_device,
-    check_packed,
-    refusal,
-    require,
-)
+from medfocus.kernels.arguments import LARGEST_OFFSET, check_device, check_packed, refusal, require
 from medfocus.kernels.masked_attention import masked_attention
 from medfocus.kernels.recompute import gradients
 from medfocus.kernels.tile import Tile, architecture_of, choose

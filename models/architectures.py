@@ -21,8 +21,8 @@ from sam2.modeling.sam.transformer import TwoWayTransformer
 from torch import nn
 
 from medfocus.errors import InputError
-from medfocus.models.hiera import replace_blocks
-from medfocus.models.mask_decoder import PromptedMaskDecoder
+from medfocus.models.sam2.hiera import replace_blocks
+from medfocus.models.sam2.mask_decoder import PromptedMaskDecoder
 
 IMAGE_EMBEDDING_STRIDE = 16  # SAM2's image embedding has one cell for 16×16 pixels
 

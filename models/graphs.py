@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from medfocus.errors import InputError
 from medfocus.kernels import focus_bias
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import (
     OVERLAY_COLOUR,
     hiding_bias,
@@ -18,8 +18,8 @@ from medfocus.models.focus import (
     patches_from_pixels,
     pool_focus,
 )
-from medfocus.models.segmenter import Segmenter
-from medfocus.models.selection import select_focus
+from medfocus.models.sam2.segmenter import Segmenter
+from medfocus.models.sam2.selection import select_focus
 from medfocus.settings import Focus, Selection
 
 

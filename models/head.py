@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from medfocus.atomic_write import atomic_write
 from medfocus.errors import WeightsError
-from medfocus.files import write_whole
 from medfocus.models.graphs import Cache
 from medfocus.settings import FocusMode
 
 # λ of every layer where nothing was learned and the CLIP never met a steered attention: 1 in all
-# layers takes the early ones their context and does harm (benchmarks/strength.py, docs/tiny.md).
+# layers takes the early ones their context and does harm (benchmarks/experiments/strength.py, docs/tiny.md).
 DEFAULT_STRENGTH = 0.2
 
 _ABOUT = "head"  # the key of what a head file holds beside its tensors, as JSON
@@ -116,7 +116,7 @@ class Head:
         }
         adapter = {f"{_ADAPTER}{name}": part.contiguous() for name, part in self.adapter.items()}
         # One entry: several would be stored in an order that changes from run to run.
-        write_whole(path, save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)}))
+        atomic_write(path, save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)}))
 
     @classmethod
     def read(cls, path: Path) -> "Head":
@@ -125,13 +125,13 @@ class Head:
         Raises:
             WeightsError: missing, no safetensors file, or no head.
         """
-        mend = "make one with medfocus-fit"
+        hint = "make one with medfocus-fit"
         try:
             with safe_open(path, "pt") as file:
                 about = (file.metadata() or {}).get(_ABOUT, "{}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise WeightsError(str(path), f"is no head file ({error})", mend) from error
+            raise WeightsError(str(path), f"is no head file ({error})", hint) from error
         try:
             adapter = {
                 name.removeprefix(_ADAPTER): tensors.pop(name)
@@ -148,9 +148,9 @@ class Head:
                 **graph_tensors(tensors),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(str(path), "is a safetensors file, but no head", mend) from error
+            raise WeightsError(str(path), "is a safetensors file, but no head", hint) from error
         except WeightsError as error:
-            raise WeightsError(str(path), error.problem, error.mend) from error
+            raise WeightsError(str(path), error.problem, error.hint) from error
 
 
 def graph_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from medfocus.errors import WeightsError
 from medfocus.models.architectures import build_clip
-from medfocus.models.segmenter import Segmenter
-from medfocus.models.text import Tokenizer, tokenizer_for
+from medfocus.models.clip.text import Tokenizer, tokenizer_for
+from medfocus.models.sam2.segmenter import Segmenter
 from medfocus.models.weights import (
     CLIP_BUFFERS,
     SAM2_VIDEO_ONLY,

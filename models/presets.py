@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from medfocus.errors import InputError
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.head import DEFAULT_STRENGTH
-from medfocus.models.segmenter import Segmenter
+from medfocus.models.sam2.segmenter import Segmenter
 from medfocus.settings import (
     FOREGROUND,
     ClassifierInput,

@@ -1,4 +1,4 @@
-"""The errors that every part raises: each names the item, what is wrong with it, and the mend."""
+"""The errors that every part raises: each names the item, what is wrong with it, and the hint."""
 
 
 class MedfocusError(Exception):
@@ -7,23 +7,23 @@ class MedfocusError(Exception):
     Args:
         item: what the error is about: a file, an argument, a tensor.
         problem: what is wrong with it.
-        mend: what the caller can do about it.
+        hint: what the caller can do about it.
     """
 
-    def __init__(self, item: str, problem: str, mend: str) -> None:
-        super().__init__(f"{item}: {problem}. {mend[:1].upper()}{mend[1:]}.")
+    def __init__(self, item: str, problem: str, hint: str) -> None:
+        super().__init__(f"{item}: {problem}. {hint[:1].upper()}{hint[1:]}.")
         self.item = item
         self.problem = problem
-        self.mend = mend
+        self.hint = hint
 
     def __reduce__(self) -> tuple[type["MedfocusError"], tuple[str, str, str]]:
         # Exception's own __reduce__ would pass the joined message as the only argument.
-        return type(self), (self.item, self.problem, self.mend)
+        return type(self), (self.item, self.problem, self.hint)
 
 
-def fresh(error: MedfocusError) -> MedfocusError:
+def without_traceback(error: MedfocusError) -> MedfocusError:
     """The same error anew: without the frames, and all they hold, that it was raised through."""
-    return type(error)(error.item, error.problem, error.mend)
+    return type(error)(error.item, error.problem, error.hint)
 
 
 class InputError(MedfocusError):

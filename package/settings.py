@@ -8,6 +8,7 @@ from medfocus.errors import InputError
 FocusMode = Literal["none", "overlay", "soft", "hard"]
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
+Device = Literal["cpu", "cuda"]
 Rgb = tuple[float, float, float]
 
 # SAM2's labels of prompt points (sam2/modeling/sam/prompt_encoder.py); -1 is no point.

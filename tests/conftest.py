@@ -11,22 +11,22 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before our imports
 
-from medfocus.export.check_images import phantoms
-from medfocus.export.engine_directory import Parts, build
-from medfocus.export.plan import Plan
+from medfocus.export.config import ExportConfig
+from medfocus.export.engine_directory import ModelBundle, build
+from medfocus.export.validate.images import phantoms
 from medfocus.models.architectures import build_vision_tower
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import TINY
 from medfocus.models.presets import preset
-from medfocus.models.segmenter import Segmenter
+from medfocus.models.sam2.segmenter import Segmenter
 from medfocus.settings import Focus, FocusMode, Selection
 
 OnnxFile = Callable[[str, str], Path]
 CLASSES = ("first", "second", "third")
 
 
-def random_parts(mode: FocusMode = "soft") -> Parts:
+def random_bundle(mode: FocusMode = "soft") -> ModelBundle:
     """Tiny models with seeded random weights, and a selection that lets their masks pass."""
     torch.manual_seed(31)
     clip = FocusCLIP(build_vision_tower(TINY)).eval()
@@ -43,7 +43,7 @@ def random_parts(mode: FocusMode = "soft") -> Parts:
         logit_scale=torch.tensor(30.0),
         strength=uniform_strength(clip.layers),
     )
-    return Parts(
+    return ModelBundle(
         preset=preset("tiny"),
         clip=clip,
         clip_sha256="0" * 64,
@@ -61,7 +61,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> OnnxFile:
 
     Each is exported once: that takes up to fifteen seconds.
     """
-    from tests.export.graphs import export
+    from tests.export.onnx.exported import export
 
     folder = tmp_path_factory.mktemp("graphs")
     return cache(lambda graph, kind: export(graph, kind, folder / f"{graph}_{kind}.onnx"))
@@ -72,13 +72,13 @@ def exported_engine(tmp_path_factory: pytest.TempPathFactory, onnx_file: OnnxFil
     """As `engine_directory`, in float32 for every runtime of a CPU; not to be changed."""
     import onnx_ir as ir
 
-    from medfocus.export import gate
+    from medfocus.export.validate import gate
 
     path = tmp_path_factory.mktemp("engines") / "exported"
-    plan = Plan("fp32", ("onnx", "openvino", "torch"), buckets=(1, 4))
+    config = ExportConfig("fp32", ("onnx", "openvino", "torch"), buckets=(1, 4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate, "segmenter_onnx", lambda _: ir.load(onnx_file("segmenter", "best")))
-        build(path, random_parts(), plan, phantoms(8))
+        build(path, random_bundle(), config, phantoms(8))
     return path
 
 
@@ -86,5 +86,5 @@ def exported_engine(tmp_path_factory: pytest.TempPathFactory, onnx_file: OnnxFil
 def engine_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole engine directory, tiny, with random weights; not to be changed."""
     path = tmp_path_factory.mktemp("engines") / "random"
-    build(path, random_parts())
+    build(path, random_bundle())
     return path

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from medfocus.benchmarks.agreement import worst_cosine
-from medfocus.benchmarks.contenders import Models, engine_contenders
-from medfocus.benchmarks.engine_models import reference_models
+from medfocus.benchmarks.baselines.engine_models import reference_models
+from medfocus.benchmarks.baselines.implementations import Models, engine_implementations
+from medfocus.benchmarks.bench.agreement import worst_cosine
 from medfocus.engine import Engine
-from medfocus.engine.artifact import EngineDirectory, read_engine_directory
-from medfocus.export.check_images import phantoms
+from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
+from medfocus.export.config import ExportConfig
 from medfocus.export.engine_directory import build
-from medfocus.export.plan import Plan
-from tests.conftest import random_parts
+from medfocus.export.validate.images import phantoms
+from tests.conftest import random_bundle
 
 IMAGES = phantoms(8)
 BACKENDS = ("torch", "onnxruntime", "openvino")
@@ -23,8 +23,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> EngineDirectory:
     path = tmp_path_factory.mktemp("engines") / "random"
     build(
         path,
-        random_parts(),
-        Plan("fp32", ("torch", "onnx", "openvino"), buckets=(1, 8)),
+        random_bundle(),
+        ExportConfig("fp32", ("torch", "onnx", "openvino"), buckets=(1, 8)),
         phantoms(8),
     )
     return read_engine_directory(path)
@@ -39,7 +39,7 @@ def reference(directory: EngineDirectory) -> Models:
 def bench_segmenter(
     benchmark: BenchmarkFixture, directory: EngineDirectory, reference: Models, backend: str
 ) -> None:
-    (contender,) = engine_contenders([directory], (backend,), "cpu")
+    (contender,) = engine_implementations([directory], (backend,), "cpu")
     found = benchmark(contender.load().segment, IMAGES)
     assert np.abs(found - reference.segment(IMAGES)).max() < 2e-3
 
@@ -49,7 +49,7 @@ def bench_classifier(
     benchmark: BenchmarkFixture, directory: EngineDirectory, reference: Models, backend: str
 ) -> None:
     logits = reference.segment(IMAGES)
-    (contender,) = engine_contenders([directory], (backend,), "cpu")
+    (contender,) = engine_implementations([directory], (backend,), "cpu")
     found = benchmark(contender.load().classify, IMAGES, logits)
     assert worst_cosine(found, reference.classify(IMAGES, logits)) > 0.99999
 

@@ -4,10 +4,10 @@ import numpy as np
 from pytest_benchmark.fixture import BenchmarkFixture
 from sam2.utils.transforms import SAM2Transforms
 
-from medfocus.engine.geometry import Geometry, pooling_weights
-from medfocus.engine.preprocess import classifier_pixels, normalise, segmenter_pixels
+from medfocus.engine.preprocess.geometry import Geometry, pooling_weights
+from medfocus.engine.preprocess.resize import classifier_pixels, normalise, segmenter_pixels
 from medfocus.models.presets import SAM2_MEAN, SAM2_STD
-from tests.engine.test_preprocess import from_open_clip, noise
+from tests.engine.preprocess.test_resize import from_open_clip, noise
 
 IMAGE = noise(768, 1024)
 

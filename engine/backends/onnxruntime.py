@@ -8,12 +8,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from medfocus.engine.artifact import CLASSIFIER_ONNX, SEGMENTER_ONNX, EngineDirectory
-from medfocus.engine.backends import Array
-from medfocus.engine.manifest import Manifest
-from medfocus.engine.parity import Device
-from medfocus.engine.ring import Ring, host_ring
+from medfocus.engine.artifact.directory import EngineDirectory
+from medfocus.engine.artifact.layout import CLASSIFIER_ONNX, SEGMENTER_ONNX
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
+from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import InputError
+from medfocus.settings import Device
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ class OnnxRuntimeBackend:
         )
         return embedding, probabilities, patch_focus, focused
 
-    def ring(self, manifest: Manifest, images: int) -> Ring:
-        """See `Backend.ring`."""
-        return host_ring(self, manifest, images)
+    def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
+        """See `Backend.buffer_pool`."""
+        return host_buffer_pool(self, self.device, manifest, images)
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 from openvino import Type
 from openvino import opset13 as opset
 
-from medfocus.engine.artifact import (
+from medfocus.engine.artifact.directory import EngineDirectory
+from medfocus.engine.artifact.layout import (
     CLASSIFIER_INT8,
     CLASSIFIER_ONNX,
     SEGMENTER_INT8,
     SEGMENTER_ONNX,
-    EngineDirectory,
 )
-from medfocus.engine.backends import Array
-from medfocus.engine.manifest import Manifest
-from medfocus.engine.parity import Device
-from medfocus.engine.ring import Ring, host_ring
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
+from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import InputError
+from medfocus.settings import Device
 
 log = logging.getLogger(__name__)
 
-# OpenVINO chooses the arithmetic by a hint, whatever types the graph has. In an int8 graph the
+# OpenVINO chooses the precision by a hint, whatever types the graph has. In an int8 graph the
 # hint is for what is not quantised.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -33,7 +33,7 @@ _FLOATS = (*_HALVES, Type.f32)
 
 
 class OpenVinoBackend:
-    """Both graphs in OpenVINO, in the arithmetic that the engine was checked with.
+    """Both graphs in OpenVINO, in the precision that the engine was checked with.
 
     Args:
         directory: an engine directory that holds the two .onnx files, or the int8 graphs.
@@ -53,13 +53,13 @@ class OpenVinoBackend:
         core = openvino.Core()
         checked = directory.manifest.backends[self.name]
         # Where this processor lacks bf16, float32 is the closer to the reference.
-        arithmetic = checked
+        precision = checked
         if checked == "bf16" and not has_bf16(core):
-            arithmetic = "fp32"
+            precision = "fp32"
             log.warning("OpenVINO was checked in bf16, which this processor lacks: fp32 instead")
-        quantised = arithmetic == "int8"
+        quantised = precision == "int8"
         hints = {
-            "INFERENCE_PRECISION_HINT": HINTS[arithmetic],
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._segmenter, self._classifier = (
@@ -91,9 +91,9 @@ class OpenVinoBackend:
         )
         return embedding, probabilities, patch_focus, focused
 
-    def ring(self, manifest: Manifest, images: int) -> Ring:
-        """See `Backend.ring`."""
-        return host_ring(self, manifest, images)
+    def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
+        """See `Backend.buffer_pool`."""
+        return host_buffer_pool(self, self.device, manifest, images)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -131,7 +131,7 @@ def in_float32(model: openvino.Model) -> openvino.Model:
 
 
 def has_bf16(core: openvino.Core) -> bool:
-    """Whether OpenVINO finds bf16 arithmetic in this processor."""
+    """Whether OpenVINO finds bf16 precision in this processor."""
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from medfocus.fewshot.adapt.training import Change, class_group
-from medfocus.models.adapter import PROMPTS
+from medfocus.models.clip.adapter import PROMPTS
 from medfocus.models.graphs import ClassifierGraph
 
 COUNT = 8  # tokens a layer

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
-from medfocus.fewshot.data.groups import patient_group
-from medfocus.models.text import CLASS_PROMPT
+from medfocus.fewshot.data.splitting.groups import patient_group
+from medfocus.models.clip.text import CLASS_PROMPT
 
 LAYOUT = "lay images out as FOLDER/<class>/<image> or FOLDER/{train,test}/<class>/<image>"
 

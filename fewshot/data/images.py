@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from medfocus.engine.images import SourceImage, read_images
-from medfocus.engine.results import printable
+from medfocus.engine.io.images import SourceImage, read_images
+from medfocus.engine.io.results import printable
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Dataset, Item
-from medfocus.fewshot.data.leaks import leave_out_copies
+from medfocus.fewshot.data.splitting.leaks import leave_out_copies
 
 WHITE = 128  # a mask's pixel is of the lesion from here on; lossy files are nowhere quite black
 NAMED = 10  # unreadable files in one error; the others are counted
@@ -81,7 +81,7 @@ def unreadable(errors: Sequence[ImageError], count: int) -> ImageError:
     return ImageError(
         f"{len(errors)} of {count} files",
         f"cannot be used: {'; '.join(named + more)}",
-        "mend or remove them, or leave them out with --skip-bad",
+        "hint or remove them, or leave them out with --skip-bad",
     )
 
 

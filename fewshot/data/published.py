@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from medfocus.fewshot.data.dataset import Part
-from medfocus.models.text import CLASS_PROMPT
+from medfocus.models.clip.text import CLASS_PROMPT
 
 
 @dataclass(frozen=True)

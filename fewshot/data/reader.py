@@ -22,7 +22,7 @@ def read_dataset(path: Path, recipe: str | None = None) -> Dataset:
             laid it out, and checked to be whole.
 
     Raises:
-        InputError: what cannot be read as a data set, naming the item and the mend.
+        InputError: what cannot be read as a data set, naming the item and the hint.
     """
     try:
         return _read(path, recipe)

@@ -60,9 +60,9 @@ def read_recipe(recipe: str, root: Path) -> Dataset:
 
 def _home(published: Recipe, root: Path) -> Path:
     """Of the root and the folders in it, the one that holds most of the recipe's class folders."""
-    mend = f"unpack the archive from {published.page} there"
+    hint = f"unpack the archive from {published.page} there"
     if not root.is_dir():
-        raise InputError(str(root), "is no folder", mend)
+        raise InputError(str(root), "is no folder", hint)
     wanted = [Path(part.folder, name) for part in published.parts for name in published.folders]
     candidates = [root, *subfolders(root)]
     found = [sum((folder / name).is_dir() for name in wanted) for folder in candidates]
@@ -71,7 +71,7 @@ def _home(published: Recipe, root: Path) -> Path:
             str(root),
             f"holds none of the folders of the {published.title}:"
             f" {', '.join(name.as_posix() for name in wanted)}",
-            mend,
+            hint,
         )
     return candidates[found.index(max(found))]
 

@@ -8,8 +8,8 @@ from typing import cast
 
 from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
-from medfocus.fewshot.data.groups import group_of, patient_group
-from medfocus.models.text import CLASS_PROMPT
+from medfocus.fewshot.data.splitting.groups import group_of, patient_group
+from medfocus.models.clip.text import CLASS_PROMPT
 
 _REQUIRED = ("path", "label")
 
@@ -136,5 +136,5 @@ def _inside(path: Path, root: Path, row: _Row, name: str) -> Path:
     raise _wrong(path, row, f"names {name!r}, which is no file", "check the path")
 
 
-def _wrong(path: Path, row: _Row, problem: str, mend: str) -> InputError:
-    return InputError(f"{path}, row {row.number}", problem, mend)
+def _wrong(path: Path, row: _Row, problem: str, hint: str) -> InputError:
+    return InputError(f"{path}, row {row.number}", problem, hint)

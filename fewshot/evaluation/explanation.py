@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medfocus.errors import InputError
-from medfocus.models.attention import PackedAttention
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.attention import PackedAttention
+from medfocus.models.clip.encoder import FocusCLIP
 
 
 @torch.inference_mode()

@@ -119,13 +119,13 @@ def _auroc(probabilities: Probabilities, labels: Labels) -> float:
 
 def _check(probabilities: Probabilities, labels: Labels) -> None:
     shapes = f"{probabilities.shape} with labels {labels.shape}"
-    mend = "give (N, C) probabilities and (N,) labels in [0, C)"
+    hint = "give (N, C) probabilities and (N,) labels in [0, C)"
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
-        raise InputError("probabilities", f"are of shape {shapes}", mend)
+        raise InputError("probabilities", f"are of shape {shapes}", hint)
     sums = probabilities.sum(1, dtype=np.float64)
     if not (np.isfinite(sums).all() and (probabilities >= 0).all()):
-        raise InputError("probabilities", "hold what is no probability", mend)
+        raise InputError("probabilities", "hold what is no probability", hint)
     if np.abs(sums - 1).max() > _TOLERANCE:
-        raise InputError("probabilities", "do not add up to 1", mend)
+        raise InputError("probabilities", "do not add up to 1", hint)
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
-        raise InputError("labels", "are not all in [0, C)", mend)
+        raise InputError("labels", "are not all in [0, C)", hint)

@@ -8,7 +8,7 @@ from medfocus.errors import InputError
 from medfocus.fewshot.adapt.folds import logits_of
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.splits import Split
+from medfocus.fewshot.data.splitting.splits import Split
 from medfocus.fewshot.examples import Examples, embed, load_examples
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.fewshot.study.run import Run, Setting

@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.progress import Progress
 
+from medfocus.atomic_write import atomic_write
 from medfocus.errors import DeviceError, InputError
 from medfocus.fewshot.adapt.fit import Adaptation
-from medfocus.fewshot.data.contents import fingerprint
-from medfocus.fewshot.data.splits import Fraction, Shots, Split, make_split
+from medfocus.fewshot.data.splitting.contents import fingerprint
+from medfocus.fewshot.data.splitting.splits import Fraction, Shots, Split, make_split
 from medfocus.fewshot.study.run import Masks, Run, Setting
-from medfocus.fewshot.study.worker import Plan, Worker, one_thread
-from medfocus.files import write_whole
+from medfocus.fewshot.study.worker import StudyConfig, Worker, one_thread
 from medfocus.settings import FocusMode
 
 PROCESSES = 8  # at most: each holds the models and the images
@@ -147,7 +147,7 @@ def read_run(folder: Path, setting: Setting) -> Run | None:
 Splits = Mapping[tuple[str, str, int], Split]
 
 
-def _splits(plan: Plan, grid: Grid, progress: Progress) -> Splits:
+def _splits(plan: StudyConfig, grid: Grid, progress: Progress) -> Splits:
     wanted = [
         (name, amount, seed)
         for name in plan.datasets
@@ -187,13 +187,13 @@ def _check_identity(folder: Path, worker: Worker, grid: Grid) -> None:
             "holds another study, or one of data or weights that have changed",
             "name another folder, or delete this one",
         )
-    write_whole(path, text)
+    atomic_write(path, text)
 
 
 _worker: Worker | None = None
 
 
-def _start(plan: Plan) -> None:
+def _start(plan: StudyConfig) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     one_thread()
@@ -203,7 +203,7 @@ def _start(plan: Plan) -> None:
 def _work(folder: Path, setting: Setting, split: Split) -> Run:
     assert _worker is not None
     run = _worker.run(setting, split)
-    write_whole(_run_path(folder, setting), json.dumps(run.to_json()))
+    atomic_write(_run_path(folder, setting), json.dumps(run.to_json()))
     return run
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
-from medfocus.fewshot.phantoms.sets import PHANTOM_SETS, write_set
+from medfocus.fewshot.study.phantom_sets import PHANTOM_SETS, write_set
 
 
 def phantom_datasets(folder: Path) -> dict[str, Dataset]:

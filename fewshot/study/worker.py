@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from medfocus.engine.parity import Device
 from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
 from medfocus.fewshot.backbones import Backbones, WeightSources, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.images import leave_out_bad
-from medfocus.fewshot.data.leaks import file_name
-from medfocus.fewshot.data.splits import Split
+from medfocus.fewshot.data.splitting.leaks import file_name
+from medfocus.fewshot.data.splitting.splits import Split
 from medfocus.fewshot.examples import Examples, embed, load_examples
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.fewshot.study.evaluate import answers
@@ -25,14 +24,14 @@ from medfocus.fewshot.study.masks import with_masks
 from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.unseen import check_unseen
 from medfocus.models.head import Head
-from medfocus.settings import Focus, FocusMode
+from medfocus.settings import Device, Focus, FocusMode
 
 # What the frozen embeddings of a data set's test images, or of all its others, depend on.
 _Frozen = tuple[str, FocusMode, Masks, tuple[float, ...], bool]
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyConfig:
     """What every process of a study needs.
 
     Attributes:
@@ -54,7 +53,7 @@ class Plan:
 class Worker:
     """Runs settings one after the other. Images, embeddings and models are kept between them."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: StudyConfig) -> None:
         self.plan = plan
         self.backbones: Backbones = load_backbones(plan.preset, plan.weights, plan.device)
         self._store = FocusStore(plan.store, self.backbones)

@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 
 from medfocus.engine import classify_command
+from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_command import main, overlay_name
-from medfocus.engine.images import read_images
-from medfocus.engine.inputs import find_files
-from medfocus.engine.manifest import Manifest
+from medfocus.engine.io.images import read_images
+from medfocus.engine.io.input_files import find_files
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 from tests.conftest import CLASSES
-from tests.engine.test_manifest import MANIFEST
+from tests.engine.artifact.test_manifest import MANIFEST
 
 
 class CountingEngine:

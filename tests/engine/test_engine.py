@@ -21,17 +21,17 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
-from medfocus.engine.backends.torch import TorchBackend
-from medfocus.engine.manifest import Manifest
-from medfocus.engine.preprocess import classifier_pixels, segmenter_pixels
-from medfocus.engine.ring import Ring, host_ring
-from medfocus.engine.stats import Ledger
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.torch.backend import TorchBackend
+from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
+from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
+from medfocus.engine.runtime.metrics import MetricsRecorder
 from medfocus.errors import DeviceError, EngineDirectoryError, ImageError, InputError, OutputError
 from medfocus.export.engine_directory import build
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD, SAM2_MEAN, SAM2_STD, ZERO_SHOT
 from medfocus.settings import Selection
-from tests.conftest import CLASSES, random_parts
+from tests.conftest import CLASSES, random_bundle
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def assert_same(ours: Prediction, expected: Prediction) -> None:
 @torch.inference_mode()
 def test_equals_the_graphs_run_by_hand(engine: Engine) -> None:
     """A square image needs no crop, so the pooling weights can be written by hand."""
-    parts = random_parts()
+    parts = random_bundle()
     picture = pictures(1)[0]
     predicted = engine.classify([picture])[0]
 
@@ -233,9 +233,9 @@ def test_probabilities_that_are_no_numbers(
 
 
 def test_no_region_found_is_plain_clip(tmp_path: Path) -> None:
-    parts = random_parts()
+    parts = random_bundle()
     build(tmp_path / "strict", replace(parts, selection=Selection(min_score=1.0)))
-    build(tmp_path / "none", random_parts("none"))
+    build(tmp_path / "none", random_bundle("none"))
     plain = Engine.load(tmp_path / "none").classify(pictures(3))
     for prediction, expected in zip(
         Engine.load(tmp_path / "strict").classify(pictures(3)), plain, strict=True
@@ -268,7 +268,7 @@ def test_an_empty_batch(engine: Engine) -> None:
 
 
 def test_mode_none_does_not_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(tmp_path / "none", random_parts("none"))
+    build(tmp_path / "none", random_bundle("none"))
     engine = Engine.load(tmp_path / "none")
     monkeypatch.setattr(engine._backend, "segment", lambda *_: pytest.fail("segmented"))
     prediction = engine.classify(pictures(1))[0]
@@ -282,8 +282,8 @@ def test_mode_none_does_not_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("mode", ["overlay", "hard"])
 def test_other_modes_answer_too(tmp_path: Path, mode: str) -> None:
-    build(tmp_path / mode, random_parts(mode))  # type: ignore[arg-type]
-    build(tmp_path / "soft", random_parts())
+    build(tmp_path / mode, random_bundle(mode))  # type: ignore[arg-type]
+    build(tmp_path / "soft", random_bundle())
     soft = Engine.load(tmp_path / "soft").classify(pictures(3))
     for prediction, other in zip(
         Engine.load(tmp_path / mode).classify(pictures(3)), soft, strict=True
@@ -442,21 +442,21 @@ def test_a_load_that_failed_holds_no_memory(
     """Whoever keeps its error may load again with fewer images at once."""
     alive: list[weakref.ref[object]] = []
 
-    def ring(self: TorchBackend, manifest: Manifest, images: int) -> Ring:
-        made = host_ring(self, manifest, images)
-        alive.extend(weakref.ref(slot) for slot in made.slots)
+    def buffer_pool(self: TorchBackend, manifest: Manifest, images: int) -> BufferPool:
+        made = host_buffer_pool(self, self.device, manifest, images)
+        alive.extend(weakref.ref(buffers) for buffers in made.buffers)
         if fails == "buffers":
             raise MemoryError
         return made
 
-    def warm_up(self: Ring, manifest: Manifest, images: int) -> None:
+    def warm_up(self: BufferPool, manifest: Manifest, images: int) -> None:
         activations = np.ones(100_000_000, np.uint8)
         alive.append(weakref.ref(activations))
         if fails == "warm-up":
             raise MemoryError
 
-    monkeypatch.setattr(TorchBackend, "ring", ring)
-    monkeypatch.setattr(Ring, "warm_up", warm_up)
+    monkeypatch.setattr(TorchBackend, "buffer_pool", buffer_pool)
+    monkeypatch.setattr(BufferPool, "warm_up", warm_up)
     gc.collect()
     gc.disable()  # nothing may wait for the collector
     try:
@@ -579,14 +579,14 @@ def test_stats(engine_directory: Path, tmp_path: Path) -> None:
     assert [stage.images for stage in stats.stages.values()] == [2, 4, 4, 4, 4]
     assert stats.latency["p99"] > 0
     assert (stats.waiting, stats.waiting_bytes, stats.max_batch) == (0, 0, 32)
-    assert stats.ring_bytes > 2 * 32 * 3 * 256**2 * 4
+    assert stats.buffer_bytes > 2 * 32 * 3 * 256**2 * 4
     engine.close()
 
 
 def test_a_call_does_not_go_through_all_latencies(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ledger, "stats", lambda *_: pytest.fail("they were asked for"))
+    monkeypatch.setattr(MetricsRecorder, "stats", lambda *_: pytest.fail("they were asked for"))
     assert engine.classify(pictures(1))[0].label
 
 

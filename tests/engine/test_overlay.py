@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medfocus.engine.geometry import Geometry
 from medfocus.engine.overlay import draw
 from medfocus.engine.prediction import Prediction, mask_at
+from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import ImageError, InputError
 
 MASK_COLOUR = np.array((0, 220, 255))

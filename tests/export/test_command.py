@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from medfocus.engine import Engine
-from medfocus.engine.artifact import read_engine_directory
-from medfocus.export.check_images import phantoms
+from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.export.command import main
+from medfocus.export.validate.images import phantoms
+from medfocus.models.clip.text import read_classes
 from medfocus.models.loading import SHIPPED
-from medfocus.models.text import read_classes
 
 ALONE = [sys.executable, "-m", "medfocus.export"]
 

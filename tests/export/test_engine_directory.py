@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medfocus.engine.artifact import read_engine_directory
+from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.command import main
 from medfocus.export.engine_directory import build
 from medfocus.models.head import Head
-from tests.conftest import CLASSES, random_parts
+from tests.conftest import CLASSES, random_bundle
 
 
 def test_the_manifest_says_what_was_given(engine_directory: Path) -> None:
@@ -30,7 +30,7 @@ def test_the_manifest_says_what_was_given(engine_directory: Path) -> None:
 
 
 def test_the_weights_are_the_models(engine_directory: Path) -> None:
-    parts = random_parts()
+    parts = random_bundle()
     for name, module in (("segmenter", parts.segmenter), ("classifier", parts.clip)):
         stored = load_file(engine_directory / f"{name}.safetensors")
         state = module.state_dict()
@@ -39,7 +39,7 @@ def test_the_weights_are_the_models(engine_directory: Path) -> None:
 
 
 def test_a_head_of_another_clip_is_refused(tmp_path: Path) -> None:
-    parts = random_parts()
+    parts = random_bundle()
     for other, problem in (
         (replace(parts.head, clip="ViT-B-16"), "was made for ViT-B-16"),
         (replace(parts.head, clip_sha256="2" * 64), "other weights"),
@@ -59,12 +59,12 @@ def test_what_is_written_can_be_read_by_others(engine_directory: Path) -> None:
 
 
 def test_a_target_that_exists_is_kept_without_force(tmp_path: Path) -> None:
-    build(tmp_path / "engine", random_parts())
+    build(tmp_path / "engine", random_bundle())
     before = (tmp_path / "engine" / "manifest.json").read_bytes()
     with pytest.raises(EngineDirectoryError, match="exists"):
-        build(tmp_path / "engine", random_parts("none"))
+        build(tmp_path / "engine", random_bundle("none"))
     assert (tmp_path / "engine" / "manifest.json").read_bytes() == before
-    build(tmp_path / "engine", random_parts("none"), force=True)
+    build(tmp_path / "engine", random_bundle("none"), force=True)
     assert read_engine_directory(tmp_path / "engine").manifest.focus.mode == "none"
 
 
@@ -95,7 +95,7 @@ def test_class_files_that_cannot_be_used(
 
 def test_other_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head = tmp_path / "head.safetensors"
-    parts = random_parts()
+    parts = random_bundle()
     Head(**{**vars(parts.head), "clip": "ViT-B-16"}).save(head)
     for arguments, problem in (
         (["--preset", "huge"], "preset 'huge'"),

@@ -10,7 +10,7 @@ from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.examples import Examples, load_examples
 from medfocus.fewshot.focus_store import FocusStore
-from medfocus.fewshot.phantoms.sets import write_set
+from medfocus.fewshot.study.phantom_sets import write_set
 
 PER_PART = 18
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
-from medfocus.engine.images import read_images
-from medfocus.engine.prepare import collate, prepare
+from medfocus.engine.io.images import read_images
+from medfocus.engine.preprocess.batch import collate, prepare
 from medfocus.errors import ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Dataset, Item

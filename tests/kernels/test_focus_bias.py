@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfocus.engine.geometry import Geometry, pooling_weights
+from medfocus.engine.preprocess.geometry import Geometry, pooling_weights
 from medfocus.errors import InputError
 from medfocus.kernels import dispatch
 from medfocus.kernels.focus_bias import FocusBias, focus_bias, launch, reference

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from medfocus.errors import InputError
 from medfocus.kernels import tile as tiles
-from medfocus.kernels import tune
 from medfocus.kernels.attention_tiles import cut, tail
-from medfocus.kernels.case import Case, attention_work
-from medfocus.kernels.cases import CASES, FIXED_CASES
 from medfocus.kernels.compiler import Compiled
-from medfocus.kernels.roofline import (
+from medfocus.kernels.tile import Tile, TileKey, band, choose, table
+from medfocus.kernels.tuning import tune
+from medfocus.kernels.tuning.case import Case, attention_work
+from medfocus.kernels.tuning.cases import CASES, FIXED_CASES
+from medfocus.kernels.tuning.roofline import (
     CARDS,
     modelled_seconds,
     programs_a_multiprocessor,
     roofline_seconds,
 )
-from medfocus.kernels.tile import Key, Tile, band, choose, table
 
 
 @given(st.integers(1, 128))
@@ -102,7 +102,10 @@ def test_an_unknown_architecture_takes_the_nearest_older_ones() -> None:
 def test_a_measured_table_goes_over_the_modelled_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, other = Key("masked_attention", 90, 16, 64, 1), Key("masked_attention", 80, 16, 64, 1)
+    key, other = (
+        TileKey("masked_attention", 90, 16, 64, 1),
+        TileKey("masked_attention", 80, 16, 64, 1),
+    )
     rows = [tune._row(k, Tile(64, 64, 4, 2), 1e-6, "modelled") for k in (key, other)]
     tune.write(tmp_path / "modelled.json", {"by": "model"}, rows)
     tune.write(
@@ -150,7 +153,7 @@ def test_fewer_rows_than_the_instruction_takes_are_the_last_resort(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On Hopper; Ampere's instruction takes 16 rows, so there they compete."""
-    group = Key("masked_attention", 90, 32, 64, tune.RANKING_BAND)
+    group = TileKey("masked_attention", 90, 32, 64, tune.RANKING_BAND)
     monkeypatch.setattr(Case, "compile", lambda case, architecture: compiled(64, 0))
     assert all(row["tile"]["block_m"] == 64 for row in tune.modelled(group))
     tune._compile_candidates.cache_clear()
@@ -170,7 +173,7 @@ def test_an_entry_that_no_candidate_fits_is_named(monkeypatch: pytest.MonkeyPatc
 def test_what_tuning_launches_runs(kernel: str) -> None:
     """The launches that are timed on a GPU, on one image."""
     if kernel in CASES:
-        cases = CASES[kernel](Key(kernel, 90, 32, 32, 0), Tile(32, 32, 4, 2))
+        cases = CASES[kernel](TileKey(kernel, 90, 32, 32, 0), Tile(32, 32, 4, 2))
     else:
         cases = FIXED_CASES[kernel]()
     device = "cuda" if torch.cuda.is_available() else "cpu"

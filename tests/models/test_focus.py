@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from medfocus.engine.geometry import Geometry, pooling_weights
+from medfocus.engine.preprocess.geometry import Geometry, pooling_weights
 from medfocus.errors import InputError
 from medfocus.models.architectures import build_vision_tower
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import (
     HIDDEN,
     hiding_bias,

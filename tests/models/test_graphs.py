@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from medfocus.kernels import dispatch
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import hiding_bias, kept_tokens
 from medfocus.settings import FocusMode
 from tests.models.test_focus import graph, inputs

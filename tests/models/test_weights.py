@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from medfocus.errors import InputError, WeightsError
 from medfocus.models.architectures import build_clip
+from medfocus.models.clip.text import class_embeddings, tokenizer_for
 from medfocus.models.graphs import Cache
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import load_clip, load_segmenter
-from medfocus.models.segmenter import Segmenter
-from medfocus.models.text import class_embeddings, tokenizer_for
+from medfocus.models.sam2.segmenter import Segmenter
 from medfocus.models.weights import load_strictly, read_weights, resolve
 
 BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from medfocus.engine import cuda
+from medfocus.engine.runtime import cuda
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
 
 # Modules that import tensorrt as they are imported.
-USERS = ("medfocus.engine.tensorrt_plan", "medfocus.export.tensorrt_builder")
+USERS = ("medfocus.engine.backends.tensorrt.plan_runner", "medfocus.export.tensorrt.builder")
 
 
 @contextmanager

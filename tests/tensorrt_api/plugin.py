@@ -21,7 +21,7 @@ def main(num_heads: int, tokens: int, width: int, dtype: str) -> dict[str, Any]:
 
     creators = []
     _lib._register_plugin_creator = lambda *arguments: creators.append(arguments)
-    from medfocus.export.tensorrt_plugin import register
+    from medfocus.export.tensorrt.plugin import register
 
     register(90)
     register(90)  # a second engine in one process

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from medfocus.engine import Engine
-from medfocus.engine.images import read_images
+from medfocus.engine.io.images import read_images
 from medfocus.errors import InputError
-from medfocus.export import gate
-from medfocus.export.engine_directory import Parts, build
-from medfocus.export.onnx_graph import segmenter_onnx
-from medfocus.export.plan import Plan
+from medfocus.export.config import ExportConfig
+from medfocus.export.engine_directory import ModelBundle, build
+from medfocus.export.onnx.graphs import segmenter_onnx
+from medfocus.export.validate import gate
 from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
 from medfocus.fewshot.adapt.folds import logits_of
 from medfocus.fewshot.adapt.strength import STRENGTHS
@@ -24,8 +24,8 @@ from medfocus.fewshot.adapt.training import objective
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.examples import Examples, embed
-from medfocus.models.adapter import apply_adapter
-from medfocus.models.clip import FocusCLIP
+from medfocus.models.clip.adapter import apply_adapter
+from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.graphs import SegmenterGraph
 from medfocus.models.head import Head
 from medfocus.models.loading import load_clip
@@ -154,7 +154,7 @@ def test_the_engine_answers_as_it_was_evaluated(
     loaded = load_clip(head.clip)
     clip = FocusCLIP(loaded.model.visual)
     apply_adapter(clip, head.adapter)
-    parts = Parts(
+    parts = ModelBundle(
         preset=backbones.preset,
         clip=clip,
         clip_sha256=loaded.sha256,
@@ -166,7 +166,12 @@ def test_the_engine_answers_as_it_was_evaluated(
     )
     files = [item.path for item in brain.items if item.part == "test"]
     pictures = [image for file in files for image in read_images(file)]
-    build(tmp_path / "engine", parts, Plan(targets=("torch", "onnx"), buckets=(1, 8)), pictures)
+    build(
+        tmp_path / "engine",
+        parts,
+        ExportConfig(targets=("torch", "onnx"), buckets=(1, 8)),
+        pictures,
+    )
     for backend in ("torch", "onnxruntime"):
         engine = Engine.load(tmp_path / "engine", backend=backend, device="cpu")
         predictions = engine.classify(files, strict=True)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from medfocus.engine.images import SourceImage
+from medfocus.engine.io.images import SourceImage
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Item
 from medfocus.fewshot.data.images import NAMED, leave_out_unreadable, read_item, unreadable
@@ -67,7 +67,7 @@ def test_where_none_can_be_read_that_is_an_error(tmp_path: Path) -> None:
 
 
 def test_one_error_counts_all_and_names_the_first() -> None:
-    errors = [ImageError(f"{place}.png", "is no image", "mend it") for place in range(NAMED + 2)]
+    errors = [ImageError(f"{place}.png", "is no image", "hint it") for place in range(NAMED + 2)]
     text = str(unreadable(errors, 40))
     assert text.startswith(f"{NAMED + 2} of 40 files: cannot be used: 0.png (is no image); 1.png")
     assert f"{NAMED - 1}.png (is no image); 2 more. " in text

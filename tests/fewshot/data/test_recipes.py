@@ -95,7 +95,7 @@ def test_half_unpacked(tmp_path: Path) -> None:
     assert "train/Normal holds 71 of 70 images" in caught.value.problem
     assert "test/Normal is missing, with all of 20 images" in caught.value.problem
     assert "Viral Pneumonia" not in caught.value.problem
-    assert RECIPES["covid"].page in caught.value.mend
+    assert RECIPES["covid"].page in caught.value.hint
 
 
 def test_one_part_alone(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from rich.progress import Progress
 from medfocus.errors import InputError
 from medfocus.fewshot.backbones import WeightSources
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.splits import Fraction
+from medfocus.fewshot.data.splitting.splits import Fraction
 from medfocus.fewshot.study.grid import Grid, run_grid
 from medfocus.fewshot.study.run import Setting
-from medfocus.fewshot.study.worker import Plan, Worker
+from medfocus.fewshot.study.worker import StudyConfig, Worker
 
 
 def test_the_settings() -> None:
@@ -36,7 +36,7 @@ def test_the_settings() -> None:
 
 @pytest.mark.slow
 def test_it_goes_on_where_it_stopped(brain: Dataset, cache: Path, tmp_path: Path) -> None:
-    plan = Plan("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2)
+    plan = StudyConfig("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2)
     worker = Worker(plan)
     grid = Grid(("none", "soft"), ("zero-shot", "probe"), (Fraction(0.5),), 2, ("random",))
     with Progress(disable=True) as progress:

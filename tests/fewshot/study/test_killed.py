@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medfocus.fewshot.phantoms.sets import write_set
+from medfocus.fewshot.study.phantom_sets import write_set
 
 KILLS = 5
 COMMAND = "import sys; from medfocus.fewshot.eval_command import main; sys.exit(main())"

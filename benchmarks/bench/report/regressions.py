@@ -1,0 +1,93 @@
+"""What became worse since an earlier run on the same machine."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from medfocus.benchmarks.bench.report.rows import BenchRow
+from medfocus.benchmarks.bench.timing.clock import Ratio
+from medfocus.errors import InputError
+
+# A slow-down counts from three standard errors on: in a table of fifty rows one of twenty would
+# always seem slower at two.
+SURE = 3.0
+LEAST_SLOWER = 0.03
+LEAST_WORSE = 0.005  # of an accuracy
+LEAST_LARGER = 0.1  # of peak memory
+
+
+class Regression(NamedTuple):
+    """A row that became worse.
+
+    Attributes:
+        row: as it was.
+        problem: in words.
+    """
+
+    row: BenchRow
+    problem: str
+
+
+def regressions(old: Sequence[BenchRow], new: Sequence[BenchRow]) -> list[Regression]:
+    """Rows of `old` that are slower, less accurate, larger or not measured any more in `new`.
+
+    Speed is compared by the ratios to the peers, in which a machine's drift cancels out. Rows whose
+    part was not run this time are left out.
+
+    Raises:
+        InputError: the runs are of two machines, or have no row in common.
+    """
+    for name in ("device", "processor"):
+        before, now = ({getattr(row.environment, name) for row in rows} for rows in (old, new))
+        if before and now and before != now:
+            raise InputError(
+                "--compare",
+                f"was measured on another {name}: {_listed(before)}, and this is {_listed(now)}",
+                "measure both on one machine",
+            )
+    found = {row.key: row for row in new}
+    parts = {row.part for row in new}
+    common = [row for row in old if row.part in parts and row.measured]
+    if not any(row.key in found for row in common):
+        raise InputError("--compare", "has no row of this run", "run the same parts and engines")
+    worse = []
+    for row in common:
+        problem = _problem(row, found.get(row.key))
+        if problem is not None:
+            worse.append(Regression(row, problem))
+    return worse
+
+
+def _problem(old: BenchRow, new: BenchRow | None) -> str | None:
+    if new is None:
+        return "is not there any more"
+    if not new.measured:
+        return f"was measured, and now: {new.status}"
+    if old.peer and new.peer and old.peer != new.peer:
+        return f"was beside {old.peer}, and now beside {new.peer}"
+    if old.ratio is not None and new.ratio is not None:
+        change = new.ratio.median / old.ratio.median
+        error = math.hypot(_standard_error(old.ratio), _standard_error(new.ratio))
+        if change < 1 - LEAST_SLOWER and -math.log(change) > SURE * error:
+            return (
+                f"{1 - change:.1%} slower beside {new.peer}:"
+                f" {old.ratio.median:.3f} times its speed before, {new.ratio.median:.3f} now"
+            )
+    if old.accuracy is not None and new.accuracy is not None:
+        fall = old.accuracy - new.accuracy
+        if fall > LEAST_WORSE:
+            return f"{new.accuracy_of} was {old.accuracy:.4f}, and now {new.accuracy:.4f}"
+    if old.peak_memory and new.peak_memory:
+        growth = new.peak_memory / old.peak_memory - 1
+        if growth > LEAST_LARGER:
+            return f"takes {growth:.0%} more memory: {new.peak_memory:.0f} MiB"
+    return None
+
+
+def _standard_error(ratio: Ratio) -> float:
+    """Of the logarithm of a median, from its 95% interval."""
+    return math.log(ratio.high / ratio.low) / (2 * 1.96)
+
+
+def _listed(names: set[str | None]) -> str:
+    return ", ".join(sorted(name or "no GPU" for name in names))

@@ -1,0 +1,119 @@
+"""An engine of random weights on a GPU, and beside it one batch's buffers to run by hand."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from medfocus.benchmarks.bench.random_weights import CLASSES, IOU_LOGIT, MASK_STD
+from medfocus.engine import Engine
+from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
+from medfocus.engine.backends.torch.backend import TorchBackend
+from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers, captures_of
+from medfocus.engine.engine import MOST_THREADS
+from medfocus.engine.runtime.batch_buffers import BatchBuffers
+from medfocus.engine.runtime.image_request import ImageRequest
+from medfocus.engine.runtime.pipeline import Pipeline
+from medfocus.export.engine_directory import ModelBundle, build
+from medfocus.export.validate.images import phantoms
+from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.encoder import FocusCLIP
+from medfocus.models.head import Head, uniform_strength
+from medfocus.models.presets import preset
+from medfocus.models.sam2.segmenter import Segmenter
+from medfocus.settings import Focus, Prompts, Selection
+
+ONE_POINT = Prompts((((0.5, 0.5),),), ((1,),))
+SIDE = 512  # of an image
+
+Picture = NDArray[np.uint8]
+
+
+class Rig(NamedTuple):
+    """What is measured; one backend, and so one copy of the weights, serves both.
+
+    Attributes:
+        engine: answers.
+        buffers: a batch's buffers, prepared, segmented and classified once.
+        graphs: (stage, images) of each CUDA graph that all buffers have.
+    """
+
+    engine: Engine
+    buffers: TorchBatchBuffers
+    graphs: list[tuple[str, int]]
+
+
+def pictures_of(count: int) -> list[Picture]:
+    """Phantoms, uint8 (SIDE, SIDE, 3)."""
+    drawn = [Image.fromarray(phantom.pixels) for phantom in phantoms(count)]
+    return [np.array(picture.resize((SIDE, SIDE))) for picture in drawn]
+
+
+def random_directory(name: str, path: Path, device: str, batch: int) -> EngineDirectory:
+    """An engine of a preset, read and checked, for one prompt; bf16 on a GPU, else float32."""
+    chosen = preset(name)
+    torch.manual_seed(0)
+    clip = FocusCLIP(build_vision_tower(chosen.clip)).eval()
+    segmenter = Segmenter(chosen.sam2).eval()
+    decoder = segmenter.sam_mask_decoder
+    for network in decoder.output_hypernetworks_mlps:
+        torch.nn.init.normal_(network.layers[-1].weight, std=MASK_STD)
+    torch.nn.init.constant_(decoder.iou_prediction_head.layers[-1].bias, IOU_LOGIT)
+    embeddings = torch.randn(len(CLASSES), clip.embedding_size)
+    scale, strength = torch.tensor(30.0), uniform_strength(clip.layers)
+    head = Head(chosen.clip, "0" * 64, "soft", CLASSES, embeddings, scale, strength)
+    build(
+        path, ModelBundle(chosen, clip, "0" * 64, segmenter, "0" * 64, head, Focus(), Selection())
+    )
+    directory = read_engine_directory(path)
+    manifest = replace(
+        directory.manifest,
+        prompts=ONE_POINT,
+        buckets=tuple(sorted({1, batch})),
+        backends={"torch": "bf16" if device == "cuda" else "fp32"},
+    )
+    return replace(directory, manifest=manifest)
+
+
+@contextmanager
+def rig(directory: EngineDirectory, device: str, pictures: Sequence[Picture]) -> Iterator[Rig]:
+    """An engine for batches of all `pictures`, and one batch of buffers that holds them."""
+    manifest, batch = directory.manifest, len(pictures)
+    runtime = TorchBackend(directory, device)
+    pool = runtime.buffer_pool(manifest, batch)
+    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)  # as `Engine.load`
+    pipeline = Pipeline(*pool, max_batch=batch, threads=threads, release=runtime.close)
+    with closing(Engine(manifest, runtime, pipeline)) as engine:
+        buffers = TorchBatchBuffers(runtime, manifest, batch, device)
+        if device == "cuda":
+            buffers.capture(manifest.buckets, captures_of(manifest))
+        _prepare_row(buffers, pictures, manifest.prompts)
+        yield Rig(engine, buffers, common_graphs([buffers, *pool.buffers]))
+
+
+def _prepare_row(buffers: TorchBatchBuffers, pictures: Sequence[Picture], prompts: Prompts) -> None:
+    blank = phantoms(1)[0]
+    buffers.begin([ImageRequest(replace(blank, pixels=pixels), prompts) for pixels in pictures])
+    for row in range(len(pictures)):
+        buffers.prepare(row)
+    buffers.segment()
+    buffers.classify()
+
+
+def common_graphs(pool: Sequence[BatchBuffers]) -> list[tuple[str, int]]:
+    """(stage, images) of each CUDA graph that all buffers have; where one lacks it, it runs eager.
+
+    They tell nobody which it has but its log: hence the look inside.
+    """
+    captured: list[set[tuple[str, int]]] = [
+        {*buffers._captured} if isinstance(buffers, TorchBatchBuffers) else set()
+        for buffers in pool
+    ]
+    return sorted(set.intersection(*captured))

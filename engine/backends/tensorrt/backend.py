@@ -1,0 +1,92 @@
+"""The TensorRT backend: a plan a graph, each with its own context and stream. No PyTorch."""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfocus.engine.artifact.directory import EngineDirectory
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.tensorrt.library import (
+    CLASSIFIER_PLAN,
+    PLANS,
+    SEGMENTER_PLAN,
+    plan_folder,
+    require_tensorrt,
+)
+from medfocus.engine.runtime import cuda
+from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
+from medfocus.engine.runtime.graphs import Array
+from medfocus.errors import EngineDirectoryError, InputError
+from medfocus.settings import Device
+
+
+class TensorRTBackend:
+    """Both graphs' plans for the GPU that is there.
+
+    Args:
+        directory: an engine directory with plans of this GPU's architecture and this TensorRT.
+        device: `auto` or `cuda`.
+
+    Raises:
+        InputError: `cpu`; TensorRT or CUDA's bindings are not installed.
+        DeviceError: there is no GPU, or it fails.
+        EngineDirectoryError: no plans for this GPU and version, or TensorRT cannot load them.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, directory: EngineDirectory, device: str) -> None:
+        if device == "cpu":
+            raise InputError("device cpu", "TensorRT runs on GPUs", "use cuda or auto")
+        self.device: Device = "cuda"
+        version = require_tensorrt()
+        folder = plan_folder(cuda.architecture(), version)
+        _require_plans(directory, folder)
+        from medfocus.engine.backends.tensorrt.plan_runner import (
+            PlanRunner,  # it needs TensorRT to be imported
+        )
+
+        self._segmenter = PlanRunner(directory, f"{folder}/{SEGMENTER_PLAN}")
+        self._classifier = PlanRunner(directory, f"{folder}/{CLASSIFIER_PLAN}")
+
+    def segment(
+        self, image: Array, points: Array, labels: NDArray[np.int32]
+    ) -> tuple[Array, Array]:
+        """See `Backend.segment`."""
+        found = self._segmenter.run(image=image, points=points, labels=labels)
+        return found["focus_logits"], found["score"]
+
+    def classify(
+        self, image: Array, focus_logits: Array, rows: Array, cols: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """See `Backend.classify`."""
+        found = self._classifier.run(image=image, focus_logits=focus_logits, rows=rows, cols=cols)
+        focused = found["focused"]
+        return found["embedding"], found["probabilities"], found["patch_focus"], focused
+
+    def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
+        """See `Backend.buffer_pool`."""
+        return host_buffer_pool(self, self.device, manifest, images)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._segmenter.close()
+        self._classifier.close()
+
+
+def _require_plans(directory: EngineDirectory, folder: str) -> None:
+    wanted = {f"{folder}/{SEGMENTER_PLAN}", f"{folder}/{CLASSIFIER_PLAN}"}
+    if not wanted <= set(directory.manifest.files):
+        there = sorted(
+            {
+                m[1]
+                for name in directory.manifest.files
+                if (m := re.match(rf"({PLANS}/[^/]+)/", name))
+            }
+        )
+        raise EngineDirectoryError(
+            str(directory.path / folder),
+            f"is not there; this engine has {', '.join(there) or 'no plans'}",
+            "export the engine with --targets tensorrt on this machine, or use another backend",
+        )

@@ -1,0 +1,196 @@
+"""The PyTorch backend: the graphs themselves, in half precision by PyTorch's autocast."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medfocus.engine.artifact.directory import EngineDirectory, load_tensors
+from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, HEAD_WEIGHTS, SEGMENTER_WEIGHTS
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers, captures_of
+from medfocus.engine.backends.torch.cuda_stream import CudaStream
+from medfocus.engine.backends.torch.half_weights import store_half
+from medfocus.engine.runtime.buffer_pool import BATCHES_ON_GPU, BufferPool, host_buffer_pool
+from medfocus.engine.runtime.graphs import Array
+from medfocus.errors import InputError
+from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.adapter import PROMPTS
+from medfocus.models.clip.encoder import FocusCLIP
+from medfocus.models.graphs import (
+    ClassifierGraph,
+    ClassifierOutput,
+    SegmenterGraph,
+    SegmenterOutput,
+)
+from medfocus.models.head import graph_tensors
+from medfocus.models.sam2.segmenter import Segmenter
+from medfocus.models.weights import load_strictly
+from medfocus.settings import Device
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchBackend:
+    """Both graphs on one device.
+
+    In half precision the residual stream is float32, autocast runs the matrix products in half,
+    and their weights are stored so. It knows no blocks: a graph of which the engine's policy has
+    blocks in float32 runs in float32 altogether.
+
+    Args:
+        directory: an engine directory that holds the three .safetensors files.
+        device: `auto` takes CUDA where there is one.
+
+    Raises:
+        InputError: `cuda` where there is none.
+        EngineDirectoryError: a file is missing or was changed.
+        WeightsError: tensors that do not fit the manifest's architectures.
+    """
+
+    name = "torch"
+
+    def __init__(self, directory: EngineDirectory, device: str) -> None:
+        available = torch.cuda.is_available()
+        if device == "cuda" and not available:
+            raise InputError("device cuda", "torch sees no CUDA device", "use cpu or auto")
+        self.device: Device = "cuda" if available and device != "cpu" else "cpu"
+        self._precision = DTYPES[directory.manifest.backends[self.name]]
+        self._float32 = {
+            block.partition(":")[0] for block in directory.manifest.precision.float32_blocks
+        }
+        self._segmenter, self._classifier = _load_segmenter(directory), _load_classifier(directory)
+        for graph, module in (("segmenter", self._segmenter), ("classifier", self._classifier)):
+            if self._is_half(graph):
+                store_half(module, self._precision)
+            module.to(self.device)
+
+    @torch.inference_mode()
+    def segment(
+        self, image: Array, points: Array, labels: NDArray[np.int32]
+    ) -> tuple[Array, Array]:
+        """See `Backend.segment`."""
+        output = self.segment_tensors(*self._tensors(image, points, labels))
+        focus_logits, score = (tensor.float().cpu().numpy() for tensor in output)
+        return focus_logits, score
+
+    @torch.inference_mode()
+    def classify(
+        self, image: Array, focus_logits: Array, rows: Array, cols: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """See `Backend.classify`."""
+        output = self.classify_tensors(*self._tensors(image, focus_logits, rows, cols))
+        embedding, probabilities, patch_focus = (t.float().cpu().numpy() for t in output[:3])
+        return embedding, probabilities, patch_focus, output.focused.cpu().numpy()
+
+    def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
+        """As `segment`, on the device."""
+        with self._autocast("segmenter"), _exact_float32(self.device):
+            found: SegmenterOutput = self._segmenter(image, points, labels)
+        return found
+
+    def classify_tensors(
+        self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
+    ) -> ClassifierOutput:
+        """As `classify`, on the device."""
+        with self._autocast("classifier"), _exact_float32(self.device):
+            found: ClassifierOutput = self._classifier(image, focus_logits, rows, cols)
+        return found
+
+    def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
+        """See `Backend.buffer_pool`."""
+        if self.device == "cpu":
+            return host_buffer_pool(self, self.device, manifest, images)
+        pool = [
+            TorchBatchBuffers(self, manifest, images, self.device) for _ in range(BATCHES_ON_GPU)
+        ]
+        captures = captures_of(manifest)
+        for buffers in pool:
+            buffers.capture(
+                [*(size for size in manifest.buckets if size < images), images], captures
+            )
+        return BufferPool([*pool], CudaStream("segment"), CudaStream("classify"))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        del self._segmenter, self._classifier
+
+    def _is_half(self, graph: str) -> bool:
+        return self._precision is not torch.float32 and graph not in self._float32
+
+    def _autocast(self, graph: str) -> AbstractContextManager[None]:
+        half = self._is_half(graph)
+        dtype = self._precision if half else torch.bfloat16  # float32 is no dtype of autocast
+        # No cache of weights: within a capture it would belong to the CUDA graph.
+        return torch.autocast(self.device, dtype, enabled=half, cache_enabled=False)
+
+    def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+
+_exact_users = 0
+_exact_lock = threading.Lock()
+_found: list[str] = []
+
+
+@contextmanager
+def _exact_float32(device: Device) -> Iterator[None]:
+    """A float32 is meant: on CUDA, cuDNN rounds a convolution's inputs to ten bits by default.
+
+    The setting is the process's, and two streams' threads are in here at once: the first sets
+    it, and the last puts back what it found.
+    """
+    if device == "cpu":
+        yield
+        return
+    global _exact_users
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    settings = (conv, torch.backends.cuda.matmul)
+    with _exact_lock:
+        _exact_users += 1
+        if _exact_users == 1:
+            _found[:] = [setting.fp32_precision for setting in settings]
+            for setting in settings:
+                setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        with _exact_lock:
+            _exact_users -= 1
+            if _exact_users == 0:
+                for setting, precision in zip(settings, _found, strict=True):
+                    setting.fp32_precision = precision
+
+
+def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:
+    manifest = directory.manifest
+    segmenter = Segmenter(manifest.models.sam2.architecture, manifest.models.sam2.image_size)
+    state = _tensors(directory, SEGMENTER_WEIGHTS)
+    load_strictly(segmenter, state, str(directory.file(SEGMENTER_WEIGHTS)))
+    return SegmenterGraph(segmenter, manifest.selection).eval()
+
+
+def _load_classifier(directory: EngineDirectory) -> ClassifierGraph:
+    manifest = directory.manifest
+    state = _tensors(directory, CLASSIFIER_WEIGHTS)
+    prompts = state[PROMPTS].shape[1] if PROMPTS in state else 0
+    clip = FocusCLIP(build_vision_tower(manifest.models.clip.architecture), prompts)
+    load_strictly(clip, state, str(directory.file(CLASSIFIER_WEIGHTS)))
+    normalisation = manifest.preprocessing.classifier
+    graph = ClassifierGraph(
+        clip,
+        manifest.focus,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        **graph_tensors(_tensors(directory, HEAD_WEIGHTS)),
+    )
+    return graph.eval()
+
+
+def _tensors(directory: EngineDirectory, name: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(array) for key, array in load_tensors(directory, name).items()}

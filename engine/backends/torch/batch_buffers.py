@@ -1,0 +1,246 @@
+"""A batch's buffers for PyTorch on a GPU: one upload, everything else on the device.
+
+An image goes up as it was read and is resized there, for both models. One that is larger than its
+share of the upload is resized by the host first. In the buffers images of one size lie together,
+whatever their order in the batch.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.torch.cuda_graph import Capture, captured
+from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer, uploaded
+from medfocus.engine.backends.torch.resize import classifier_image, normalise, segmenter_image
+from medfocus.engine.backends.torch.upload import Group, Size, pack
+from medfocus.engine.preprocess.batch import MASK_STRIDE, NO_REGION, in_frame, pooled_cells, pooling
+from medfocus.engine.preprocess.geometry import resized_size
+from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
+from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
+from medfocus.models.graphs import ClassifierOutput, SegmenterOutput
+
+# Pixels of a resized and not yet cropped image, as a multiple of CLIP's: no long, thin image may
+# take the device's memory.
+MOST_RESIZED = 16
+
+Stage = Literal["segment", "classify"]
+
+
+class TensorGraphs(Protocol):
+    """The two graphs on the device's tensors."""
+
+    def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
+        """See `Graphs.segment`."""
+
+    def classify_tensors(
+        self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
+    ) -> ClassifierOutput:
+        """See `Graphs.classify`."""
+
+
+class TorchBatchBuffers:
+    """See `Slot`.
+
+    Args:
+        graphs: what runs.
+        manifest: the engine's.
+        count: images that there is room for.
+        device: `cuda`; on `cpu` the same, without pinned memory and CUDA graphs.
+    """
+
+    def __init__(self, graphs: TensorGraphs, manifest: Manifest, count: int, device: str) -> None:
+        self._graphs, self._manifest = graphs, manifest
+        pre = manifest.preprocessing
+        self._first, self._second = pre.segmenter, pre.classifier
+        size, mask = self._second.size, self._first.size // MASK_STRIDE
+        cells, prompts = pooled_cells(pre, manifest.focus), np.shape(manifest.prompts.labels)
+        self._split = 3 * self._first.size**2  # bytes of a share before the classifier's image
+        self._share = self._split + 3 * size**2
+
+        def buffers(dtype: torch.dtype, *shape: int) -> HostDeviceBuffer:
+            return HostDeviceBuffer(device, dtype, count, *shape)
+
+        self._pixels = HostDeviceBuffer(device, torch.uint8, count * self._share)
+        self._rows, self._cols = (buffers(torch.float32, cells, mask) for _ in range(2))
+        self._points = buffers(torch.float32, *prompts, 2)
+        self._labels = buffers(torch.int32, *prompts)
+        self._image = torch.zeros(count, 3, self._first.size, self._first.size, device=device)
+        self._seen = torch.zeros(count, 3, size, size, device=device)
+        self._logits, self._score = buffers(torch.float32, mask, mask), buffers(torch.float32)
+        self._logits.device.fill_(NO_REGION)
+        self._probabilities = buffers(torch.float32, len(manifest.classes))
+        self._patch_focus = buffers(torch.float32, *2 * (self._second.patch_grid,))
+        self._focused = buffers(torch.bool)
+        self._first_scale, self._second_scale = (
+            [torch.tensor(value, device=device).view(3, 1, 1) for value in (part.mean, part.std)]
+            for part in (self._first, self._second)
+        )
+        self._captured: dict[tuple[Stage, int], torch.cuda.CUDAGraph] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """See `Slot`; on the device."""
+        buffers = [
+            value.device for value in vars(self).values() if isinstance(value, HostDeviceBuffer)
+        ]
+        return sum(tensor.nbytes for tensor in (*buffers, self._image, self._seen))
+
+    def begin(self, requests: Sequence[ImageRequest]) -> None:
+        """See `Slot`."""
+        self._requests = requests
+        self._sizes = [self._size(request.image.pixels) for request in requests]
+        self._packing = pack(self._sizes, self._share)
+        ordered = (requests[image].prompts for image in self._packing.order)
+        arrays = [in_frame(prompts, self._first.size) for prompts in ordered]
+        points, labels = (
+            torch.from_numpy(np.stack(column)) for column in zip(*arrays, strict=True)
+        )
+        self._own_prompts = None
+        if labels.shape[1:] == self._labels.host.shape[1:]:
+            self._points.host[: len(requests)], self._labels.host[: len(requests)] = points, labels
+        else:
+            self._own_prompts = points, labels
+
+    def _size(self, pixels: NDArray[np.uint8]) -> Size | None:
+        """The size in which an image goes up; None where the host is to resize it."""
+        second = self._second
+        height, width = pixels.shape[:2]
+        rows, columns = resized_size(height, width, second.size, second.resize_mode)
+        fits = pixels.nbytes <= self._share and rows * columns <= MOST_RESIZED * second.size**2
+        return (height, width) if fits else None
+
+    def prepare(self, row: int) -> None:
+        """See `Slot`."""
+        image, second = self._requests[row].image, self._second
+        place, into = self._packing.rows[row], self._pixels.host[self._packing.uploads[row]].numpy()
+        if self._sizes[row] is not None:
+            into[:] = image.pixels.reshape(-1)
+        else:
+            into[self._split :] = classifier_pixels(
+                image.pixels, second.size, second.resize_mode, second.interpolation, image.source
+            ).reshape(-1)
+            into[: self._split] = segmenter_pixels(image.pixels, self._first.size).reshape(-1)
+        size = image.pixels.shape[0], image.pixels.shape[1]
+        weights = pooling(size, self._manifest.preprocessing, self._manifest.focus)
+        for buffers, array in zip((self._rows, self._cols), weights, strict=True):
+            buffers.host[place] = torch.from_numpy(array)
+
+    @torch.inference_mode()
+    def segment(self) -> None:
+        """See `Slot`."""
+        count = len(self._requests)
+        self._pixels.up(self._packing.nbytes)
+        for buffers in (self._rows, self._cols, self._points, self._labels):
+            buffers.up(count)
+        for group in self._packing.groups:
+            self._preprocess(group)
+        if self._manifest.focus.mode != "none":
+            self.run("segment", count)
+
+    @torch.inference_mode()
+    def classify(self) -> None:
+        """See `Slot`."""
+        count = len(self._requests)
+        self.run("classify", count)
+        masks, found = (self._logits, self._score), (self._probabilities, self._patch_focus)
+        for buffers in (*masks, *found, self._focused):
+            buffers.down(count)
+
+    def outputs(self, row: int) -> GraphOutputs:
+        """See `Slot`."""
+        place = self._packing.rows[row]
+        return GraphOutputs(
+            self._probabilities.host[place].numpy().copy(),
+            bool(self._focused.host[place]),
+            float(self._score.host[place]),
+            self._logits.host[place].numpy().copy(),
+            self._patch_focus.host[place].numpy().copy(),
+        )
+
+    def end(self) -> None:
+        """See `Slot`."""
+        self._requests = ()
+
+    def _preprocess(self, group: Group) -> None:
+        """Resize and normalise the images of one size, for both models."""
+        first, second = self._first, self._second
+        pixels = self._pixels.device[group.upload]
+        if group.size is None:
+            shares = pixels.view(-1, self._share)
+            seen = _channels_first(shares[:, self._split :], second.size, second.size)
+            stretched = _channels_first(shares[:, : self._split], first.size, first.size)
+        else:
+            image = _channels_first(pixels, *group.size)
+            seen, stretched = classifier_image(image, second), segmenter_image(image, first.size)
+        self._image[group.rows] = normalise(stretched, *self._first_scale)
+        self._seen[group.rows] = normalise(seen, *self._second_scale)
+
+    def run(self, stage: Stage, count: int) -> None:
+        """A stage's graph on `count` rows: a CUDA graph where one was captured, eager where not."""
+        bucket = min((b for s, b in self._captured if s == stage and b >= count), default=None)
+        if bucket is None or (stage == "segment" and self._own_prompts is not None):
+            self._eager(stage, count)
+        else:
+            self._captured[stage, bucket].replay()
+
+    def _eager(self, stage: Stage, count: int) -> None:
+        if stage == "segment":
+            points, labels = self._points.device[:count], self._labels.device[:count]
+            if self._own_prompts is not None:
+                points, labels = (uploaded(tensor, points.device) for tensor in self._own_prompts)
+            found = self._graphs.segment_tensors(self._image[:count], points, labels)
+            self._logits.device[:count] = found.focus_logits
+            self._score.device[:count] = found.score
+        else:
+            output = self._graphs.classify_tensors(
+                self._seen[:count],
+                self._logits.device[:count],
+                self._rows.device[:count],
+                self._cols.device[:count],
+            )
+            self._probabilities.device[:count] = output.probabilities
+            self._patch_focus.device[:count] = output.patch_focus
+            self._focused.device[:count] = output.focused
+
+    @torch.inference_mode()
+    def capture(self, buckets: Sequence[int], captures: "Captures") -> None:
+        """Capture a CUDA graph a bucket a stage.
+
+        Where one is refused its whole stage runs eagerly, and `captures` loses it, so that no
+        other buffers captures into the same memory.
+        """
+        self._own_prompts = None
+        for stage in [*captures]:
+            graphs: dict[tuple[Stage, int], torch.cuda.CUDAGraph] = {}
+            for bucket in sorted(buckets, reverse=True):
+                work, name = partial(self._eager, stage, bucket), f"{stage}, {bucket} images"
+                graph = captured(work, captures[stage], name)
+                if graph is None:
+                    del captures[stage]
+                    break
+                graphs[stage, bucket] = graph
+            else:
+                self._captured |= graphs
+
+
+Captures = dict[Stage, Capture]
+
+
+def captures_of(manifest: Manifest) -> Captures:
+    """For each stage that can be captured."""
+    mode = manifest.focus.mode
+    stages: list[Stage] = [] if mode == "none" else ["segment"]
+    if mode != "hard":  # whose shapes depend on how many patches are kept
+        stages.append("classify")
+    return {stage: Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream()) for stage in stages}
+
+
+def _channels_first(pixels: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (n, H·W·3) -> int32 (n, 3, H, W)."""
+    return pixels.reshape(-1, height, width, 3).permute(0, 3, 1, 2).int().contiguous()

@@ -1,0 +1,86 @@
+"""Predictions as a table for a terminal, as CSV, as JSON."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from medfocus.engine.io.journal import ResultRow
+
+
+def json_text(rows: list[ResultRow]) -> str:
+    """A list with an object for each image, as `Prediction.to_json` gives it."""
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def csv_text(rows: list[ResultRow], classes: Sequence[str]) -> str:
+    """A line for each image, with a column for the probability of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"probability:{name}" for name in classes]
+    head = ["source", "label", "probability", "focused", "focus_score"]
+    writer.writerow([*head, *columns, "warnings", "error"])
+    for row in rows:
+        probabilities = row["probabilities"]
+        writer.writerow(
+            [
+                row["source"],
+                row["label"],
+                probabilities.get(row["label"]),
+                "true" if row["focused"] else "false",
+                row["focus_score"],
+                *(probabilities.get(name) for name in classes),
+                "; ".join(row["warnings"]),
+                row["error"],
+            ]
+        )
+    return text.getvalue()
+
+
+def table(rows: list[ResultRow]) -> Table:
+    """The rows for a terminal: no folder that all share, messages only where there are any.
+
+    The column `focus` holds the focus score, or "no" where plain CLIP answered.
+    """
+    notes = [_note(row) for row in rows]
+    result = Table()
+    for name in ("source", "label"):
+        result.add_column(name, overflow="fold")
+    for name in ("probability", "focus"):
+        result.add_column(name, justify="right", no_wrap=True)
+    if any(notes):
+        result.add_column("warnings, error", overflow="fold")
+    shared = len(_shared_folder([row["source"] for row in rows]))
+    for row, note in zip(rows, notes, strict=True):
+        probability, score = row["probabilities"].get(row["label"]), row["focus_score"]
+        source = row["source"][shared:]
+        cells = [
+            printable(source if len(source) <= 48 else f"…{source[-47:]}"),
+            printable(row["label"] or ""),
+            "" if probability is None else f"{probability:.1%}",
+            "" if row["error"] else f"{score:.2f}" if row["focused"] else "no",
+        ]
+        if any(notes):
+            cells.append(printable(note if len(note) <= 60 else f"{note[:59]}…"))
+        result.add_row(*map(Text, cells), style="red" if row["error"] else None)
+    return result
+
+
+def _note(row: ResultRow) -> str:
+    error: str | None = row["error"]
+    return error.removeprefix(f"{row['source']}: ") if error else "; ".join(row["warnings"])
+
+
+def _shared_folder(sources: list[str]) -> str:
+    """The folder that all sources begin with, with its last separator."""
+    prefix = os.path.commonprefix(sources)  # noqa: RUF071  (of the text, which is what is cut)
+    return prefix[: prefix.rfind(os.sep) + 1]
+
+
+def printable(text: str) -> str:
+    """`text` without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)

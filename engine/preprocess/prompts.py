@@ -1,0 +1,69 @@
+"""A caller's own prompt for one image, in the terms of the zero-shot prompts."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from medfocus.errors import InputError
+from medfocus.settings import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, Prompts
+
+Box = Sequence[float]  # left, top, right, bottom in pixels of the source image
+Points = Sequence[Sequence[float]]  # (x, y) or (x, y, label) in pixels of the source image
+Corner = tuple[float, float, Literal[0, 1, 2, 3]]
+
+
+def own_prompt(
+    box: Box | None, points: Points | None, height: int, width: int, source: str
+) -> Prompts:
+    """A box and points, in pixels of an image, as one prompt; the box's corners come first.
+
+    Args:
+        box: left, top, right, bottom; or None.
+        points: (x, y) or (x, y, label), label 1 for inside and 0 for outside; or None.
+        height, width: of the image, pixels.
+        source: what an error calls the image.
+
+    Raises:
+        InputError: neither is given, or one is malformed or lies outside the image.
+    """
+    corners: list[Corner] = []
+    if box is not None:
+        left, top, right, bottom = _numbers(
+            box, (4,), f"box of {source}", "left, top, right, bottom"
+        )
+        if not (left < right and top < bottom):
+            raise InputError(
+                f"box of {source}", "has no area", "give left < right and top < bottom, in pixels"
+            )
+        corners = [(left, top, BOX_TOP_LEFT), (right, bottom, BOX_BOTTOM_RIGHT)]
+    for point in () if points is None else points:
+        x, y, *label = _numbers(point, (2, 3), f"point of {source}", "x, y or x, y, label")
+        kind = label[0] if label else FOREGROUND
+        if kind not in (BACKGROUND, FOREGROUND):
+            raise InputError(
+                f"point of {source}", f"has label {kind:g}", "use 1 for inside and 0 for outside"
+            )
+        corners.append((x, y, FOREGROUND if kind else BACKGROUND))
+    if not corners:
+        raise InputError(f"points of {source}", "are empty", "give at least one, or None")
+    places = tuple((x / width, y / height) for x, y, _ in corners)
+    if not all(0 <= x <= 1 and 0 <= y <= 1 for x, y in places):
+        raise InputError(
+            f"prompt of {source}",
+            f"lies outside the image, which is {width} pixels wide and {height} high",
+            "give pixels of the original image",
+        )
+    return Prompts((places,), (tuple(label for *_, label in corners),))
+
+
+def _numbers(
+    values: Sequence[float], lengths: tuple[int, ...], item: str, form: str
+) -> list[float]:
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in lengths or not np.isfinite(numbers).all():
+        raise InputError(item, "is malformed", f"give {form} as finite numbers")
+    return numbers

@@ -1,0 +1,85 @@
+"""Source pixels to the two models' inputs, as open_clip and SAM2 prepare them."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medfocus.engine.io.images import MAX_PIXELS
+from medfocus.engine.preprocess.geometry import crop_offset, resized_size
+from medfocus.errors import ImageError
+from medfocus.settings import Interpolation, ResizeMode, Rgb
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def classifier_pixels(
+    image: NDArray[np.uint8],
+    size: int,
+    mode: ResizeMode,
+    interpolation: Interpolation = "bicubic",
+    name: str = "image",
+) -> NDArray[np.uint8]:
+    """Resize, then crop or pad with black: open_clip's evaluation transform up to its ToTensor.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        size: side R of the classifier's input, pixels.
+        mode: open_clip's resize mode; `Geometry.fit` describes the result.
+        interpolation: open_clip's, antialiased.
+        name: what an error calls the image.
+
+    Returns:
+        uint8 RGB (R, R, 3).
+
+    Raises:
+        ImageError: so long and thin that, resized and not yet cropped, it would pass MAX_PIXELS.
+    """
+    height, width = checked_size(image.shape[0], image.shape[1], size, mode, name)
+    resized = Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation])
+    top, left = crop_offset(height, size), crop_offset(width, size)
+    # pillow's crop fills what lies outside with black, which is open_clip's padding.
+    return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def checked_size(
+    height: int, width: int, size: int, mode: ResizeMode, name: str
+) -> tuple[int, int]:
+    """Height and width of a resized image, before it is cropped or padded.
+
+    Raises:
+        ImageError: more than MAX_PIXELS.
+    """
+    resized = resized_size(height, width, size, mode)
+    if resized[0] * resized[1] > MAX_PIXELS:
+        raise ImageError(
+            name,
+            f"its {height} x {width} pixels would become {resized[0]} x {resized[1]}"
+            f" when the shortest side is resized to {size}",
+            'Crop it, or use the resize mode "longest"',
+        )
+    return resized
+
+
+def segmenter_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Stretch uint8 RGB (H, W, 3) to SAM2's square frame (S, S, 3): bilinear, antialiased.
+
+    Within one grey level of sam2's SAM2Transforms, which resizes in float32 and does not round.
+    """
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def normalise(
+    image: NDArray[np.uint8], mean: Rgb, std: Rgb, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """(image / 255 − mean) / std: uint8 (..., S, S, 3) to contiguous float32 (..., 3, S, S).
+
+    Into `out` where it is given. Rounds as torchvision's ToTensor and Normalize do, so that the
+    values are theirs to the bit.
+    """
+    channels_first = np.moveaxis(image, -1, -3)  # (..., 3, S, S)
+    if out is None:
+        out = np.empty(channels_first.shape, np.float32)
+    np.divide(channels_first, np.float32(255), out=out)
+    out -= np.array(mean, dtype=np.float32)[:, None, None]
+    out /= np.array(std, dtype=np.float32)[:, None, None]
+    return out

@@ -1,0 +1,52 @@
+"""What a pipeline runs on: buffers for the batches under way, and its two streams."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.runtime.batch_buffers import BatchBuffers, HostBatchBuffers
+from medfocus.engine.runtime.execution import Stream, ThreadStream
+from medfocus.engine.runtime.graphs import Graphs
+from medfocus.engine.runtime.image_request import ImageRequest
+from medfocus.settings import Device
+
+BATCHES_ON_GPU = 3  # one in each stream, one being prepared
+
+
+class BufferPool(NamedTuple):
+    """Batch buffers of equal size, and the streams for the two graphs; one may serve as both."""
+
+    buffers: list[BatchBuffers]
+    segment: Stream
+    classify: Stream
+
+    def warm_up(self, manifest: Manifest, count: int) -> None:
+        """Run `count` blank images through all buffers, before there is a pipeline."""
+        side = manifest.preprocessing.segmenter.size
+        blank = SourceImage(np.zeros((side, side, 3), np.uint8), "blank image")
+        for buffers in self.buffers:
+            buffers.begin([ImageRequest(blank, manifest.prompts) for _ in range(count)])
+            for row in range(count):
+                buffers.prepare(row)
+            segmented = self.segment.submit(buffers.segment)
+            self.classify.submit(buffers.classify, after=segmented).wait()
+            buffers.end()
+
+    def close(self) -> None:
+        """End the streams."""
+        self.segment.close()
+        self.classify.close()
+
+
+def host_buffer_pool(graphs: Graphs, device: Device, manifest: Manifest, images: int) -> BufferPool:
+    """For backends that take arrays and give arrays, and return once they have computed."""
+    batches = 2 if device == "cpu" else BATCHES_ON_GPU
+    buffers: list[BatchBuffers] = [
+        HostBatchBuffers(graphs, manifest, images) for _ in range(batches)
+    ]
+    segment = ThreadStream("segment")
+    # On a CPU both models use all cores: side by side they would only hinder each other.
+    classify = segment if device == "cpu" else ThreadStream("classify")
+    return BufferPool(buffers, segment, classify)

@@ -1,0 +1,23 @@
+"""The two graphs as the runtime sees them, whatever backend runs them."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+class Graphs(Protocol):
+    """Arrays in, arrays out, one batch per call."""
+
+    def segment(
+        self, image: Array, points: Array, labels: NDArray[np.int32]
+    ) -> tuple[Array, Array]:
+        """(B, 3, S, S), (B, P, n, 2), (B, P, n) -> focus logits (B, h, w), score (B,)."""
+
+    def classify(
+        self, image: Array, focus_logits: Array, rows: Array, cols: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """(B, 3, R, R), (B, h, w), (B, c, h), (B, c, w) -> embedding (B, E),
+        probabilities (B, C), patch focus (B, g, g), focused (B,)."""

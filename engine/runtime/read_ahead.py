@@ -1,0 +1,184 @@
+"""A caller's sources through the pipeline: read ahead, submitted together, answered in order."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from medfocus.engine.io.images import ImageSource, SourceImage, read_images
+from medfocus.engine.preprocess.prompts import Box, Points, own_prompt
+from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
+from medfocus.engine.runtime.memory import is_out_of_memory, no_memory_for
+from medfocus.engine.runtime.pipeline import Pipeline
+from medfocus.errors import ImageError, MedfocusError, without_traceback
+from medfocus.settings import Prompts
+
+CHUNK_BYTES = 2**28  # of decoded images that are submitted together
+READ_AHEAD = 8  # sources that are read before they are needed
+
+
+@dataclass(frozen=True, eq=False)
+class PromptedSource:
+    """One source, and the caller's prompt for it."""
+
+    source: ImageSource
+    box: Box | None = None
+    points: Points | None = None
+
+
+class PendingPrediction(NamedTuple):
+    """An image that is answered, or a source that could not be read.
+
+    Attributes:
+        number: of the source, from 0.
+        source: the file or name that it came from, with "#frame" where that holds several.
+        image_size: height and width in pixels; None where it could not be read.
+        warnings: what was done to the image when it was read.
+        future: what the graphs say, or the error; done once `stream_sources` yields it.
+    """
+
+    number: int
+    source: str
+    image_size: tuple[int, int] | None
+    warnings: tuple[str, ...]
+    future: "Future[GraphOutputs]"
+
+
+class _Reading(NamedTuple):
+    number: int
+    item: PromptedSource
+    name: str
+    images: "Future[list[SourceImage]]"
+
+
+def stream_sources(
+    pipeline: Pipeline, prompted: Iterable[PromptedSource], prompts: Prompts, batch_size: int
+) -> Iterator[PendingPrediction]:
+    """Answer sources in their order, one item per image of each.
+
+    What is wrong with one source is its answer. Where the iterable itself raises, all that came
+    before is answered first. The work goes on while the caller has the generator wait; when it is
+    closed, pending work is cancelled.
+
+    Args:
+        pipeline: what answers.
+        prompted: pulled in the caller's thread, no faster than the pipeline takes them.
+        prompts: for sources that bring none.
+        batch_size: images that are submitted together.
+    """
+    pending: deque[PendingPrediction] = deque()
+    chunk: list[ImageRequest] = []
+    failure: Exception | None = None
+    try:
+        try:
+            for prediction, request in _read_ahead(pipeline, prompted, prompts):
+                pending.append(prediction)
+                if request is not None:
+                    chunk.append(request)
+                del request  # its image must not outlive its answer
+                crowded = len(pending) > pipeline.room + batch_size
+                if crowded or len(chunk) == batch_size or _nbytes(chunk) >= CHUNK_BYTES:
+                    pipeline.submit(chunk)
+                    chunk = []
+                while pending and (crowded or pending[0].future.done()):
+                    pending[0].future.exception()  # waits
+                    yield pending.popleft()
+                    crowded = len(pending) > pipeline.room + batch_size
+        except Exception as error:
+            failure = error
+        pipeline.submit(chunk)
+        chunk = []
+        while pending:
+            pending[0].future.exception()  # waits
+            yield pending.popleft()
+    finally:
+        for prediction in pending:
+            prediction.future.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _read_ahead(
+    pipeline: Pipeline, prompted: Iterable[PromptedSource], prompts: Prompts
+) -> Iterator[tuple[PendingPrediction, ImageRequest | None]]:
+    reading: deque[_Reading] = deque()
+    failure: Exception | None = None
+    try:
+        for number, item in enumerate(prompted):
+            reading.append(_begin(pipeline, number, item))
+            while reading and (reading[0].images.done() or _far_enough(reading)):
+                yield from _frames(reading.popleft(), prompts)
+    except Exception as error:
+        failure = error
+    while reading:
+        yield from _frames(reading.popleft(), prompts)
+    if failure is not None:
+        raise failure
+
+
+def _begin(pipeline: Pipeline, number: int, item: PromptedSource) -> _Reading:
+    """Files are read by the pipeline's threads; what is in memory at once, before it can change."""
+    source = item.source
+    if isinstance(source, str | Path):
+        name = os.fspath(source)
+        return _Reading(number, item, name, pipeline.read(read_images, source, name))
+    name = f"item {number}"
+    images: Future[list[SourceImage]] = Future()
+    try:
+        images.set_result(read_images(source, name))
+    except Exception as error:
+        images.set_exception(error)
+    return _Reading(number, item, name, images)
+
+
+def _frames(
+    reading: _Reading, prompts: Prompts
+) -> Iterator[tuple[PendingPrediction, ImageRequest | None]]:
+    number, item, name, images = reading
+    try:
+        frames = images.result()
+    except Exception as error:
+        yield _failed(number, name, error), None
+        return
+    frames.reverse()
+    while frames:
+        image = frames.pop()  # a page that was submitted must not be kept for the others' sake
+        size = image.pixels.shape[0], image.pixels.shape[1]
+        try:
+            own = item.box is not None or item.points is not None
+            prompt = own_prompt(item.box, item.points, *size, image.source) if own else prompts
+        except MedfocusError as error:
+            yield _failed(number, image.source, error), None
+        else:
+            request = ImageRequest(image, prompt)
+            yield (
+                PendingPrediction(number, image.source, size, image.warnings, request.future),
+                request,
+            )
+
+
+def _failed(number: int, name: str, error: Exception) -> PendingPrediction:
+    if isinstance(error, MedfocusError):
+        error = without_traceback(error)
+    elif is_out_of_memory(error):
+        error = no_memory_for(name, "read", error)
+    else:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        error = ImageError(name, problem, "check the file, or report this")
+    future: Future[GraphOutputs] = Future()
+    future.set_exception(error)
+    return PendingPrediction(number, name, None, (), future)
+
+
+def _far_enough(reading: Sequence[_Reading]) -> bool:
+    """Whether enough was read ahead, in number or in bytes."""
+    ready = [item.images for item in reading if item.images.done() and not item.images.exception()]
+    held = sum(image.pixels.nbytes for images in ready for image in images.result())
+    return len(reading) > READ_AHEAD or held >= CHUNK_BYTES
+
+
+def _nbytes(requests: list[ImageRequest]) -> int:
+    return sum(request.image.pixels.nbytes for request in requests)

@@ -1,0 +1,127 @@
+"""Where requests wait until they go into a batch together, and where their answers are given out."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
+from medfocus.errors import MedfocusError, without_traceback
+
+log = logging.getLogger(__name__)
+
+
+class RequestBatcher:
+    """Requests that are not answered; safe to share between threads.
+
+    Args:
+        max_batch: most images of a batch.
+        max_wait: seconds for which a batch that is not full waits for more images.
+        most_bytes: of decoded images, of all requests that are not answered.
+
+    Attributes:
+        failure: why nothing more is taken, once that is so.
+        bytes: of the images of all requests that are not answered.
+    """
+
+    def __init__(self, max_batch: int, max_wait: float, most_bytes: int) -> None:
+        self.max_batch, self._max_wait, self._most_bytes = max_batch, max_wait, most_bytes
+        self.failure: MedfocusError | None = None
+        self.bytes = 0
+        self._requests: deque[ImageRequest] = deque()
+        self._changed = threading.Condition()
+        self._admission_lock = (
+            threading.Lock()
+        )  # who waits for room; small ones must not slip past it
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def put(self, requests: Sequence[ImageRequest]) -> None:
+        """Let requests wait together, once there is room for their images.
+
+        Where nothing more is taken, that is their answer.
+        """
+        wanted = sum(request.image.pixels.nbytes for request in requests)
+        with self._admission_lock, self._changed:
+            self._changed.wait_for(
+                lambda: self.failure or not self.bytes or self.bytes + wanted <= self._most_bytes
+            )
+            self.bytes += wanted
+            self._requests.extend(requests)
+            self._changed.notify_all()
+        if self.failure:
+            self.stop(self.failure)
+
+    def take(self) -> list[ImageRequest]:
+        """The next batch, once there is one; none when nothing more is taken."""
+        with self._changed:
+            while not self.failure:
+                self._changed.wait_for(lambda: self._requests or self.failure)
+                if self._requests and self._max_wait > 0:
+                    patience = self._requests[0].submitted + self._max_wait - time.perf_counter()
+                    self._changed.wait_for(
+                        lambda: len(self._requests) >= self.max_batch or self.failure, patience
+                    )
+                if batch := self._take():
+                    return batch
+        return []
+
+    def _take(self) -> list[ImageRequest]:
+        """The request that has waited longest, and those behind it with prompts of the same shape."""
+        batch: list[ImageRequest] = []
+        others: list[ImageRequest] = []
+        while self._requests and len(batch) < self.max_batch:
+            request = self._requests.popleft()
+            if batch and request.prompts_shape != batch[0].prompts_shape:
+                others.append(request)
+            elif request.begun or request.future.set_running_or_notify_cancel():
+                request.begun = True
+                batch.append(request)
+            else:
+                self._release(request)
+        self._requests.extendleft(reversed(others))
+        return batch
+
+    def put_back(self, requests: Sequence[ImageRequest]) -> bool:
+        """Let a batch that was too large wait again, in front, for batches of half its size.
+
+        Returns:
+            Whether it waits; not where nothing more is taken.
+        """
+        with self._changed:
+            if self.failure:
+                return False
+            half = len(requests) // 2
+            if half < self.max_batch:
+                self.max_batch = half
+                log.warning("out of memory: at most %d images run together from now on", half)
+            self._requests.extendleft(reversed(requests))
+            self._changed.notify_all()
+            return True
+
+    def settle(self, request: ImageRequest, outcome: GraphOutputs | MedfocusError) -> None:
+        """Give a request its answer, or its error."""
+        with self._changed:
+            self._release(request)
+        if not (request.begun or request.future.set_running_or_notify_cancel()):
+            return  # its caller has given up
+        if isinstance(outcome, MedfocusError):
+            request.future.set_exception(without_traceback(outcome))
+        else:
+            request.future.set_result(outcome)
+
+    def stop(self, why: MedfocusError) -> None:
+        """Take nothing more, and settle what waits with `why`, or with an earlier failure."""
+        with self._changed:
+            self.failure = failure = self.failure or why
+            requests = list(self._requests)
+            self._requests.clear()
+            self._changed.notify_all()
+        for request in requests:
+            self.settle(request, failure)
+
+    def _release(self, request: ImageRequest) -> None:
+        self.bytes -= request.image.pixels.nbytes
+        self._changed.notify_all()

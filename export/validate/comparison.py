@@ -1,0 +1,207 @@
+"""The parity gate: what was built, run on images beside the float32 PyTorch model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medfocus.engine.artifact.parity import Parity, Thresholds
+from medfocus.engine.artifact.precision import ComputePrecision
+from medfocus.engine.preprocess.batch import Batch, Prepared, collate, no_focus
+from medfocus.engine.runtime.graphs import Array, Graphs
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+from medfocus.settings import Device, Preprocessing
+
+THRESHOLDS: dict[ComputePrecision, Thresholds] = {
+    "fp32": Thresholds(0.99999, 1.0, 1e-3, 1.0, 1e-3, 0.999, 0.99, 1e-3, 1e-3),
+    "fp16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
+    "bf16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
+    "int8": Thresholds(0.98, 0.98, 0.25, 0.98, 0.05, 0.95, 0.9, 0.3, 0.05),
+}
+# A smaller segmenter is another model: it may find other edges, but must find the same regions.
+SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.95, 1.0, 0.85, 0.0, 1.0, 0.2)
+DIFFERENT = 0.9  # an IoU with the reference's mask below it is looked at once more
+
+
+class Reference:
+    """The PyTorch graphs in float32, on the CPU."""
+
+    def __init__(self, segmenter: SegmenterGraph, classifier: ClassifierGraph) -> None:
+        self._segmenter, self._classifier = segmenter, classifier
+
+    @torch.inference_mode()
+    def segment(
+        self, image: Array, points: Array, labels: NDArray[np.int32]
+    ) -> tuple[Array, Array]:
+        """See `Backend.segment`."""
+        focus_logits, score = self._segmenter(*map(torch.from_numpy, (image, points, labels)))
+        return focus_logits.numpy(), score.numpy()
+
+    @torch.inference_mode()
+    def classify(
+        self, image: Array, focus_logits: Array, rows: Array, cols: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """See `Backend.classify`."""
+        output = self._classifier(*map(torch.from_numpy, (image, focus_logits, rows, cols)))
+        embedding, probabilities, patch_focus, focused = (tensor.numpy() for tensor in output)
+        return embedding, probabilities, patch_focus, focused
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What graphs make of N images.
+
+    Attributes:
+        focus_logits: (N, h, w) and score: (N,), the graphs' own.
+        labels: (N,) class index with their own masks.
+        embedding: (N, E), probabilities: (N, C), patch_focus: (N, g, g), focused: (N,): with the
+            masks of the reference, where there is one.
+    """
+
+    focus_logits: Array
+    score: Array
+    labels: NDArray[np.int64]
+    embedding: Array
+    probabilities: Array
+    patch_focus: Array
+    focused: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images that everything is compared on, as the engine prepares them.
+
+    Attributes:
+        prepared: N images with equally shaped prompts.
+        preprocessing: the engine's.
+        steered: whether the engine segments at all.
+    """
+
+    prepared: Sequence[Prepared]
+    preprocessing: Preprocessing
+    steered: bool
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Some of them, as the graphs take them."""
+        return collate([self.prepared[row] for row in rows], self.preprocessing)
+
+
+def batches(count: int, buckets: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of `count` images: every bucket's share, in full batches of images that differ.
+
+    >>> [len(rows) for rows in batches(10, (1, 4))]
+    [4, 4, 1, 1, 1, 1, 1]
+    """
+    place = 0
+    for bucket in sorted(buckets, reverse=True):
+        if bucket > count:
+            raise ValueError(f"{count} images do not fill a batch of {bucket}")
+        for _ in range(-(-count // (len(buckets) * bucket))):
+            yield [(place + offset) % count for offset in range(bucket)]
+            place = (place + bucket) % count
+
+
+def answers(
+    graphs: Graphs,
+    images: Images,
+    plan: Sequence[list[int]],
+    reference: Answers | None = None,
+    advance: Callable[[int], Any] = lambda _: None,
+) -> Answers:
+    """Run the images of a plan, in its order, and once more with the reference's masks.
+
+    Args:
+        graphs: what runs.
+        images: what they run on.
+        plan: rows of each batch.
+        reference: of all images in their own order.
+        advance: called with the number of images of each batch that is done.
+    """
+    parts = []
+    for rows in plan:
+        batch = images.batch(rows)
+        if images.steered:
+            logits, score = graphs.segment(batch.segmenter, batch.points, batch.labels)
+        else:
+            logits, score = no_focus(len(rows), images.preprocessing)
+        found = graphs.classify(batch.classifier, logits, batch.rows, batch.cols)
+        labels = found[1].argmax(-1)
+        if reference is not None:
+            given = reference.focus_logits[rows]
+            found = graphs.classify(batch.classifier, given, batch.rows, batch.cols)
+        parts.append((logits, score, labels, *found))
+        advance(len(rows))
+    return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def mask_iou_alone(
+    graphs: Graphs, images: Images, found: Answers, reference: Answers, plan: Sequence[list[int]]
+) -> float:
+    """The worst IoU of an image's mask in its batch and alone, of those unlike the reference's."""
+    rows = [row for batch in plan for row in batch]
+    unlike = np.flatnonzero(_iou(found.focus_logits, reference.focus_logits[rows]) < DIFFERENT)
+    worst = 1.0
+    for place in unlike:
+        batch = images.batch([rows[place]])
+        alone, _ = graphs.segment(batch.segmenter, batch.points, batch.labels)
+        worst = min(worst, float(_iou(found.focus_logits[place : place + 1], alone)[0]))
+    return worst
+
+
+def compare(
+    found: Answers,
+    reference: Answers,
+    plan: Sequence[list[int]],
+    alone: float,
+    device: Device,
+) -> Parity:
+    """The figures of `found`, which ran on `device` in the order of `plan`, beside the reference's.
+
+    `alone` is `mask_iou_alone`, and 1 where there are no batches.
+    """
+    rows = [row for batch in plan for row in batch]
+    return Parity(
+        images=len(set(rows)),
+        embedding_cosine=float(_cosine(found.embedding, reference.embedding[rows]).min()),
+        top1_agreement=float((found.labels == reference.labels[rows]).mean()),
+        probability_difference=_largest(found.probabilities, reference.probabilities[rows]),
+        mask_iou=float(_iou(found.focus_logits, reference.focus_logits[rows]).mean()),
+        focused_agreement=float((found.focused == reference.focused[rows]).mean()),
+        mask_iou_alone=alone,
+        score_error=float(np.median(np.abs(found.score - reference.score[rows]))),
+        mask_logit_error=float(
+            np.median(_logit_error(found.focus_logits, reference.focus_logits[rows]))
+        ),
+        patch_focus_difference=_largest(found.patch_focus, reference.patch_focus[rows]),
+        device=device,
+    )
+
+
+def _cosine(found: Array, expected: Array) -> NDArray[np.float64]:
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    cosine: NDArray[np.float64] = (a * b).sum(-1) / (
+        np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    )
+    return cosine
+
+
+def _iou(found: Array, expected: Array) -> NDArray[np.float64]:
+    a, b = found > 0, expected > 0
+    union = (a | b).sum((1, 2))
+    share: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum(union, 1)
+    # A mask of NaN is empty as well, and agrees with nothing.
+    agree = np.isfinite(found).all((1, 2))
+    return np.where(union > 0, share, 1.0) * agree
+
+
+def _logit_error(found: Array, expected: Array) -> NDArray[np.float64]:
+    difference = np.abs(found.astype(np.float64) - expected).max((1, 2))
+    error: NDArray[np.float64] = difference / np.abs(expected).max((1, 2))
+    return error
+
+
+def _largest(found: Array, expected: Array) -> float:
+    return float(np.abs(found.astype(np.float64) - expected).max())

@@ -1,0 +1,70 @@
+"""Whether SAM2 on smaller images still finds what it finds at its own size."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.artifact.parity import Parity
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.preprocess.batch import prepare
+from medfocus.errors import ParityError
+from medfocus.export.progress import ProgressReporter
+from medfocus.export.validate.comparison import SEGMENTER_SIZE, Answers, Images, Reference, compare
+from medfocus.export.validate.gate import reference_answers
+from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
+from medfocus.settings import Preprocessing
+
+
+def check_segmenter_size(
+    native: SegmenterGraph,
+    classifier: ClassifierGraph,
+    found: Answers,
+    images: Sequence[SourceImage],
+    manifest: Manifest,
+    progress: ProgressReporter,
+) -> Parity:
+    """Compare answers with those of the same SAM2 at its architecture's own image size.
+
+    Here each classifier sees its own masks, unlike in the gate of the runtimes.
+
+    Args:
+        native: the segmenter at its own size.
+        classifier: in float32; it takes masks of either size.
+        found: what the engine's own size gives in float32.
+        images: of which `found` tells, in their order.
+        manifest: the engine's; prompts and preprocessing are taken from it.
+        progress: progress.
+
+    Raises:
+        ParityError: other regions are found.
+    """
+    own = manifest.preprocessing
+    size = native.segmenter.image_size
+    preprocessing = Preprocessing(replace(own.segmenter, size=size), own.classifier)
+    prepared = [prepare(image, preprocessing, manifest.focus, manifest.prompts) for image in images]
+    expected = reference_answers(
+        Reference(native, classifier),
+        Images(prepared, preprocessing, steered=True),
+        progress,
+        f"SAM2 at {size} pixels",
+    )
+    rows = [list(range(len(images)))]
+    parity = compare(_resized(found, expected), expected, rows, alone=1.0, device="cpu")
+    if missed := SEGMENTER_SIZE.missed(parity):
+        raise ParityError(
+            f"segmenter size {own.segmenter.size}",
+            f"finds other regions than SAM2's own {size}: " + ", ".join(missed),
+            "export with a larger --segmenter-size",
+        )
+    return parity
+
+
+def _resized(found: Answers, expected: Answers) -> Answers:
+    """`found` with its masks in the frame of the expected ones: both show the whole image."""
+    masks = torch.from_numpy(found.focus_logits)[:, None]
+    side = expected.focus_logits.shape[-2:]
+    resized = F.interpolate(masks, side, mode="bilinear", align_corners=False)[:, 0]
+    return replace(found, focus_logits=resized.numpy())

@@ -1,0 +1,66 @@
+"""Groups: what must not be torn apart by a split, as a hash that names nobody."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import pydicom
+
+from medfocus.engine.io.dicom import READ_ERRORS, silence_pydicom
+
+
+def group_of(identifier: str) -> str | None:
+    """SHA-256 of an identifier, in hexadecimal; None where it is blank.
+
+    It keeps identifiers out of logs and tracebacks. It is no anonymisation: who can guess an
+    identifier can check the guess, so it is never written to a file either.
+    """
+    identifier = identifier.strip()
+    return sha256(identifier.encode()).hexdigest() if identifier else None
+
+
+def patient_group(path: Path) -> str | None:
+    """The group of a DICOM file, from its PatientID; None for other files and blank ids.
+
+    A file that cannot be parsed has none either: it is reported when its image is read.
+    """
+    try:
+        if not _may_be_dicom(path):
+            return None
+        silence_pydicom()
+        dataset = pydicom.dcmread(
+            path, stop_before_pixels=True, force=True, specific_tags=["PatientID"]
+        )
+        return group_of(str(dataset.get("PatientID") or ""))
+    except READ_ERRORS:
+        return None
+
+
+def joined(keys: Iterable[Sequence[Hashable]]) -> list[int]:
+    """N numbers, equal where things must stay together: by a common key, or by a chain of them.
+
+    Args:
+        keys: of N things, each with its own.
+    """
+    parent: list[int] = []
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[Hashable, int] = {}
+    for index, own in enumerate(keys):
+        parent.append(index)
+        for key in own:
+            parent[root(index)] = root(first.setdefault(key, index))
+    return [root(index) for index in range(len(parent))]
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """By the name, or by the mark after the preamble; many DICOM files are named without suffix."""
+    if path.suffix.lower() in (".dcm", ".dicom", ""):
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

@@ -1,0 +1,218 @@
+"""A split as a JSON file: what was trained on and tested on, for whoever repeats or checks it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfocus.atomic_write import atomic_write
+from medfocus.errors import InputError
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.splitting.contents import content_hashes
+from medfocus.fewshot.data.splitting.leaks import check_apart, file_name
+
+SCHEMA = 1
+_ANEW = "make a new split"
+_TYPES = {
+    "schema": int,
+    "dataset": str,
+    "classes": list,
+    "amount": str,
+    "seed": int,
+    "train": list,
+    "test": list,
+}
+_FILE_KEYS = {"file", "sha256", "class"}
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """A file of a split.
+
+    Attributes:
+        index: of its item in the data set.
+        file: its path below the data set's root, with slashes.
+        sha256: of its bytes, in hexadecimal.
+        label: index of its class.
+    """
+
+    index: int
+    file: str
+    sha256: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which files of a data set are trained on and which are tested on.
+
+    Attributes:
+        dataset: its name.
+        classes: C class names.
+        amount: how many files are trained on, in words: "16 shots", "5%".
+        seed: that they were chosen by.
+        train_files: to train on, in the order of the data set's items.
+        test_files: to test on, likewise.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    amount: str
+    seed: int
+    train_files: tuple[SplitFile, ...]
+    test_files: tuple[SplitFile, ...]
+
+    @property
+    def train(self) -> tuple[int, ...]:
+        """Indices of the items to train on, ascending."""
+        return tuple(file.index for file in self.train_files)
+
+    @property
+    def test(self) -> tuple[int, ...]:
+        """Indices of the items to test on, ascending."""
+        return tuple(file.index for file in self.test_files)
+
+    def save(self, path: Path) -> None:
+        """Write the split as JSON, whole or not at all. Groups are not in it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        content = {
+            "schema": SCHEMA,
+            "dataset": self.dataset,
+            "classes": self.classes,
+            "amount": self.amount,
+            "seed": self.seed,
+            "train": [self._entry(file) for file in self.train_files],
+            "test": [self._entry(file) for file in self.test_files],
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        atomic_write(path, text)
+
+    def _entry(self, file: SplitFile) -> dict[str, str]:
+        return {"file": file.file, "sha256": file.sha256, "class": self.classes[file.label]}
+
+
+def read_split(path: Path, dataset: Dataset) -> Split:
+    """Read a split that was saved, and check that its data set is still the same.
+
+    Raises:
+        InputError: no such file, another schema, unknown or missing keys; classes that differ; a
+            file that is not in the data set, twice in the split, changed or labelled otherwise; a
+            content or group in both parts.
+    """
+    content = _content(path)
+    if content["classes"] != list(dataset.classes):
+        classes = ", ".join(map(str, content["classes"]))
+        raise InputError(
+            str(path),
+            f"is of the classes {classes}; the data set's are {', '.join(dataset.classes)}",
+            _ANEW,
+        )
+    indices = {file_name(dataset, index): index for index in range(len(dataset.items))}
+    train, test = (
+        [_entry(path, entry, dataset, indices) for entry in content[part]]
+        for part in ("train", "test")
+    )
+    if not (train and test):
+        raise InputError(str(path), f"lists no files to {'test' if train else 'train'} on", _ANEW)
+    seen: set[int] = set()
+    for file in train + test:
+        if file.index in seen:
+            raise InputError(str(path), f"lists {file.file} twice", _ANEW)
+        seen.add(file.index)
+    _check_contents(dataset, train + test)
+    hashes = {file.index: file.sha256 for file in train + test}
+    split = Split(
+        dataset=content["dataset"],
+        classes=dataset.classes,
+        amount=content["amount"],
+        seed=content["seed"],
+        train_files=tuple(sorted(train, key=lambda file: file.index)),
+        test_files=tuple(sorted(test, key=lambda file: file.index)),
+    )
+    check_apart(dataset, hashes, split.train, split.test)
+    return split
+
+
+def tested_split(path: Path, dataset: Dataset) -> Split:
+    """What to test a head on: its split's test part, or, on another data set, all of that.
+
+    Another data set is one that holds none of the split's files. If its authors have a test part,
+    that alone is taken. A head whose split is not there is tested likewise.
+
+    Raises:
+        InputError: as `read_split`.
+    """
+    absent: dict[str, Any] = {"amount": "unknown", "seed": 0, "train": [], "test": []}
+    content = _content(path) if path.exists() else absent
+    hashes = content_hashes([item.path for item in dataset.items])
+    listed = content["train"] + content["test"]
+    if {entry.get("sha256") for entry in listed if isinstance(entry, dict)} & set(hashes):
+        return read_split(path, dataset)
+    parts = {item.part for item in dataset.items}
+    files = tuple(
+        SplitFile(index, file_name(dataset, index), hashes[index], item.label)
+        for index, item in enumerate(dataset.items)
+        if item.part == "test" or parts == {None}
+    )
+    if not files:
+        raise InputError(dataset.name, "has no test part", "list files to test on")
+    return Split(dataset.name, dataset.classes, content["amount"], content["seed"], (), files)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            str(path), f"cannot be read ({error.strerror})", "check the path"
+        ) from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise InputError(str(path), f"is no JSON file ({error})", _ANEW) from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise InputError(str(path), f"is no split of schema {SCHEMA}", _ANEW)
+    _check_keys(path, content, set(_TYPES))
+    for key, kind in _TYPES.items():
+        if type(content[key]) is not kind:
+            raise InputError(str(path), f"holds no {kind.__name__} as {key!r}", _ANEW)
+    return content
+
+
+def _check_keys(path: Path, found: dict[str, Any], expected: set[str]) -> None:
+    differing = sorted(found.keys() ^ expected)
+    if differing:
+        verb = "has the unknown" if differing[0] in found else "lacks the"
+        raise InputError(str(path), f"{verb} key {differing[0]!r}", _ANEW)
+
+
+def _entry(path: Path, entry: Any, dataset: Dataset, indices: dict[str, int]) -> SplitFile:
+    """One file of the split; only the data set's own files can be named, so no path leads out."""
+    if not isinstance(entry, dict):
+        raise InputError(str(path), "lists a file that is no object", _ANEW)
+    _check_keys(path, entry, _FILE_KEYS)
+    name, label = entry["file"], entry["class"]
+    if not isinstance(name, str) or name not in indices:
+        raise InputError(
+            str(name), f"is in {path} but not in the data set", f"put the file back, or {_ANEW}"
+        )
+    item = dataset.items[indices[name]]
+    if label != dataset.classes[item.label]:
+        raise InputError(
+            name,
+            f"is {label!r} in {path} but {dataset.classes[item.label]!r} in the data set",
+            f"correct its label, or {_ANEW}",
+        )
+    return SplitFile(indices[name], name, entry["sha256"], item.label)
+
+
+def _check_contents(dataset: Dataset, files: list[SplitFile]) -> None:
+    hashes = content_hashes([dataset.items[file.index].path for file in files])
+    for file, content in zip(files, hashes, strict=True):
+        if content != file.sha256:
+            raise InputError(
+                file.file,
+                "has changed since the split was made: its SHA-256 is another",
+                f"copy the original file back, or {_ANEW}",
+            )

@@ -1,0 +1,124 @@
+"""Splits: which files are trained on and which are tested on, the same for whoever repeats it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from medfocus.errors import InputError
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.splitting.contents import content_hashes
+from medfocus.fewshot.data.splitting.held_out import held_out
+from medfocus.fewshot.data.splitting.leaks import check_apart, check_one_label_each, file_name
+from medfocus.fewshot.data.splitting.split_file import Split, SplitFile, read_split, tested_split
+
+__all__ = ["Fraction", "Shots", "Split", "SplitFile", "make_split", "read_split", "tested_split"]
+
+
+@dataclass(frozen=True)
+class Shots:
+    """An amount of training files: so many a class."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"{self.count} shots", "are too few", "take 1 or more")
+
+    def __str__(self) -> str:
+        return f"{self.count} shot{'s' if self.count > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """An amount of training files: a share of every class, in (0, 1]."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InputError(f"fraction {self.share}", "is not in (0, 1]", "take 0.05 for 5%, say")
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:g}%"
+
+
+def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
+    """Choose the files to train on and those to test on.
+
+    To test on: its authors' test part, or, of a data set that is one pool, a fifth: stratified, no
+    group torn apart, the same for every amount and seed. To train on: of what is left, so many
+    files a class, or the rounded share of them and at least one. For one seed a smaller amount is
+    contained in a larger one.
+
+    Args:
+        dataset: what to choose from; its files are read, to be hashed.
+        amount: how many files to train on.
+        seed: of the choice of training files.
+
+    Raises:
+        InputError: a class without files to test or train on, or with fewer than the shots; a
+            content or group on both sides; a content with two labels; an unreadable file.
+    """
+    if len(dataset.classes) < 2:
+        raise InputError(dataset.name, "has a single class", "there must be two to tell apart")
+    hashes = content_hashes([item.path for item in dataset.items])
+    check_one_label_each(dataset, hashes)
+    pool, test = _parts(dataset, hashes)
+    check_apart(dataset, dict(enumerate(hashes)), pool, test)
+    train: list[int] = []
+    for label, name in enumerate(dataset.classes):
+        candidates = [index for index in pool if dataset.items[index].label == label]
+        tested = any(dataset.items[index].label == label for index in test)
+        if not candidates or not tested:
+            raise InputError(
+                f"class {name!r} of {dataset.name}",
+                f"has no file to {'test' if candidates else 'train'} on",
+                "give it some"
+                if any(item.part for item in dataset.items)
+                else "give it 5 files or more, of 5 groups or more if they are grouped",
+            )
+        train += _chosen(dataset, candidates, _count(amount, len(candidates), name), seed)
+
+    def files(part: Sequence[int]) -> tuple[SplitFile, ...]:
+        return tuple(
+            SplitFile(i, file_name(dataset, i), hashes[i], dataset.items[i].label) for i in part
+        )
+
+    return Split(
+        dataset.name, dataset.classes, str(amount), seed, files(sorted(train)), files(test)
+    )
+
+
+def _parts(dataset: Dataset, hashes: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Indices of what may be trained on and of what is tested on, both ascending."""
+    parts = [item.part for item in dataset.items]
+    if any(parts):
+        test = {index for index, part in enumerate(parts) if part == "test"}
+    else:
+        test = set(held_out(dataset, hashes))
+    return [index for index in range(len(parts)) if index not in test], sorted(test)
+
+
+def _count(amount: Shots | Fraction, available: int, name: str) -> int:
+    if isinstance(amount, Fraction):
+        return max(1, round(amount.share * available))
+    if amount.count > available:
+        raise InputError(
+            f"class {name!r}",
+            f"has {available} files to train on, fewer than {amount}",
+            f"take {available} shots or fewer, or a fraction",
+        )
+    return amount.count
+
+
+def _chosen(dataset: Dataset, candidates: Sequence[int], count: int, seed: int) -> list[int]:
+    """The first of the candidates in an order that the seed and the files' names decide.
+
+    The order is by a hash, which unlike a random generator gives the same on every version and
+    system, and a prefix of it is contained in any longer one.
+    """
+
+    def rank(index: int) -> str:
+        return sha256(f"{seed} {file_name(dataset, index)}".encode()).hexdigest()
+
+    return sorted(candidates, key=rank)[:count]

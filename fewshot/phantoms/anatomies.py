@@ -1,5 +1,0 @@
-"""Which module draws which organ: each has `draw` and `acquire`."""
-
-from medfocus.fewshot.phantoms import brain, breast, lung
-
-ANATOMIES = {"brain": brain, "lung": lung, "breast": breast}

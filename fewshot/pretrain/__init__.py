@@ -1,1 +1,0 @@
-"""Trains the `tiny` preset on phantoms: `python -m medfocus.fewshot.pretrain segmenter|clip`."""

@@ -1,0 +1,203 @@
+"""What the compiler makes of every kernel and table entry, with no GPU.
+
+    python -m medfocus.kernels.tuning.report [--arch 80 89 90 100] [--json]
+
+Compiles ahead of time, reads registers, spills and tensor-core instructions from the machine
+code, and sets the least time on a named card beside the modelled one. Exit status 1 if an entry
+spills, has a matrix product off the tensor cores, or does not fit the architecture.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from medfocus.kernels import dispatch
+from medfocus.kernels.compiler import Compiled
+from medfocus.kernels.tile import TileKey, table
+from medfocus.kernels.tuning.case import Case
+from medfocus.kernels.tuning.cases import CASES, FIXED_CASES
+from medfocus.kernels.tuning.roofline import (
+    CARDS,
+    modelled_seconds,
+    occupancy,
+    programs_a_multiprocessor,
+    roofline_seconds,
+)
+
+# The matrix instruction of an architecture, for tiles with the rows that it needs.
+WIDE_INSTRUCTION = {90: "HGMMA", 100: "UTCHMMA"}
+WIDE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class CompiledLaunch:
+    """One compiled launch.
+
+    Attributes:
+        kernel, shape, dtype, tile: which one.
+        arch, card: compiled for, and modelled on.
+        registers: a thread.
+        spills: instructions that load or store local memory.
+        shared_bytes: a program.
+        mma: tensor-core instructions by name.
+        programs: that fit on a multiprocessor together.
+        occupancy: resident warps over the most there can be.
+        tile_use: useful products over computed ones.
+        bytes, flop: each input read once, each output written once; useful products.
+        roofline_us, modelled_us: least and modelled microseconds.
+        problems: in words; empty if there is none.
+    """
+
+    kernel: str
+    shape: str
+    dtype: str
+    tile: dict[str, int]
+    arch: int
+    card: str
+    registers: int
+    spills: int
+    shared_bytes: int
+    mma: dict[str, int]
+    programs: int
+    occupancy: float
+    tile_use: float
+    bytes: float
+    flop: float
+    roofline_us: float
+    modelled_us: float
+    problems: list[str]
+
+
+def rows(architectures: list[int]) -> Iterator[CompiledLaunch]:
+    """Compile everything, on all cores."""
+    jobs: list[tuple[int, TileKey | str]] = []
+    for architecture in architectures:
+        jobs += [(architecture, key) for key in table() if key.architecture == architecture]
+        jobs += [(architecture, kernel) for kernel in FIXED_CASES]
+    # Fresh processes: PyTorch's threads do not survive a fork.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for found in pool.map(_job, jobs, chunksize=4):
+            yield from found
+
+
+def _job(job: tuple[int, TileKey | str]) -> list[CompiledLaunch]:
+    architecture, entry = job
+    if isinstance(entry, TileKey):
+        found = CASES[entry.kernel](entry, table()[entry])
+    else:
+        found = FIXED_CASES[entry]()
+    return [row_of(case, architecture) for case in found]
+
+
+def row_of(case: Case, architecture: int) -> CompiledLaunch:
+    """Compile one launch and look at it."""
+    tile, card = case.tile, CARDS[architecture]
+    compiled = case.compile(architecture)
+    return CompiledLaunch(
+        kernel=case.kernel,
+        shape=" ".join(f"{letter}{size}" for letter, size in case.shape.items()),
+        dtype=str(case.dtype).removeprefix("torch."),
+        tile=asdict(tile),
+        arch=architecture,
+        card=card.name,
+        registers=compiled.registers,
+        spills=compiled.spills,
+        shared_bytes=compiled.shared_bytes,
+        mma=compiled.mma,
+        programs=programs_a_multiprocessor(compiled, tile.warps, card),
+        occupancy=round(occupancy(compiled, tile.warps, card), 3),
+        tile_use=round(case.work.tile_use, 3),
+        bytes=case.work.bytes,
+        flop=case.work.flop,
+        roofline_us=round(roofline_seconds(case.work, card) * 1e6, 2),
+        modelled_us=round(modelled_seconds(case.work, compiled, tile.warps, card) * 1e6, 2),
+        problems=list(_problems(case, compiled, architecture)),
+    )
+
+
+def _problems(case: Case, compiled: Compiled, architecture: int) -> Iterator[str]:
+    limit = CARDS[architecture].shared_limit
+    if compiled.spills or compiled.stack_bytes:
+        yield f"{compiled.spills} spills, {compiled.stack_bytes} bytes of stack"
+    if compiled.shared_bytes > limit:
+        yield f"{compiled.shared_bytes} bytes of shared memory, {limit} is the limit"
+    if compiled.products_off_tensor_cores:
+        yield f"{compiled.products_off_tensor_cores} matrix products off the tensor cores"
+    if case.tile.block_m > 1 and not compiled.mma:
+        yield "no tensor-core instruction"  # an empty kernel has none either
+    wide = WIDE_INSTRUCTION.get(architecture)
+    if wide and case.tile.block_m >= WIDE_ROWS and wide not in compiled.mma:
+        yield f"tiles of {case.tile.block_m} rows without {wide}"
+
+
+def _print(found: list[CompiledLaunch]) -> None:
+    table = Table(box=None, header_style="bold")
+    for name in ("kernel", "shape", "dtype", "card"):
+        table.add_column(name)
+    table.add_column("tile", justify="right")
+    for name in ("regs", "spills", "shared", "occ", "use", "MB", "GFLOP", "least µs", "model µs"):
+        table.add_column(name, justify="right")
+    table.add_column("tensor cores")
+    for row in found:
+        tile = row.tile
+        table.add_row(
+            row.kernel,
+            row.shape,
+            row.dtype,
+            row.card,
+            f"{tile['block_m']}×{tile['block_n']} {tile['warps']}w {tile['stages']}s",
+            str(row.registers),
+            str(row.spills),
+            str(row.shared_bytes),
+            f"{row.occupancy:.0%}",
+            f"{row.tile_use:.0%}",
+            f"{row.bytes / 1e6:.0f}",
+            f"{row.flop / 1e9:.1f}",
+            f"{row.roofline_us:.1f}",
+            f"{row.modelled_us:.1f}",
+            " ".join(f"{n}×{name}" for name, n in row.mma.items()) or "-",
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; 1 if an entry has a problem."""
+    parser = argparse.ArgumentParser(
+        prog="python -m medfocus.kernels.tuning.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--arch", type=int, nargs="+", choices=sorted(CARDS), default=sorted(CARDS), metavar="N",
+        help="compute capabilities, of %(choices)s; all when left out",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="a list of rows instead of the table")
+    options = parser.parse_args(arguments)
+    if dispatch.INTERPRETED:
+        parser.error("TRITON_INTERPRET is set, so nothing can be compiled: unset it")
+    console = Console(stderr=True)
+    found = list(track(rows(options.arch), "compiling", console=console, total=None))
+    if options.json:
+        print(json.dumps([asdict(row) for row in found], indent=1, ensure_ascii=False))
+    else:
+        _print(found)
+    wrong = [row for row in found if row.problems]
+    for row in wrong:
+        console.print(
+            f"{row.kernel} {row.shape} {row.dtype} on {row.arch}: {'; '.join(row.problems)}"
+        )
+    console.print(f"{len(found)} launches compiled, {len(wrong)} with a problem")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

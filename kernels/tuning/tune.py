@@ -1,0 +1,190 @@
+"""Fill the table of tiles.
+
+    python -m medfocus.kernels.tuning.tune --modelled     by compiling and modelling; no GPU is needed
+    python -m medfocus.kernels.tuning.tune                by timing, for the GPU that is there
+
+Every candidate is compiled first; what spills registers, or asks for more shared memory than the
+architecture has, is out. The others are ranked by `roofline.modelled_seconds`; on a GPU the
+first few of them are timed.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from rich.progress import track
+
+from medfocus.errors import InputError
+from medfocus.kernels.compiler import Compiled
+from medfocus.kernels.tile import BANDS, COLUMNS, Tile, TileKey, architecture_of
+from medfocus.kernels.tuning.case import Case
+from medfocus.kernels.tuning.cases import CASES
+from medfocus.kernels.tuning.roofline import CARDS, modelled_seconds, programs_a_multiprocessor
+
+# (block_m, block_n, warps). With 32-bit tokens the registers decide, and fewer rows may be all
+# that fits.
+BLOCKS = {
+    16: [
+        *((32, 32, 4), (32, 64, 4), (64, 32, 4), (64, 64, 4), (64, 128, 4)),
+        *((128, 32, 8), (128, 64, 8), (128, 128, 8), (256, 64, 8)),
+    ],
+    32: [
+        *((16, 16, 4), (16, 32, 4), (32, 16, 4), (32, 32, 4), (64, 16, 4), (64, 32, 4)),
+        *((32, 16, 8), (32, 32, 8), (64, 16, 8), (64, 32, 8)),
+    ],
+}
+STAGES = (2, 3)
+# The matrix instructions of Hopper and Blackwell take 64 rows.
+LEAST_ROWS = {80: 16, 89: 16, 90: 64, 100: 64}
+RANKING_BAND = 1  # N = 197 ranks the candidates; the choice is compiled again for its own band
+TIMED = 6  # of the ranked candidates
+MILLISECONDS = 40  # a timing
+
+
+def groups(architecture: int) -> list[TileKey]:
+    """An architecture's entries in one band each: the other bands share their candidates."""
+    return [
+        TileKey(kernel, architecture, bits, columns, RANKING_BAND)
+        for kernel, bits, columns in itertools.product(CASES, BLOCKS, COLUMNS)
+    ]
+
+
+def modelled(group: TileKey) -> list[dict[str, Any]]:
+    """One row a band: the best tile by the model."""
+    rows = []
+    for key, tiles in _ranked(group):
+        tile, seconds = next(tiles)
+        rows.append(_row(key, tile, seconds, "modelled"))
+    return rows
+
+
+def measured(group: TileKey) -> list[dict[str, Any]]:
+    """One row a band: the fastest of the candidates that the model puts first."""
+    rows = []
+    for key, tiles in _ranked(group):
+        times = {tile: _time(_cases(key, tile)[0]) for tile, _ in itertools.islice(tiles, TIMED)}
+        best = min(times, key=times.__getitem__)
+        rows.append(_row(key, best, times[best], "measured"))
+    return rows
+
+
+def _ranked(group: TileKey) -> Iterator[tuple[TileKey, Iterator[tuple[Tile, float]]]]:
+    """Every band of a group, with the tiles that fit it and their modelled seconds."""
+    for band in range(len(BANDS) + 1):
+        key = replace(group, band=band)
+        yield key, _fitting(key)
+
+
+def _fitting(key: TileKey) -> Iterator[tuple[Tile, float]]:
+    """The tiles that fit, the shortest modelled time first; those of fewer rows only if none."""
+    fitted = False
+    for wide in (True, False):
+        for seconds, tile in _rank(key, _compile_candidates(replace(key, band=RANKING_BAND), wide)):
+            if _fits(key, tile):
+                fitted = True
+                yield tile, seconds
+        if fitted:
+            return
+    raise InputError(
+        str(key), "every candidate spills or is too large", "add smaller tiles to BLOCKS"
+    )
+
+
+def _cases(key: TileKey, tile: Tile) -> list[Case]:
+    return CASES[key.kernel](key, tile)
+
+
+@functools.cache
+def _compile_candidates(group: TileKey, wide: bool) -> dict[Tile, Compiled]:
+    """The candidates that have the rows of the architecture's matrix instruction, or the others."""
+    tiles = [
+        Tile(*block, stages)
+        for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
+        if (block[0] >= LEAST_ROWS[group.architecture]) == wide
+    ]
+    return {tile: _cases(group, tile)[0].compile(group.architecture) for tile in tiles}
+
+
+def _rank(key: TileKey, compiled: dict[Tile, Compiled]) -> list[tuple[float, Tile]]:
+    """Modelled seconds and tile, the shortest first; of equals the one with more room to spare."""
+    card = CARDS[key.architecture]
+    timed = [
+        (modelled_seconds(_cases(key, tile)[0].work, c, tile.warps, card), c.registers, tile)
+        for tile, c in compiled.items()
+        if not c.spills
+    ]
+    timed.sort(key=lambda entry: entry[:2])
+    return [(seconds, tile) for seconds, _, tile in timed]
+
+
+def _fits(key: TileKey, tile: Tile) -> bool:
+    """No case of the entry spills, or asks for more shared memory than there is."""
+    card = CARDS[key.architecture]
+    compiled = [case.compile(key.architecture) for case in _cases(key, tile)]
+    return all(not c.spills and programs_a_multiprocessor(c, tile.warps, card) for c in compiled)
+
+
+def _time(case: Case) -> float:
+    launch = case.prepare("cuda", case.shape["B"])
+    milliseconds = triton.testing.do_bench(launch, rep=MILLISECONDS, return_mode="median")
+    return float(milliseconds) / 1e3
+
+
+def _row(key: TileKey, tile: Tile, seconds: float, how: str) -> dict[str, Any]:
+    return {**asdict(key), "tile": asdict(tile), "microseconds": round(seconds * 1e6, 1), "by": how}
+
+
+def write(path: Path, head: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    """Write a table, one row a line."""
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    path.write_text(f'{{"made": {json.dumps(head)},\n"rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write one table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m medfocus.kernels.tuning.tune", description=__doc__
+    )
+    parser.add_argument("--modelled", action="store_true", help="compile and model; no GPU")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the table, JSON")
+    options = parser.parse_args(arguments)
+    versions = {"triton": triton.__version__, "torch": str(torch.__version__)}
+    if options.modelled:
+        jobs = [group for architecture in CARDS for group in groups(architecture)]
+        # Fresh processes: PyTorch's threads do not survive a fork.
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            found = list(track(pool.map(modelled, jobs), "compiling", total=len(jobs)))
+        write(options.out, {"by": "model", **versions}, list(itertools.chain(*found)))
+        return
+    if not torch.cuda.is_available():
+        raise InputError("tune", "torch sees no CUDA device", "pass --modelled")
+    device = torch.cuda.get_device_properties(0)
+    architecture = architecture_of(torch.empty(0, device="cuda"))
+    if architecture not in CARDS:
+        raise InputError(
+            device.name, f"compute capability {architecture}", f"use one of {[*CARDS]}"
+        )
+    driver = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    head = {"by": "timing", "device": device.name, "driver": driver, **versions}
+    found = [measured(group) for group in track(groups(architecture), "timing")]
+    write(options.out, head, list(itertools.chain(*found)))
+
+
+if __name__ == "__main__":
+    main()

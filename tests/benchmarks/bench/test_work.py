@@ -1,0 +1,71 @@
+"""How much there is to do, and what this machine does at most."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfocus.benchmarks.bench.parts.models import least_seconds
+from medfocus.benchmarks.bench.timing import roofline as ceilings
+from medfocus.benchmarks.bench.timing.roofline import KINDS, SIDE, Roofline, measure_roofline
+from medfocus.benchmarks.bench.timing.work import ModelCost, work_of
+from medfocus.engine.artifact.directory import read_engine_directory
+from medfocus.export.validate.images import phantoms
+from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.encoder import FocusCLIP
+from medfocus.models.loading import TINY
+from medfocus.models.sam2.segmenter import Segmenter
+
+
+@pytest.mark.slow
+def test_the_classifiers_products_are_those_of_a_vit(engine_directory: Path) -> None:
+    """Counted on upstream's code, beside the sum written out for a transformer."""
+    segmenter, classifier = work_of(read_engine_directory(engine_directory), phantoms(1)[0])
+    clip = FocusCLIP(build_vision_tower(TINY))
+    tower = clip.visual
+    width, tokens = tower.conv1.out_channels, 1 + clip.grid**2
+    patch = tower.conv1.kernel_size[0]
+    hidden = tower.transformer.resblocks[0].mlp.c_fc.out_features
+    layer = tokens * width * (4 * width + 2 * hidden) + 2 * tokens**2 * width
+    products = clip.layers * layer + clip.grid**2 * width * 3 * patch**2
+    products += width * tower.output_dim
+    assert classifier.flop == pytest.approx(2 * products, rel=1e-6)
+    weights = sum(each.numel() for each in tower.parameters())
+    assert classifier.parameters >= weights  # and the head's
+    assert segmenter.parameters == pytest.approx(
+        sum(each.numel() for each in Segmenter(TINY).parameters()), rel=0.05
+    )
+    assert segmenter.flop > classifier.flop
+
+
+def test_the_least_time_is_the_slower_edge() -> None:
+    roofline = Roofline(1e9, {"fp32": 1e12})
+    assert roofline.least_seconds(2e12, 1e9, "fp32") == 2
+    assert roofline.least_seconds(1e12, 3e9, "fp32") == 3
+    assert roofline.least_seconds(1e12, 3e9, "int8") is None
+    works = [ModelCost(5e11, 25_000_000), ModelCost(1e11, 10_000_000)]
+    assert least_seconds(roofline, works, 2, "fp32") == pytest.approx(1 + 0.2)
+    assert least_seconds(roofline, works[1:], 0, "fp32") == pytest.approx(0.04)
+    assert least_seconds(roofline, works, 2, "bf16") is None
+
+
+def test_what_is_emulated_is_not_tried_at_large_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {torch.float32: 10.0, torch.float16: 1.0, torch.bfloat16: 20.0, torch.int8: 0.5}
+    asked = []
+
+    def rate(dtype: torch.dtype, side: int) -> float:
+        asked.append((dtype, side))
+        return speeds[dtype]
+
+    monkeypatch.setattr(ceilings, "_rate", rate)
+    found = measure_roofline("cpu").matrix_rates
+    assert found == {"fp32": 10.0, "fp16": 10.0, "bf16": 20.0, "int8": 10.0}
+    assert [dtype for dtype, side in asked if side == SIDE] == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.slow
+def test_no_precision_is_slower_than_the_one_that_can_stand_in_for_it() -> None:
+    found = measure_roofline("cpu")
+    assert found.matrix_rates.keys() == KINDS.keys()
+    assert min(found.matrix_rates.values()) == found.matrix_rates["fp32"] > 1e9
+    assert found.bandwidth > 1e8

@@ -1,0 +1,61 @@
+"""The share of time in which a GPU rests, from the intervals in which it works."""
+
+import numpy as np
+import pytest
+import torch
+from torch.profiler import record_function
+
+from medfocus.benchmarks.gpu.busy import device_work, idle_share, intervals_of
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="it is the GPU's own time")
+
+
+def test_idle_is_what_no_interval_covers() -> None:
+    """The middle of 0 to 10 is 2 to 8; work overlaps from 3 to 4, and none is from 6 to 7."""
+    work = [(7.0, 10.0), (0.0, 4.0), (3.0, 6.0), (3.5, 3.6)]
+    assert idle_share(work) == pytest.approx(1 / 6)
+    assert idle_share(work, trim=0) == pytest.approx(1 / 10)
+    assert idle_share([(0, 10), (2, 3)]) == 0
+    assert idle_share([(0, 1), (9, 10)]) == 1
+
+
+def test_it_is_the_share_of_moments_at_which_nothing_runs() -> None:
+    random = np.random.default_rng(0)
+    begun = random.uniform(0, 100, 60)
+    work = list(zip(begun, begun + random.exponential(1, 60), strict=True))
+    first, last = min(begun), max(ended for _, ended in work)
+    moments = np.linspace(first + 0.2 * (last - first), last - 0.2 * (last - first), 20001)
+    running = [any(a <= moment <= b for a, b in work) for moment in moments]
+    assert idle_share(work) == pytest.approx(1 - np.mean(running), abs=1e-3)
+
+
+def test_no_work_is_no_measurement() -> None:
+    with pytest.raises(ValueError, match="saw nothing"):
+        idle_share([])
+
+
+def test_a_trace_counts_kernels_copies_and_fills() -> None:
+    """A named range on the device spans the gaps within it; launches are the host's."""
+    categories = ("kernel", "gpu_memcpy", "gpu_memset", "gpu_user_annotation", "cuda_runtime")
+    events = [{"cat": name, "ts": 1e6 * n, "dur": 5e5} for n, name in enumerate(categories)]
+    found = intervals_of({"traceEvents": [*events, {"name": "process_name", "ph": "M"}]})
+    assert found == [pytest.approx((n, n + 0.5)) for n in range(3)]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_profiler_sees_gaps_within_a_named_range() -> None:
+    a = torch.randn(2048, 2048, device="cuda")
+
+    def run() -> None:
+        for _ in range(10):
+            with record_function("named"):
+                a @ a
+                torch.cuda.synchronize()
+                torch.cuda._sleep(1)
+                a @ a
+            torch.cuda.synchronize()
+
+    work = device_work(run)
+    assert len(work) >= 20
+    assert 0 < idle_share(work) < 1

@@ -1,0 +1,224 @@
+"""The TensorRT backend on a stand-in for TensorRT that computes with ONNX Runtime."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
+from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME, Manifest
+from medfocus.engine.artifact.writing import write_manifest
+from medfocus.engine.backends.tensorrt.backend import TensorRTBackend
+from medfocus.engine.backends.torch.backend import TorchBackend
+from medfocus.engine.runtime import cuda
+from medfocus.errors import DeviceError, EngineDirectoryError, InputError
+from medfocus.export.tensorrt.build_plans import MOST_POINTS, build_plans
+from tests.tensorrt_api import library
+from tests.tensorrt_api.device import Device
+from tests.tensorrt_api.installed import installed
+
+FOLDER = "plans/sm90-11.4.0.106"
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def with_plans(exported_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineDirectory:
+    """A whole engine directory, its graphs and its plans; not to be changed."""
+    path = tmp_path_factory.mktemp("engines") / "planned"
+    shutil.copytree(exported_engine, path)
+    directory = read_engine_directory(path)
+    with installed(path.parent / "cache"):
+        build_plans(path, (1, 3), directory.manifest.prompts)
+    return listed_anew(path, directory.manifest)
+
+
+def listed_anew(path: Path, manifest: Manifest) -> EngineDirectory:
+    """The engine with a manifest of what lies there now."""
+    for name in (FILE_NAME, DIGEST_NAME):
+        (path / name).unlink()
+    write_manifest(path, replace(manifest, buckets=(1, 3), files={}))
+    return read_engine_directory(path)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    with installed(tmp_path) as made:
+        yield made
+
+
+def segmenter_inputs(images: int, prompts: int = 9, points: int = 1) -> Arrays:
+    random = np.random.default_rng(images)
+    return {
+        "image": random.standard_normal((images, 3, 256, 256), np.float32),
+        "points": random.uniform(0, 256, (images, prompts, points, 2)).astype(np.float32),
+        "labels": np.ones((images, prompts, points), np.int32),
+    }
+
+
+def classifier_inputs(images: int) -> Arrays:
+    random = np.random.default_rng(images)
+    weights = random.uniform(size=(2, images, 14, 64)).astype(np.float32)
+    return {
+        "image": random.standard_normal((images, 3, 112, 112), np.float32),
+        "focus_logits": 6 * random.standard_normal((images, 64, 64), np.float32),
+        "rows": weights[0] / weights[0].sum(-1, keepdims=True),
+        "cols": weights[1] / weights[1].sum(-1, keepdims=True),
+    }
+
+
+@pytest.mark.slow
+def test_it_answers_as_the_torch_backend(with_plans: EngineDirectory, device: Device) -> None:
+    ours, theirs = TensorRTBackend(with_plans, "auto"), TorchBackend(with_plans, "cpu")
+    assert (ours.name, ours.device) == ("tensorrt", "cuda")
+    # Up and down between the buckets' profiles, and back.
+    for images in (3, 1, 2, 1, 3):
+        for prompts, points in ((9, 1), (1, 2)):
+            inputs = segmenter_inputs(images, prompts, points)
+            found, expected = ours.segment(**inputs), theirs.segment(**inputs)
+            for a, b in zip(found, expected, strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-4)
+        found_all = ours.classify(**classifier_inputs(images))
+        expected_all = theirs.classify(**classifier_inputs(images))
+        for a, b in zip(found_all, expected_all, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+    ours.close()
+    assert not device.allocated, "all memory is given back"
+    assert not device.streams
+
+
+@pytest.mark.slow
+def test_buffers_are_allocated_once(with_plans: EngineDirectory, device: Device) -> None:
+    backend = TensorRTBackend(with_plans, "cuda")
+    backend.classify(**classifier_inputs(3))
+    allocations = device.allocations
+    for images in (1, 2, 3):
+        backend.classify(**classifier_inputs(images))
+    assert device.allocations == allocations
+
+
+@pytest.mark.slow
+def test_each_graph_has_its_own_stream(with_plans: EngineDirectory, device: Device) -> None:
+    backend = TensorRTBackend(with_plans, "cuda")
+    assert len(device.streams) == 2
+    assert 0 not in device.streams
+    backend.close()
+
+
+@pytest.mark.slow
+def test_an_answer_is_the_callers_own(with_plans: EngineDirectory, device: Device) -> None:
+    backend = TensorRTBackend(with_plans, "cuda")
+    first = backend.classify(**classifier_inputs(2))[1]
+    before = first.copy()
+    reverse = {name: array[::-1] for name, array in classifier_inputs(2).items()}  # not dense
+    second = backend.classify(**reverse)[1]
+    assert (first == before).all()
+    np.testing.assert_allclose(second, first[::-1], atol=1e-6)
+    assert np.abs(first[0] - first[1]).max() > 1e-3, "or nothing is compared"
+
+
+@pytest.mark.slow
+def test_a_shape_that_was_not_built_for_is_an_error(
+    with_plans: EngineDirectory, device: Device
+) -> None:
+    backend = TensorRTBackend(with_plans, "cuda")
+    for inputs in (segmenter_inputs(4), segmenter_inputs(1, 10), segmenter_inputs(1, 1, 17)):
+        with pytest.raises(InputError, match=r"none that .* was built for"):
+            backend.segment(**inputs)
+    backend.segment(**segmenter_inputs(1, 1, MOST_POINTS))  # and it goes on
+
+
+@pytest.mark.slow
+def test_plans_of_another_gpu_or_version_are_named(
+    with_plans: EngineDirectory, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.capability = (8, 9)
+    with pytest.raises(EngineDirectoryError, match=f"this engine has {FOLDER}") as caught:
+        TensorRTBackend(with_plans, "cuda")
+    assert caught.value.item.endswith("plans/sm89-11.4.0.106")
+    device.capability = (9, 0)
+    monkeypatch.setattr(library, "__version__", "11.5.0.1")
+    with pytest.raises(EngineDirectoryError, match=f"this engine has {FOLDER}"):
+        TensorRTBackend(with_plans, "cuda")
+
+
+def test_an_engine_without_plans_says_so(engine_directory: Path, device: Device) -> None:
+    with pytest.raises(EngineDirectoryError, match="this engine has no plans"):
+        TensorRTBackend(read_engine_directory(engine_directory), "cuda")
+
+
+def broken(with_plans: EngineDirectory, target: Path) -> EngineDirectory:
+    """The engine with a plan that TensorRT cannot load, and a manifest that fits it."""
+    shutil.copytree(with_plans.path, target)
+    (target / FOLDER / "classifier.plan").write_bytes(b"no plan")
+    return listed_anew(target, with_plans.manifest)
+
+
+@pytest.mark.slow
+def test_a_plan_that_cannot_be_loaded_is_an_error_with_what_tensorrt_said(
+    with_plans: EngineDirectory, device: Device, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineDirectoryError, match="the plan's header is wrong") as caught:
+        TensorRTBackend(broken(with_plans, tmp_path / "engine"), "cuda")
+    assert caught.value.item.endswith(f"{FOLDER}/classifier.plan")
+
+
+@pytest.mark.slow
+def test_a_plan_that_was_changed_is_never_loaded(
+    with_plans: EngineDirectory, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(with_plans.path, tmp_path / "engine")
+    directory = read_engine_directory(tmp_path / "engine")
+    plan = directory.file(f"{FOLDER}/segmenter.plan")
+    plan.write_bytes(plan.read_bytes()[::-1])
+    monkeypatch.delattr(library, "ICudaEngine")  # so loading would fail in another way
+    with pytest.raises(EngineDirectoryError, match="has changed since"):
+        TensorRTBackend(directory, "cuda")
+
+
+@pytest.mark.slow
+def test_failures_on_the_device_are_errors(
+    with_plans: EngineDirectory, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = TensorRTBackend(with_plans, "cuda")
+
+    def fails(self: Any, stream_handle: int) -> bool:
+        self._engine._logger.log(library.ILogger.ERROR, "an illegal access")
+        return False
+
+    monkeypatch.setattr(library.IExecutionContext, "execute_async_v3", fails)
+    with pytest.raises(DeviceError, match="an illegal access"):
+        backend.classify(**classifier_inputs(1))
+    device.memory = 0
+    with pytest.raises(DeviceError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
+        backend.segment(**segmenter_inputs(1))
+
+
+def test_the_cpu_is_refused(engine_directory: Path, device: Device) -> None:
+    with pytest.raises(InputError, match="TensorRT runs on GPUs"):
+        TensorRTBackend(read_engine_directory(engine_directory), "cpu")
+
+
+def test_a_buffer_grows_and_stays(device: Device) -> None:
+    buffer = cuda.Buffer()
+    first = buffer.reserve(100)
+    assert buffer.reserve(50) == first
+    assert buffer.reserve(100) == first
+    buffer.reserve(101)
+    assert len(device.allocated) == 1
+    assert device.allocations == 2
+    buffer.close()
+    buffer.close()
+    assert not device.allocated
+
+
+def test_cuda_without_bindings_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(InputError, match="pip install cuda-bindings"):
+        cuda.call("cudaGetDevice")

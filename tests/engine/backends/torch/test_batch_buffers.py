@@ -1,0 +1,294 @@
+"""PyTorch's buffers and preprocessing, on the CPU, beside pillow's and the host's buffers."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medfocus.engine.artifact.directory import read_engine_directory
+from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.torch.backend import TorchBackend
+from medfocus.engine.backends.torch.batch_buffers import Stage, TorchBatchBuffers
+from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer
+from medfocus.engine.backends.torch.resize import classifier_image, down_first, segmenter_image
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.preprocess.geometry import resized_size
+from medfocus.engine.preprocess.prompts import own_prompt
+from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
+from medfocus.engine.runtime.batch_buffers import BatchBuffers, HostBatchBuffers
+from medfocus.engine.runtime.image_request import ImageRequest
+from medfocus.errors import ImageError
+from medfocus.export.engine_directory import build
+from medfocus.settings import ClassifierInput, Interpolation, ResizeMode
+from tests.conftest import random_bundle
+from tests.engine.test_engine import pictures
+
+GREY = (0.5, 0.5, 0.5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    seed=st.integers(0, 99),
+    edges=st.booleans(),
+    mode=st.sampled_from(("shortest", "longest", "squash")),
+    interpolation=st.sampled_from(("bicubic", "bilinear")),
+)
+def test_resizes_as_pillow_to_the_bit(
+    size: tuple[int, int], seed: int, edges: bool, mode: ResizeMode, interpolation: Interpolation
+) -> None:
+    if int(PIL.__version__.split(".")[0]) < 13:  # which always goes across first
+        for target in ((64, 64), resized_size(*size, 56, mode)):
+            assume(not down_first(*size, *target))
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+    if edges:
+        pixels = (pixels > 127).astype(np.uint8) * 255
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].int()
+    clip = ClassifierInput(56, 7, mode, interpolation, GREY, GREY)
+    found = classifier_image(image, clip)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(found, classifier_pixels(pixels, 56, mode, interpolation))
+    found = segmenter_image(image, 64)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(found, segmenter_pixels(pixels, 64))
+
+
+def run(buffers: BatchBuffers, requests: list[ImageRequest]) -> None:
+    buffers.begin(requests)
+    for row in range(len(requests)):
+        buffers.prepare(row)
+    buffers.segment()
+    buffers.classify()
+
+
+@pytest.mark.parametrize("mode", ["none", "overlay", "soft", "hard"])
+def test_answers_as_the_hosts_buffers_do(tmp_path: Path, mode: str) -> None:
+    """Images of several sizes in a batch, large ones resized by the host, and two batches."""
+    build(tmp_path / "engine", random_bundle(mode))  # type: ignore[arg-type]
+    directory = read_engine_directory(tmp_path / "engine")
+    manifest = directory.manifest
+    backend = TorchBackend(directory, "cpu")
+    ours, host = (
+        TorchBatchBuffers(backend, manifest, 8, "cpu"),
+        HostBatchBuffers(backend, manifest, 8),
+    )
+    large = np.asarray(Image.fromarray(pictures(1)[0]).resize((900, 700)))
+    given = [SourceImage(pixels, "image") for pixels in (*pictures(7), large)]
+    prompt = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
+    for requests in (
+        [ImageRequest(image, manifest.prompts) for image in given],
+        [ImageRequest(given[3], prompt), ImageRequest(given[0], prompt)],
+        [ImageRequest(image, manifest.prompts) for image in given[2:5]],
+    ):
+        run(ours, requests)
+        run(host, requests)
+        for row in range(len(requests)):
+            found, expected = ours.outputs(row), host.outputs(row)
+            assert found.focused == expected.focused
+            np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+            np.testing.assert_allclose(found.focus_logits, expected.focus_logits, atol=1e-3)
+            np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-4)
+            assert found.score == pytest.approx(expected.score, abs=1e-5)
+    assert ours.nbytes > 8 * 3 * 256**2 * 4
+
+
+def test_long_thin_images_are_left_to_the_host(engine_directory: Path) -> None:
+    directory = read_engine_directory(engine_directory)
+    buffers = TorchBatchBuffers(TorchBackend(directory, "cpu"), directory.manifest, 2, "cpu")
+    shapes = ((3, 200), (2, 40_000))
+    requests = [
+        ImageRequest(
+            SourceImage(np.zeros((*shape, 3), np.uint8), "thin"), directory.manifest.prompts
+        )
+        for shape in shapes
+    ]
+    buffers.begin(requests)
+    buffers.prepare(0)
+    with pytest.raises(ImageError, match="would become 112 x 2240000"):
+        buffers.prepare(1)
+    assert [group.size for group in buffers._packing.groups] == [None]
+
+
+@pytest.fixture
+def backend(engine_directory: Path) -> TorchBackend:
+    return TorchBackend(read_engine_directory(engine_directory), "cpu")
+
+
+@pytest.fixture
+def manifest(engine_directory: Path) -> Manifest:
+    return read_engine_directory(engine_directory).manifest
+
+
+def shown(*sizes: tuple[int, int], seed: int = 0) -> list[SourceImage]:
+    random = np.random.default_rng(seed)
+    return [
+        SourceImage(random.integers(0, 256, (*size, 3), dtype=np.uint8), f"image {number}")
+        for number, size in enumerate(sizes)
+    ]
+
+
+def test_both_models_see_what_the_host_would_show_them_to_the_bit(
+    backend: TorchBackend, manifest: Manifest
+) -> None:
+    """Sizes that take turns, and one for the host between them."""
+    ours, host = (
+        TorchBatchBuffers(backend, manifest, 8, "cpu"),
+        HostBatchBuffers(backend, manifest, 8),
+    )
+    one, other, large = (300, 200), (64, 64), (400, 400)
+    for sizes in ((other, one, large, other, one, large, (33, 57)), (one, other, one)):
+        images = shown(*sizes)
+        # Prompts of the zero-shot ones' shape, each image's another.
+        random = np.random.default_rng(1)
+        drawn = random.uniform(size=(len(images), *np.shape(manifest.prompts.points)))
+        requests = [
+            ImageRequest(image, replace(manifest.prompts, points=points.tolist()))
+            for image, points in zip(images, drawn, strict=True)
+        ]
+        run(ours, requests)
+        run(host, requests)
+        batch = host._batch
+        for row in range(len(requests)):
+            place = ours._packing.rows[row]
+            for found, expected in (
+                (ours._image, batch.segmenter),
+                (ours._seen, batch.classifier),
+                (ours._rows.device, batch.rows),
+                (ours._cols.device, batch.cols),
+                (ours._points.device, batch.points),
+                (ours._labels.device, batch.labels),
+            ):
+                np.testing.assert_array_equal(found[place].numpy(), expected[row])
+            np.testing.assert_allclose(
+                ours.outputs(row).probabilities, host.outputs(row).probabilities, atol=1e-5
+            )
+
+
+def test_no_more_goes_up_than_the_images_are(
+    backend: TorchBackend, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers = TorchBatchBuffers(backend, manifest, 8, "cpu")
+    up, copied = HostDeviceBuffer.up, []
+
+    def counting(self: HostDeviceBuffer, count: int) -> None:
+        if self.host.dtype == torch.uint8:
+            copied.append(self.host[:count].nbytes)
+        up(self, count)
+
+    monkeypatch.setattr(HostDeviceBuffer, "up", counting)
+    run(
+        buffers,
+        [ImageRequest(image, manifest.prompts) for image in shown((40, 30), (64, 64), (40, 30))],
+    )
+    assert copied == [3 * (2 * 40 * 30 + 64 * 64)]
+
+
+def test_an_image_that_failed_leaves_its_neighbours_alone(
+    backend: TorchBackend, manifest: Manifest
+) -> None:
+    buffers, host = (
+        TorchBatchBuffers(backend, manifest, 4, "cpu"),
+        HostBatchBuffers(backend, manifest, 4),
+    )
+    images = shown((300, 200), (2, 40_000), (64, 64))
+    requests = [ImageRequest(image, manifest.prompts) for image in images]
+    buffers.begin(requests)
+    buffers.prepare(2)
+    with pytest.raises(ImageError):
+        buffers.prepare(1)
+    buffers.prepare(0)
+    buffers.segment()
+    buffers.classify()
+    alone = [requests[0], requests[2]]
+    run(host, alone)
+    for row, expected in ((0, host.outputs(0)), (2, host.outputs(1))):
+        np.testing.assert_allclose(
+            buffers.outputs(row).probabilities, expected.probabilities, atol=1e-5
+        )
+
+
+def test_the_host_half_is_the_hosts_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        buffers = HostDeviceBuffer("cpu", torch.float32, 2, 3)
+    assert (buffers.host.device.type, buffers.device.device.type) == ("cpu", "cpu")
+
+
+class Replayed:
+    """Stands in for a CUDA graph: the stage anew, on as many rows as were captured."""
+
+    def __init__(
+        self, buffers: TorchBatchBuffers, stage: Stage, bucket: int, done: list[tuple]
+    ) -> None:
+        self._work, self._name, self._done = partial(buffers._eager, stage, bucket), bucket, done
+        self._stage = stage
+
+    def replay(self) -> None:
+        self._done.append((self._stage, self._name))
+        self._work()
+
+
+def captured_slot(
+    backend: TorchBackend, manifest: Manifest, *buckets: int
+) -> tuple[TorchBatchBuffers, list[tuple]]:
+    buffers, done = TorchBatchBuffers(backend, manifest, 8, "cpu"), []
+    stages: tuple[Stage, ...] = ("segment", "classify")
+    for stage in stages:
+        for bucket in buckets:
+            buffers._captured[stage, bucket] = Replayed(buffers, stage, bucket, done)  # type: ignore[assignment]
+    return buffers, done
+
+
+@pytest.mark.parametrize(("count", "bucket"), [(1, 1), (2, 4), (4, 4), (5, None)])
+def test_the_smallest_graph_that_has_room_is_replayed(
+    backend: TorchBackend, manifest: Manifest, count: int, bucket: int | None
+) -> None:
+    buffers, done = captured_slot(backend, manifest, 4, 1)
+    run(buffers, [ImageRequest(image, manifest.prompts) for image in shown(*[(64, 64)] * count)])
+    assert done == ([] if bucket is None else [("segment", bucket), ("classify", bucket)])
+
+
+def test_a_graph_is_not_replayed_with_prompts_that_it_does_not_read(
+    backend: TorchBackend, manifest: Manifest
+) -> None:
+    (image,) = shown((64, 64))
+    prompt = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
+    buffers, done = captured_slot(backend, manifest, 1)
+    host = HostBatchBuffers(backend, manifest, 1)
+    for prompts in (prompt, manifest.prompts):
+        run(buffers, [ImageRequest(image, prompts)])
+        run(host, [ImageRequest(image, prompts)])
+        np.testing.assert_allclose(
+            buffers.outputs(0).focus_logits, host.outputs(0).focus_logits, atol=1e-3
+        )
+    assert done == [("classify", 1), ("segment", 1), ("classify", 1)]
+
+
+@pytest.mark.parametrize("poisoned", [False, True])
+def test_rows_that_an_earlier_batch_left_do_not_reach_the_answers(
+    backend: TorchBackend, manifest: Manifest, poisoned: bool
+) -> None:
+    """A graph computes them too, whatever is in them."""
+    buffers, done = captured_slot(backend, manifest, 4)
+    host = HostBatchBuffers(backend, manifest, 4)
+    run(
+        buffers, [ImageRequest(image, manifest.prompts) for image in shown(*[(90, 70)] * 4, seed=1)]
+    )
+    if poisoned:
+        for tensor in (buffers._image, buffers._seen, buffers._rows.device, buffers._logits.device):
+            tensor.fill_(float("nan"))
+    requests = [ImageRequest(image, manifest.prompts) for image in shown((64, 64), (50, 80))]
+    run(buffers, requests)
+    run(host, requests)
+    assert done == [("segment", 4), ("classify", 4)] * 2
+    for row in range(2):
+        found, expected = buffers.outputs(row), host.outputs(row)
+        assert found.focused == expected.focused
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+        np.testing.assert_allclose(found.focus_logits, expected.focus_logits, atol=1e-3)
+        np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-4)

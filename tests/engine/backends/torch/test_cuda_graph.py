@@ -1,0 +1,112 @@
+"""What a refused capture leaves behind, on a stand-in for CUDA that only keeps its streams."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medfocus.engine.artifact.directory import read_engine_directory
+from medfocus.engine.backends.torch.backend import TorchBackend
+from medfocus.engine.backends.torch.batch_buffers import Captures, TorchBatchBuffers
+from medfocus.engine.backends.torch.cuda_graph import Capture, captured
+
+
+class Stream:
+    def wait_stream(self, other: "Stream") -> None:
+        assert other is not self
+
+
+class Device:
+    """Streams, and captures that are refused; as torch's they then keep their stream current."""
+
+    def __init__(self) -> None:
+        self.current = Stream()
+        self.capturing = False
+        self.refuses: Callable[[], bool] = lambda: False
+
+    def set_stream(self, stream: Stream) -> None:
+        self.current = stream
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    @contextmanager
+    def graph(self, graph: object, *, stream: Stream, **_: object) -> Iterator[None]:
+        before, self.current, self.capturing = self.current, stream, True
+        yield
+        self.capturing = False
+        if self.refuses():
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.current = before
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    device = Device()
+    stand_ins: dict[str, Any] = {
+        "current_stream": lambda: device.current,
+        "set_stream": device.set_stream,
+        "stream": device.stream,
+        "graph": device.graph,
+        "synchronize": lambda: None,
+        "CUDAGraph": object,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return device
+
+
+def shared() -> Capture:
+    return Capture(None, Stream())  # type: ignore[arg-type]
+
+
+def test_work_is_warmed_up_on_the_captures_stream_and_captured(device: Device) -> None:
+    before, capture, seen = device.current, shared(), []
+    work = lambda: seen.append((device.current is capture.stream, device.capturing))  # noqa: E731
+    assert captured(work, capture, "work") is not None
+    assert seen == [(True, False), (True, False), (True, True)]
+    assert device.current is before
+
+
+def test_a_refusal_is_said_and_leaves_the_threads_stream(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = device.current
+    device.refuses = lambda: True
+    assert captured(lambda: None, shared(), "segment, 8 images") is None
+    assert device.current is before
+    (message,) = caplog.messages
+    assert message.startswith("segment, 8 images: no CUDA graph")
+
+
+@pytest.mark.parametrize("bucket", [4, 1])
+def test_a_stage_that_is_refused_stays_eager_in_all_slots(
+    device: Device, engine_directory: Path, caplog: pytest.LogCaptureFixture, bucket: int
+) -> None:
+    """At the largest batch size, which comes first, or after some were captured."""
+    directory = read_engine_directory(engine_directory)
+    backend = TorchBackend(directory, "cpu")
+    pool = [TorchBatchBuffers(backend, directory.manifest, 4, "cpu") for _ in range(2)]
+    captures: Captures = {"segment": shared(), "classify": shared()}
+    seen: list[tuple[str, int]] = []
+
+    def eager(stage: str, count: int) -> None:
+        if device.capturing:
+            seen.append((stage, count))
+
+    for buffers in pool:
+        buffers._eager = eager  # type: ignore[method-assign]
+    device.refuses = lambda: seen[-1] == ("segment", bucket)
+    for buffers in pool:
+        buffers.capture([1, 4], captures)
+        assert sorted(buffers._captured) == [("classify", 1), ("classify", 4)]
+    assert list(captures) == ["classify"]
+    tried = [count for stage, count in seen if stage == "segment"]
+    assert tried == [4, 1][: 1 if bucket == 4 else 2]
+    assert len(caplog.messages) == 1

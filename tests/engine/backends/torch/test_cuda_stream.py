@@ -1,0 +1,104 @@
+"""CUDA's streams and clocks, on a stand-in for CUDA with its own time and two devices."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from medfocus.engine.backends.torch import cuda_stream as torch_stream
+from medfocus.engine.backends.torch.cuda_stream import CudaStream
+
+
+class Machine:
+    """A host's clock, and GPUs that do everything at once.
+
+    Attributes:
+        now: the host's time in seconds.
+        late: by how many seconds the host wakes up after each event that it waits for.
+        device: this thread's.
+        done: what was done, in order.
+    """
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.late: Iterator[float] = iter(())
+        self.device = 0
+        self.done: list[str] = []
+
+
+class Stream:
+    def __init__(self, machine: Machine, device: int | None) -> None:
+        self._machine = machine
+        self.device = machine.device if device is None else device
+
+    def synchronize(self) -> None:
+        self._machine.done.append("synchronize")
+        if self._machine.now < 0:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+class Event:
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.device = self._machine.device if stream is None else stream.device
+        self.at = self._machine.now
+
+    def synchronize(self) -> None:
+        self._machine.now += next(self._machine.late, 1e-5)
+
+    def elapsed_time(self, other: "Event") -> float:
+        if self.device != other.device:
+            raise RuntimeError("Event device does not match recording stream's device")
+        return (other.at - self.at) * 1e3
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: Stream(machine, device))
+    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Event(machine))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda.nvtx, "range", lambda name: nullcontext())
+    monkeypatch.setattr(torch_stream, "time", SimpleNamespace(perf_counter=lambda: machine.now))
+    return machine
+
+
+def test_a_late_wake_up_does_not_shift_the_times(machine: Machine) -> None:
+    machine.late = iter((5e-3, 8e-3, 2e-5, 3e-3, 9e-3))
+    stream = CudaStream("timed")
+    event, machine.now = Event(machine), 107.0
+    event.record(stream.cuda)  # type: ignore[arg-type]
+    assert stream._clock.read(event) == pytest.approx(107.0, abs=2e-5)  # type: ignore[arg-type]
+    stream.close()
+
+
+def test_a_clock_that_is_renewed_stays_on_the_streams_device(machine: Machine) -> None:
+    machine.device = 1
+    stream = CudaStream("on the second GPU")
+    first = stream._clock
+    machine.device = 0  # as in the pipeline's thread, which submits
+    machine.now += torch_stream.RENEWED + 1
+    stream._event()
+    assert stream._clock is not first
+    event = Event(machine)
+    event.record(stream.cuda)  # type: ignore[arg-type]
+    assert stream._clock.read(event) == pytest.approx(machine.now, abs=1e-4)  # type: ignore[arg-type]
+    stream.close()
+
+
+def test_what_was_launched_has_ended_once_a_stream_is_closed(machine: Machine) -> None:
+    stream = CudaStream("closed")
+    stream.submit(lambda: machine.done.append("launched"))
+    stream.close()
+    assert machine.done == ["launched", "synchronize"]
+
+
+def test_a_stream_of_a_device_that_has_failed_can_be_closed(machine: Machine) -> None:
+    stream = CudaStream("failed")
+    machine.now = -1.0
+    stream.close()
+    assert machine.done == ["synchronize"]

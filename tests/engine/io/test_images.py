@@ -1,0 +1,420 @@
+import io
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from medfocus.engine.io import images
+from medfocus.engine.io.images import MAX_PIXELS, SourceImage, read_images
+from medfocus.errors import ImageError
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
+GREY = COLOUR[..., 0]
+
+
+def only(source: Any, name: str | None = None) -> SourceImage:
+    (image,) = read_images(source, name)
+    assert image.pixels.dtype == np.uint8
+    assert image.pixels.ndim == 3
+    assert image.pixels.shape[2] == 3
+    return image
+
+
+def save(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def own_range(values: np.ndarray) -> np.ndarray:
+    low, high = int(values.min()), int(values.max())
+    levels = np.rint((values.astype(np.float64) - low) / (high - low) * 255)
+    return levels[..., None].repeat(3, axis=-1) if values.ndim == 2 else levels
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [(".png", {}), (".tiff", {}), (".bmp", {}), (".webp", {"lossless": True})],
+)
+def test_lossless_colour_is_read_as_it_is(tmp_path: Path, suffix: str, options: Any) -> None:
+    path = save(Image.fromarray(COLOUR), tmp_path / f"image{suffix}", **options)
+    image = only(path)
+    np.testing.assert_array_equal(image.pixels, COLOUR)
+    assert image.source == str(path)
+    assert image.warnings == ()
+    np.testing.assert_array_equal(only(str(path)).pixels, COLOUR)
+
+
+def test_jpeg_is_decoded_as_pillow_decodes_it(tmp_path: Path) -> None:
+    path = save(Image.fromarray(COLOUR), tmp_path / "image.jpg")
+    np.testing.assert_array_equal(only(path).pixels, np.asarray(Image.open(path)))
+
+
+def test_content_and_not_the_ending_tells_the_format(tmp_path: Path) -> None:
+    path = save(Image.fromarray(COLOUR), tmp_path / "image.jpg", format="PNG")
+    np.testing.assert_array_equal(only(path).pixels, COLOUR)
+    bare = path.rename(tmp_path / "image")
+    np.testing.assert_array_equal(only(bare).pixels, COLOUR)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
+    # Four flat quarters of 16 x 16, so that JPEG keeps them; the expected turn is numpy's.
+    upright = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((16, 16), np.uint8))
+    upright = np.concatenate([upright, upright[:, :16]], axis=1)
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(turned)).convert("RGB")
+    path = save(stored, tmp_path / f"image{suffix}", exif=exif, quality=100, lossless=True)
+    difference = only(path).pixels.astype(int) - upright[..., None]
+    assert np.abs(difference).max() <= 1
+    np.testing.assert_array_equal(only(Image.open(path)).pixels, only(path).pixels)
+
+
+def test_cmyk_jpegs_with_and_without_adobes_marker_show_their_inks(tmp_path: Path) -> None:
+    inks = np.zeros((16, 64, 4), np.uint8)
+    for index, ink in enumerate([(255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255)]):
+        inks[:, 16 * index : 16 * (index + 1)] = ink
+    colours = [(0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0)]
+    expected = np.repeat(np.array(colours, np.uint8), 16, axis=0)[None].repeat(16, axis=0)
+
+    adobe = save(Image.frombytes("CMYK", (64, 16), inks.tobytes()), tmp_path / "a.jpg", quality=100)
+    assert np.abs(only(adobe).pixels.astype(int) - expected).max() <= 3
+
+    # Without the marker the inks are stored as they are; pillow itself writes only inverted ones.
+    buffer = io.BytesIO()
+    Image.frombytes("CMYK", (64, 16), (255 - inks).tobytes()).save(buffer, "JPEG", quality=100)
+    data = buffer.getvalue()
+    start = data.index(b"\xff\xee")
+    stop = start + 2 + struct.unpack(">H", data[start + 2 : start + 4])[0]
+    plain = tmp_path / "plain.jpg"
+    plain.write_bytes(data[:start] + data[stop:])
+    assert np.abs(only(plain).pixels.astype(int) - expected).max() <= 3
+
+
+def test_alpha_lies_over_black(tmp_path: Path) -> None:
+    rgba = np.random.default_rng(1).integers(0, 256, (9, 7, 4), dtype=np.uint8)
+    expected = np.rint(rgba[..., :3].astype(np.float64) * rgba[..., 3:] / 255)
+    for source in (rgba, Image.fromarray(rgba), save(Image.fromarray(rgba), tmp_path / "a.png")):
+        np.testing.assert_array_equal(only(source).pixels, expected)
+    grey_alpha = Image.fromarray(rgba[..., [0, 3]], mode="LA")
+    path = save(grey_alpha, tmp_path / "la.png")
+    np.testing.assert_array_equal(
+        only(path).pixels, np.rint(rgba[..., :1].repeat(3, -1) * (rgba[..., 3:] / 255))
+    )
+
+
+def test_palettes_with_and_without_transparency(tmp_path: Path) -> None:
+    indexed = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode="P")
+    indexed.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    expected = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]], np.uint8)
+    np.testing.assert_array_equal(only(save(indexed, tmp_path / "p.png")).pixels, expected)
+    path = save(indexed, tmp_path / "t.png", transparency=1)
+    expected[:, 1] = 0
+    np.testing.assert_array_equal(only(path).pixels, expected)
+
+
+def test_bilevel_images_are_black_and_white(tmp_path: Path) -> None:
+    path = save(Image.fromarray(GREY > 127), tmp_path / "image.png")
+    np.testing.assert_array_equal(only(path).pixels[..., 0], (GREY > 127) * 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("a.png", np.uint16), ("a.tiff", np.uint16), ("a.tiff", np.int32)]
+)
+def test_deep_grey_is_stretched_from_its_own_range(tmp_path: Path, name: str, dtype: Any) -> None:
+    values = np.random.default_rng(2).integers(300, 4000, (11, 8)).astype(dtype)
+    image = only(save(Image.fromarray(values), tmp_path / name))
+    np.testing.assert_array_equal(image.pixels, own_range(values))
+    assert "own range" in image.warnings[0]
+
+
+def test_float_tiffs_are_stretched_and_must_be_finite(tmp_path: Path) -> None:
+    values = np.linspace(-3.0, 9.0, 25, dtype=np.float32).reshape(5, 5)
+    path = save(Image.fromarray(values), tmp_path / "a.tiff")
+    expected = np.rint((values.astype(np.float64) + 3) / 12 * 255)
+    np.testing.assert_array_equal(only(path).pixels[..., 0], expected)
+    values[2, 2] = np.nan
+    save(Image.fromarray(values), path)
+    with pytest.raises(ImageError, match="NaN or infinite"):
+        read_images(path)
+
+
+def test_every_page_of_a_tiff_is_an_item(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.roll(COLOUR, k, axis=0)) for k in range(3)]
+    pages.append(Image.fromarray(GREY.astype(np.uint16) * 16))  # another mode
+    path = save(pages[0], tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+    read = read_images(path)
+    assert [image.source for image in read] == [f"{path}#{k}" for k in range(4)]
+    for k in range(3):
+        np.testing.assert_array_equal(read[k].pixels, np.roll(COLOUR, k, axis=0))
+    np.testing.assert_array_equal(read[3].pixels, own_range(GREY))
+    assert [len(image.warnings) for image in read] == [0, 0, 0, 1]
+
+
+def test_animations_give_their_first_frame_and_say_so(tmp_path: Path) -> None:
+    frames = [Image.fromarray(COLOUR), Image.fromarray(COLOUR[::-1].copy())]
+    path = save(frames[0], tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    image = only(path)
+    np.testing.assert_array_equal(image.pixels, COLOUR)
+    assert "first of its 2 frames" in image.warnings[0]
+
+
+# Arrays, tensors, pillow images
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)])
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int16, np.uint32, np.int64])
+def test_integer_arrays(shape: tuple[int, ...], dtype: Any) -> None:
+    values = np.maximum(np.random.default_rng(3).integers(-99, 200, shape), 0).astype(dtype)
+    channels = values.reshape(6, 5, -1)
+    expected = channels if dtype == np.uint8 else own_range(channels)
+    image = only(values, "array 3")
+    np.testing.assert_array_equal(image.pixels, np.broadcast_to(expected, (6, 5, 3)))
+    assert image.source == "array 3"
+    assert bool(image.warnings) == (dtype not in (np.bool_, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_float_arrays_in_the_unit_range(dtype: Any) -> None:
+    values = (GREY / 255).astype(dtype)
+    image = only(values)
+    np.testing.assert_array_equal(image.pixels[..., 1], np.rint(values.astype(np.float64) * 255))
+    assert image.warnings == ()
+
+
+def test_a_constant_deep_image_is_black() -> None:
+    assert not only(np.full((3, 3), 700, np.int16)).pixels.any()
+
+
+def test_pixels_are_a_copy() -> None:
+    mine = COLOUR.copy()
+    image = only(mine)
+    mine[:] = 0
+    np.testing.assert_array_equal(image.pixels, COLOUR)
+
+
+@pytest.mark.parametrize("strides", [np.s_[::2, ::-1], np.s_[::-1, ::3]])
+def test_views_with_odd_strides(strides: Any) -> None:
+    np.testing.assert_array_equal(only(COLOUR[strides]).pixels, COLOUR[strides])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.from_numpy(COLOUR).permute(2, 0, 1),
+        (torch.from_numpy(COLOUR).permute(2, 0, 1) / 255).requires_grad_(),
+        torch.from_numpy(COLOUR).permute(2, 0, 1).contiguous(),
+    ],
+)
+def test_tensors_are_channels_first(tensor: torch.Tensor) -> None:
+    np.testing.assert_array_equal(only(tensor).pixels, COLOUR)
+
+
+def test_grey_and_bfloat16_tensors() -> None:
+    np.testing.assert_array_equal(only(torch.from_numpy(GREY)).pixels[..., 2], GREY)
+    np.testing.assert_array_equal(only(torch.from_numpy(GREY)[None]).pixels[..., 2], GREY)
+    half = torch.full((1, 4, 4), 0.5, dtype=torch.bfloat16)
+    assert (only(half).pixels == 128).all()
+
+
+def test_a_pillow_image_is_one_image_and_is_left_as_it_was() -> None:
+    given = Image.fromarray(COLOUR)
+    image = only(given, "slide 7")
+    np.testing.assert_array_equal(image.pixels, COLOUR)
+    assert image.source == "slide 7"
+    np.testing.assert_array_equal(np.asarray(given), COLOUR)
+
+
+def test_torch_is_not_imported() -> None:
+    """The air-gapped install has none; a blocked import stands for that."""
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np\n"
+        "from medfocus.engine.preprocess.geometry import Geometry\n"
+        "from medfocus.engine.preprocess.resize import classifier_pixels\n"
+        "from medfocus.engine.io.images import read_images\n"
+        "print(read_images(np.zeros((3, 4), np.uint8))[0].pixels.shape)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "(3, 4, 3)\n", result.stderr
+
+
+# Failures
+
+
+def refused(source: Any, match: str, name: str | None = None) -> None:
+    with pytest.raises(ImageError, match=match) as caught:
+        read_images(source, name)
+    item = name or (str(source) if isinstance(source, str | Path) else caught.value.item)
+    assert str(caught.value).startswith(f"{item}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "is empty"),
+        (b"just some notes\n" * 40, "in no supported image format"),
+        (b"GIF89a" + bytes(200), "in no supported image format, .*PNG, JPEG, TIFF"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"\x89PNG\r\n\x1a\n", "supported"),
+    ],
+)
+def test_files_that_are_no_images(tmp_path: Path, content: bytes, match: str) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    refused(path, match)
+
+
+def test_missing_files_directories_and_impossible_names(tmp_path: Path) -> None:
+    refused(tmp_path / "none.png", "does not exist")
+    refused(tmp_path, "not a regular file")
+    refused("/dev/zero", "not a regular file")
+    refused("a\0b.png", "cannot be opened")
+    refused(str(tmp_path / ("x" * 5000)), "cannot be opened")
+
+
+def test_files_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(Image.fromarray(COLOUR), tmp_path / "a.png")
+
+    def forbidden(self: Path, *_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))  # root may read everything
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    refused(path, "may not be read")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".bmp", ".webp"])
+def test_every_truncation_is_an_image_error(tmp_path: Path, suffix: str) -> None:
+    whole = save(Image.fromarray(COLOUR), tmp_path / f"whole{suffix}").read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    for kept in range(1, len(whole) // 2, max(1, len(whole) // 60)):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(ImageError, match=str(path)):
+            read_images(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".bmp", ".webp"])
+def test_random_damage_is_read_or_an_image_error(tmp_path: Path, suffix: str) -> None:
+    options = {"compression": "tiff_lzw"} if suffix == ".tiff" else {}
+    whole = save(Image.fromarray(COLOUR), tmp_path / f"a{suffix}", **options).read_bytes()
+    path = tmp_path / f"damaged{suffix}"
+    rng = np.random.default_rng(4)
+    errors = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(whole), 3):
+            damaged[position] = rng.integers(256)
+        path.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                read_images(path)
+            except ImageError:
+                errors += 1
+    assert errors > 0
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (np.zeros((3, 4, 2), np.uint8), "shape 3x4x2"),
+        (np.zeros((3, 4, 5), np.uint8), "shape 3x4x5"),
+        (np.zeros((2, 3, 4, 3), np.uint8), "shape 2x3x4x3"),
+        (np.zeros(7, np.uint8), "shape 7, which is no image"),
+        (np.array(7), "shape no axes"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.zeros((4, 0), np.float32), "no pixels"),
+        (np.array([[None, "a"]], object), "dtype object"),
+        (np.zeros((3, 3), np.complex64), "dtype complex64"),
+        (np.zeros((3, 3), "M8[s]"), "dtype datetime64"),
+        (np.array([[0.5, np.nan]]), "NaN or infinite"),
+        (np.array([[0.5, np.inf]]), "NaN or infinite"),
+        (np.array([[-0.25, 1.5]]), r"from -0.25 to 1.5, outside \[0, 1\]. Scale it to \[0, 1\]"),
+        (np.zeros((3, 3, 4), np.uint16), "alpha channel of dtype uint16"),
+    ],
+)
+def test_arrays_that_are_no_images(array: np.ndarray, match: str) -> None:
+    refused(array, match, "array 3")
+
+
+def test_tensors_that_are_no_images() -> None:
+    refused(torch.zeros(2, 3, 4, 4), "shape 2x3x4x4", "tensor 0")
+    refused(torch.zeros(5, 4, 3), "no image", "tensor 0")  # channels last
+    refused(torch.zeros(3, 4, 4, device="meta"), "cannot be copied", "tensor 0")
+    refused(torch.full((3, 3), torch.nan), "NaN", "tensor 0")
+
+
+@pytest.mark.parametrize("source", [None, 3, b"\x89PNG", [[0, 1]]])
+def test_other_sources_are_refused(source: Any) -> None:
+    refused(source, f"is a {type(source).__name__}", "item 2")
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100)))
+
+
+@pytest.mark.parametrize("sides", [(12_000, 12_000), (15_000, 15_000), (2**30, 2**30)])
+@pytest.mark.parametrize("action", ["error", "always"])
+def test_bombs_are_refused_by_their_declared_size(
+    tmp_path: Path, sides: tuple[int, int], action: Any
+) -> None:
+    assert sides[0] * sides[1] > MAX_PIXELS
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(*sides))
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        refused(path, f"limit of {MAX_PIXELS} pixels")
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_the_limit_counts_all_pages_and_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Image.fromarray(COLOUR)
+    path = save(page, tmp_path / "a.tiff", save_all=True, append_images=[page] * 3)
+    array = np.zeros((13, 21 * 4), np.uint8)
+    monkeypatch.setattr(images, "MAX_PIXELS", 13 * 21 * 4)
+    assert len(read_images(path)) == 4
+    only(array)
+    monkeypatch.setattr(images, "MAX_PIXELS", 13 * 21 * 4 - 1)
+    refused(path, "1092 pixels is more than the limit of 1091")
+    refused(array, "limit of 1091", "array 0")
+    refused(Image.fromarray(array), "limit of 1091", "image 0")
+
+
+def test_errors_do_not_spoil_pillow(tmp_path: Path) -> None:
+    path = save(Image.fromarray(COLOUR), tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:-300])
+    refused(path, "damaged")
+    np.testing.assert_array_equal(
+        only(ImageOps.mirror(Image.fromarray(COLOUR))).pixels, COLOUR[:, ::-1]
+    )

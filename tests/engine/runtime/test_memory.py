@@ -1,0 +1,77 @@
+"""What is out of memory, in the words of each runtime, and what a block takes."""
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from medfocus.engine.runtime.memory import clear_frames, is_out_of_memory
+from medfocus.errors import DeviceError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
+        RuntimeError("std::bad_alloc"),
+        DeviceError("segmenter.plan", "Error Code 2: OutOfMemory (no further information)", "-"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_out_of_memory_in_each_runtimes_words(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+def test_other_errors_are_none() -> None:
+    assert not is_out_of_memory(RuntimeError("an illegal memory access was encountered"))
+
+
+def test_an_error_and_those_behind_it_let_go_of_what_their_frames_hold() -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def fails() -> None:
+        activations = np.zeros(10)
+        alive.append(weakref.ref(activations))
+        raise MemoryError
+
+    def wraps() -> None:
+        buffers = np.zeros(10)
+        alive.append(weakref.ref(buffers))
+        try:
+            fails()
+        except MemoryError as error:
+            raise DeviceError("cpu", "has no memory", "free some") from error
+
+    gc.disable()  # nothing may wait for the collector
+    try:
+        with pytest.raises(DeviceError) as caught:
+            wraps()
+        assert [held() is None for held in alive] == [False, False]
+        clear_frames(caught.value)
+        assert [held() is None for held in alive] == [True, True]
+    finally:
+        gc.enable()
+
+
+PEAK = """
+import numpy as np
+from medfocus.engine.runtime.memory import measured
+with measured() as usage:
+    array = np.ones(200_000_000, np.uint8)
+    del array
+print(usage.cpu)
+"""
+
+
+def test_a_block_is_measured_at_its_peak() -> None:
+    # In a process of its own: what other tests left behind is freed in this one at any time.
+    found = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert 190e6 < int(found.stdout) < 400e6

@@ -1,0 +1,221 @@
+"""Splits: nested, stratified, without leaks, and the same for whoever repeats them."""
+
+import io
+import itertools
+from collections import Counter
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from medfocus.errors import InputError
+from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.folder import read_folder
+from medfocus.fewshot.data.splitting import splits
+from medfocus.fewshot.data.splitting.leaks import leave_out_copies
+from medfocus.fewshot.data.splitting.splits import Fraction, Shots, make_split
+from tests.fewshot.data.files import dicom, png
+from tests.fewshot.data.splitting.pools import fake
+
+
+@pytest.fixture
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as all different, and need not be there."""
+    monkeypatch.setattr(
+        splits,
+        "content_hashes",
+        lambda paths: [sha256(str(path).encode()).hexdigest() for path in paths],
+    )
+
+
+def images(root: Path, counts: dict[str, int]) -> Dataset:
+    """An image folder: so many different images in each folder."""
+    for folder, count in counts.items():
+        for number in range(count):
+            png(root / folder / f"{number}.png")
+    return read_folder(root)
+
+
+@pytest.mark.usefixtures("no_files")
+@pytest.mark.parametrize("seed", [0, 1, -3])
+def test_less_is_contained_in_more(seed: int) -> None:
+    dataset = fake([0] * 60 + [1] * 41 + [2] * 20)
+    amounts = [Fraction(share) for share in (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)]
+    shots = [Shots(count) for count in (1, 2, 4, 8, 16)]
+    for ladder in (amounts, shots):
+        chosen = [make_split(dataset, amount, seed) for amount in ladder]
+        for less, more in itertools.pairwise(chosen):
+            assert set(less.train) < set(more.train)
+            assert less.test == more.test
+
+
+@pytest.mark.usefixtures("no_files")
+def test_amounts_a_class() -> None:
+    dataset = fake([0] * 100 + [1] * 50 + [2] * 10)
+    whole = make_split(dataset, Fraction(1), 0)
+    labels = [item.label for item in dataset.items]
+    pool = Counter(labels[index] for index in whole.train)
+    assert pool == {0: 80, 1: 40, 2: 8}
+    assert Counter(labels[index] for index in whole.test) == {0: 20, 1: 10, 2: 2}
+    assert sorted(whole.train + whole.test) == list(range(160))
+    for share in (0.01, 0.05, 0.1, 0.33):
+        split = make_split(dataset, Fraction(share), 0)
+        assert Counter(labels[index] for index in split.train) == {
+            label: max(1, round(share * count)) for label, count in pool.items()
+        }
+    split = make_split(dataset, Shots(8), 0)
+    assert Counter(labels[index] for index in split.train) == {0: 8, 1: 8, 2: 8}
+    with pytest.raises(InputError, match="class 'c': has 8 files to train on, fewer than 9 shots"):
+        make_split(dataset, Shots(9), 0)
+
+
+@pytest.mark.usefixtures("no_files")
+def test_the_seed_decides_what_is_trained_on_alone() -> None:
+    dataset = fake([0] * 50 + [1] * 50 + [2] * 50)
+    first, again, other = (make_split(dataset, Shots(8), seed) for seed in (5, 5, 6))
+    assert first == again
+    assert first.train != other.train
+    assert first.test == other.test
+    parted = tuple(
+        replace(item, part="test" if index in first.test else "train")
+        for index, item in enumerate(dataset.items)
+    )
+    dataset = replace(dataset, items=parted)
+    uses = Counter(
+        index for seed in range(400) for index in make_split(dataset, Shots(10), seed).train
+    )
+    # Each of the 120 files is in one of four choices: 100 ± 8.7 of 400, so ± 5 standard deviations.
+    assert len(uses) == 120
+    assert all(56 < count < 144 for count in uses.values())
+
+
+@pytest.mark.usefixtures("no_files")
+def test_the_choice_is_the_same_on_every_machine() -> None:
+    """Published results are named by seed and amount: this order must never change."""
+    items = [
+        replace(item, part="test" if number % 2 else "train")
+        for number, item in enumerate(fake([number // 20 for number in range(60)]).items)
+    ]
+    dataset = replace(fake([]), items=tuple(items))
+    assert make_split(dataset, Shots(3), 0).train == (4, 6, 14, 24, 28, 34, 44, 50, 56)
+    assert make_split(dataset, Shots(3), 1).train == (2, 8, 18, 20, 34, 36, 40, 54, 56)
+
+
+def test_amounts_in_words() -> None:
+    assert [str(amount) for amount in (Shots(1), Shots(16), Fraction(0.05), Fraction(1))] == [
+        "1 shot",
+        "16 shots",
+        "5%",
+        "100%",
+    ]
+    for wrong in (0.0, -0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match=r"not in \(0, 1\]"):
+            Fraction(wrong)
+    with pytest.raises(InputError, match="0 shots"):
+        Shots(0)
+
+
+@pytest.mark.usefixtures("no_files")
+def test_classes_too_small_to_test() -> None:
+    with pytest.raises(InputError, match=r"class 'c' of fake: has no file to (test|train) on"):
+        make_split(fake([0] * 10 + [1] * 10 + [2]), Shots(1), 0)
+    with pytest.raises(InputError, match="class 'a' of fake: has no file to test on"):
+        make_split(fake([0, 1, 2]), Shots(1), 0)
+    split = make_split(fake([0] * 3 + [1] * 3 + [2] * 3), Shots(1), 0)
+    assert len(split.test) == 3
+
+
+def test_the_authors_parts(tmp_path: Path) -> None:
+    dataset = images(tmp_path, {"train/a": 6, "train/b": 5, "test/a": 2, "test/b": 3})
+    split = make_split(dataset, Shots(3), 0)
+    assert [dataset.items[index].part for index in split.test] == ["test"] * 5
+    assert {dataset.items[index].part for index in split.train} == {"train"}
+    assert len(split.train) == 6
+    for file in split.train_files + split.test_files:
+        path = tmp_path / file.file
+        assert dataset.items[file.index].path == path
+        assert dataset.items[file.index].label == file.label
+        assert sha256(path.read_bytes()).hexdigest() == file.sha256
+
+
+def test_a_class_that_the_authors_do_not_test(tmp_path: Path) -> None:
+    dataset = images(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+    kept = tuple(item for item in dataset.items if (item.part, item.label) != ("test", 1))
+    less = Dataset("less", tmp_path, dataset.classes, dataset.prompts, kept)
+    with pytest.raises(InputError, match="class 'b' of less: has no file to test on"):
+        make_split(less, Shots(1), 0)
+
+
+def test_a_copy_in_both_parts(tmp_path: Path) -> None:
+    images(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2})
+    png(tmp_path / "train" / "a" / "copy.png", 1)
+    png(tmp_path / "test" / "a" / "original.png", 1)
+    with pytest.raises(
+        InputError, match=r"train/a/copy.png and test/a/original.png: hold the same bytes"
+    ):
+        make_split(read_folder(tmp_path), Shots(1), 0)
+
+
+def test_copies_in_a_pool_stay_together(tmp_path: Path) -> None:
+    for label, folder in enumerate("ab"):
+        for number in range(30):
+            png(tmp_path / folder / f"{number}.png", 100 * label + number // 2)
+    split = make_split(read_folder(tmp_path), Fraction(1), 0)
+    assert len(split.train) + len(split.test) == 60
+    hashes = [{file.sha256 for file in files} for files in (split.train_files, split.test_files)]
+    assert hashes[0].isdisjoint(hashes[1])
+
+
+def test_one_content_with_two_labels(tmp_path: Path) -> None:
+    images(tmp_path, {"a": 5, "b": 5})
+    png(tmp_path / "a" / "x.png", 1)
+    png(tmp_path / "b" / "y.png", 1)
+    with pytest.raises(InputError, match=r"a/x.png and b/y.png: .*, labelled 'a' and 'b'"):
+        make_split(read_folder(tmp_path), Shots(1), 0)
+
+
+def test_copies_are_left_out_when_asked(tmp_path: Path) -> None:
+    images(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2})
+    png(tmp_path / "train" / "a" / "copy.png", 1)
+    png(tmp_path / "test" / "a" / "original.png", 1)
+    for name in ("train/a/x.png", "train/b/y.png", "test/b/z.png"):
+        png(tmp_path / name, 2)
+    for name in ("train/b/twice.png", "train/b/again.png"):
+        png(tmp_path / name, 3)
+    dataset, text = read_folder(tmp_path), io.StringIO()
+    kept = leave_out_copies(dataset, Console(file=text, width=200))
+    out = {
+        item.path.relative_to(tmp_path).as_posix() for item in set(dataset.items) - set(kept.items)
+    }
+    assert out == {"train/a/copy.png", "train/a/x.png", "train/b/y.png", "test/b/z.png"}
+    said = text.getvalue()
+    assert "left out: train/a/copy.png: a copy of a test image" in said
+    assert "left out: test/b/z.png: the same bytes have two labels" in said
+    split = make_split(kept, Fraction(1), 0)
+    assert {file.file for file in split.train_files} >= {"train/b/twice.png", "train/b/again.png"}
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has a single class"):
+        make_split(images(tmp_path, {"a": 8}), Shots(1), 0)
+
+
+def test_a_patient_in_both_parts(tmp_path: Path) -> None:
+    images(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2})
+    for name in ("train/a/1.dcm", "train/b/2.dcm", "test/a/3.dcm"):
+        dicom(tmp_path / name, "Doe^Jane")
+    dicom(tmp_path / "train" / "a" / "4.dcm", "Roe")
+    with pytest.raises(InputError, match="2 to train on and 1 to test on") as caught:
+        make_split(read_folder(tmp_path), Shots(1), 0)
+    assert "1 groups" in str(caught.value)
+    assert "Doe" not in str(caught.value)
+    assert sha256(b"Doe^Jane").hexdigest() not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    dataset = images(tmp_path, {"a": 5, "b": 5})
+    dataset.items[3].path.unlink()
+    with pytest.raises(InputError, match=r"a/3.png: cannot be read"):
+        make_split(dataset, Shots(1), 0)

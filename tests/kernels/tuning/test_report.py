@@ -1,0 +1,109 @@
+"""Every kernel and table entry, compiled with no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from medfocus.kernels.tile import BANDS, table
+from medfocus.kernels.tuning.cases import CASES, FIXED_CASES
+from medfocus.kernels.tuning.roofline import CARDS
+
+# The interpreter, which the other tests run in, compiles nothing.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=ENVIRONMENT
+    )
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    """The report; it says in its exit status that it found nothing wrong."""
+    done = python(
+        "-m", "medfocus.kernels.tuning.report", "--arch", "80", "89", "90", "100", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_every_entry_compiles(rows: list[dict[str, Any]]) -> None:
+    assert {row["kernel"] for row in rows} == {*CASES, *FIXED_CASES}
+    for architecture in (80, 89, 90, 100):
+        entries = sum(key.architecture == architecture for key in table())
+        assert sum(row["arch"] == architecture for row in rows) >= entries + len(FIXED_CASES)
+
+
+@pytest.mark.long
+def test_nothing_spills_and_everything_fits(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert row["spills"] == 0, row
+        assert 0 < row["registers"] <= 255, row
+        assert row["shared_bytes"] <= CARDS[row["arch"]].shared_limit, row
+        assert row["programs"] >= 1, row
+
+
+@pytest.mark.long
+def test_matrix_products_are_on_tensor_cores(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert not row["problems"], row
+        if row["kernel"] == "cls_attention":
+            assert not row["mma"], row  # one query row is no matrix
+        elif row["arch"] == 90 and row["tile"]["block_m"] >= 64:
+            assert row["mma"].get("HGMMA"), row
+        else:
+            assert row["mma"], row
+
+
+@pytest.mark.long
+def test_no_row_beats_its_roofline(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert 0 < row["tile_use"] <= 1, row
+        assert row["modelled_us"] >= row["roofline_us"] > 0, row
+
+
+PLANTED = """
+import sys
+from medfocus.kernels import report, tile
+key = tile.Key("masked_attention", 90, 16, 128, 1)
+tile.table()[key] = tile.Tile(256, 128, 4, 2)
+report.table = lambda: {key: tile.table()[key]}
+report.FIXED_CASES.clear()
+report.rows = lambda architectures: iter(report._job((90, key)))
+sys.exit(report.main(["--arch", "90"]))
+"""
+
+
+def test_a_tile_that_spills_is_named() -> None:
+    done = python("-c", PLANTED)
+    assert done.returncode == 1
+    assert "masked_attention B256 H12 N197 D128" in done.stderr
+    assert "spills" in done.stderr
+
+
+def test_under_the_interpreter_it_says_that_it_cannot() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "medfocus.kernels.tuning.report"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"TRITON_INTERPRET": "1"},
+    )
+    assert done.returncode == 2
+    assert "TRITON_INTERPRET" in done.stderr
+
+
+def test_the_table_is_whole() -> None:
+    for architecture in CARDS:
+        for kernel in CASES:
+            bands = {
+                k.band for k in table() if (k.kernel, k.architecture) == (kernel, architecture)
+            }
+            assert bands == set(range(len(BANDS) + 1))

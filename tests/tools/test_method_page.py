@@ -1,0 +1,14 @@
+"""docs/method.md says what the recorded study says."""
+
+import json
+from pathlib import Path
+
+from tools.docs.method_page import RESULTS, render
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_as_rendered() -> None:
+    folder = ROOT / "benchmarks/results/cpu"
+    results = {name: json.loads((folder / f"{name}.json").read_text()) for name in RESULTS}
+    assert (ROOT / "docs/method.md").read_text(encoding="utf-8") == render(results)

@@ -1,0 +1,1 @@
+"""Trains the `tiny` preset on phantoms: `python -m tools.pretrain segmenter|clip`."""

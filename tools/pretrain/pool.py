@@ -1,0 +1,50 @@
+"""The phantoms that the `tiny` preset learns from and is measured on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from rich.progress import track
+
+from medfocus.phantoms import ORGANS, PRETRAINING_KINDS, LesionKind, Phantom, make_phantom
+
+# Seeds of different purposes never meet.
+TRAINING_SEEDS, HELD_OUT_SEEDS = 0, 10_000_000
+
+NO_LESION, ONE_LESION = 0.1, 0.9  # cumulative: a tenth has none, a tenth has two
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A phantom as training needs it: an image, and one mask a lesion.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        masks: (n, H, W) bool.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    organ: str
+    kind: LesionKind | None
+
+
+def draw_phantom(seed: int, kinds: tuple[LesionKind, ...] = PRETRAINING_KINDS) -> Phantom:
+    """The phantom of a seed: organ, kind and number of lesions drawn from it."""
+    random = np.random.default_rng((seed, 1))
+    organ = ORGANS[random.integers(len(ORGANS))]
+    kind = kinds[random.integers(len(kinds))]
+    share = random.random()
+    if share < NO_LESION:
+        return make_phantom(seed, organ, None, lesions=0)
+    return make_phantom(seed, organ, kind, lesions=1 if share < ONE_LESION else 2)
+
+
+def draw_pool(
+    first_seed: int, count: int, kinds: tuple[LesionKind, ...] = PRETRAINING_KINDS
+) -> list[Sample]:
+    """`count` phantoms from consecutive seeds."""
+    pool = []
+    for seed in track(range(first_seed, first_seed + count), f"drawing {count} phantoms"):
+        phantom = draw_phantom(seed, kinds)
+        pool.append(Sample(phantom.image, phantom.lesion_masks, phantom.organ, phantom.kind))
+    return pool
