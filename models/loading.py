@@ -7,7 +7,7 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from medfocus.errors import WeightsError
-from medfocus.models.architectures import build_clip
+from medfocus.models.clip.architecture import build_clip
 from medfocus.models.clip.text import Tokenizer, tokenizer_for
 from medfocus.models.sam2.segmenter import Segmenter
 from medfocus.models.weights import (

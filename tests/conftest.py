@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 from medfocus.export.config import ExportConfig
 from medfocus.export.engine_directory import ModelBundle, build
 from medfocus.export.validate.images import phantoms
-from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import TINY

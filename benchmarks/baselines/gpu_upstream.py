@@ -17,7 +17,7 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from medfocus.benchmarks.bench.random_weights import SAM2_CONFIGS
 from medfocus.benchmarks.gpu.engine import SIDE, Picture
-from medfocus.models.architectures import build_clip
+from medfocus.models.clip.architecture import build_clip
 from medfocus.models.presets import Preset
 
 

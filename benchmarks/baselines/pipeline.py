@@ -187,7 +187,7 @@ def _compiled_focus(
 def hard(architecture: str, batch: int, dtype: torch.dtype, device: str) -> Comparison:
     """A whole encoder with 30% of its patches kept; answers are (B, E)."""
     # Here and in `sam2_windows`: where upstream's packages are missing, all else still runs.
-    from medfocus.models.architectures import build_vision_tower
+    from medfocus.models.clip.architecture import build_vision_tower
     from medfocus.models.clip.encoder import FocusCLIP
 
     torch.manual_seed(0)

@@ -16,7 +16,8 @@ from medfocus.engine.preprocess.batch import classifier_view, in_frame
 from medfocus.engine.preprocess.resize import normalise, segmenter_pixels
 from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import InputError, WeightsError
-from medfocus.models.architectures import clip_configuration, sam2_architecture
+from medfocus.models.clip.architecture import clip_configuration
+from medfocus.models.sam2.architecture import sam2_architecture
 from medfocus.models.sam2.selection import select_focus
 
 LOGIT = 32.0  # sam2's predictor cuts low-resolution masks off at ±32

@@ -21,11 +21,11 @@ from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, SEGMENTER_WEIGHT
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import InputError
-from medfocus.models.architectures import (
+from medfocus.models.clip.architecture import build_vision_tower
+from medfocus.models.sam2.architecture import (
     build_mask_decoder,
     build_prompt_encoder,
     build_upstream_image_encoder,
-    build_vision_tower,
     sam2_architecture,
 )
 from medfocus.models.sam2.selection import select_focus

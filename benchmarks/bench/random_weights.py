@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from sam2.build_sam import build_sam2
 
-from medfocus.models.architectures import build_clip, clip_configuration
+from medfocus.models.clip.architecture import build_clip, clip_configuration
 from medfocus.models.clip.text import CLASS_PROMPT
 from medfocus.models.presets import PRESETS, preset
 

@@ -23,7 +23,7 @@ from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.pipeline import Pipeline
 from medfocus.export.engine_directory import ModelBundle, build
 from medfocus.export.validate.images import phantoms
-from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.presets import preset

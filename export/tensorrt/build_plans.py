@@ -1,16 +1,10 @@
-"""ONNX graphs to TensorRT plans, for the GPU and the TensorRT that are there.
-
-One optimisation profile a bucket, tuned for that batch size and used for it and all that are
-larger than the bucket before: TensorRT chooses kernels for a profile's `opt` shape, and the best
-ones for a batch of 32 are not those for a single image. That costs a tuning run a bucket.
-"""
+"""ONNX graphs to TensorRT plans, for the GPU and the TensorRT that are there."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import onnx
 from rich.progress import Progress
 
 from medfocus.engine.artifact.layout import CLASSIFIER_ONNX, SEGMENTER_ONNX
@@ -22,15 +16,10 @@ from medfocus.engine.backends.tensorrt.library import (
     require_tensorrt,
 )
 from medfocus.engine.runtime import cuda
+from medfocus.export.tensorrt.profiles import MOST_POINTS, input_dimensions, profiles
 from medfocus.settings import Prompts
 
 Attention = Literal["native", "plugin"]
-Shape = tuple[int, ...]
-Profile = dict[str, tuple[Shape, Shape, Shape]]  # input -> least, tuned and greatest shape
-Dimensions = tuple[int | str, ...]  # sizes; names of those that vary
-
-# The most points that a caller's own prompt may have, a box's two corners among them.
-MOST_POINTS = 16
 
 
 def build_plans(
@@ -81,44 +70,6 @@ def build_plans(
             (staging / folder).mkdir(parents=True, exist_ok=True)
             (staging / folder / name).write_bytes(plan)
     return folder
-
-
-def input_dimensions(path: Path) -> dict[str, Dimensions]:
-    """A graph's inputs with their dimensions, names standing for those that vary."""
-    graph = onnx.load(path, load_external_data=False).graph
-    return {
-        value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
-        for value in graph.input
-    }
-
-
-def profiles(
-    inputs: Mapping[str, Dimensions],
-    buckets: Sequence[int],
-    sizes: Mapping[str, tuple[int, int, int]],
-) -> list[Profile]:
-    """One profile a bucket: from one more than the bucket before, tuned for the bucket itself.
-
-    Args:
-        inputs: of the graph; the varying dimension `batch` is the bucket's.
-        buckets: ascending.
-        sizes: least, tuned and greatest size of the other varying dimensions, by name.
-    """
-    made = []
-    for before, bucket in zip((0, *buckets), buckets, strict=False):
-        ranges = {**sizes, "batch": (before + 1, bucket, bucket)}
-        made.append(
-            {name: _shapes(dimensions, ranges) for name, dimensions in inputs.items()},
-        )
-    return made
-
-
-def _shapes(
-    dimensions: Dimensions, ranges: Mapping[str, tuple[int, int, int]]
-) -> tuple[Shape, Shape, Shape]:
-    all_three = [ranges[d] if isinstance(d, str) else (d, d, d) for d in dimensions]
-    least, tuned, greatest = zip(*all_three, strict=True)
-    return least, tuned, greatest
 
 
 def timing_cache(architecture: int, version: str) -> Path:

@@ -13,7 +13,7 @@ from rich.progress import Progress, TaskID
 
 from medfocus.engine.backends.tensorrt.plan_runner import Logger
 from medfocus.errors import EngineDirectoryError
-from medfocus.export.tensorrt.build_plans import Profile
+from medfocus.export.tensorrt.profiles import Profile
 
 
 class Builder:

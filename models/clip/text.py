@@ -11,7 +11,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from medfocus.errors import InputError
-from medfocus.models.architectures import clip_configuration, text_folder_of
+from medfocus.models.clip.architecture import clip_configuration, text_folder_of
 
 CLASS_PROMPT = "This is a photo of {}"  # the paper's
 

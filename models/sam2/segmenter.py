@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medfocus.errors import InputError
-from medfocus.models.architectures import (
+from medfocus.models.sam2.architecture import (
     IMAGE_EMBEDDING_STRIDE,
     build_image_encoder,
     build_mask_decoder,

@@ -7,7 +7,7 @@ import torch
 
 from medfocus.engine.preprocess.geometry import Geometry, pooling_weights
 from medfocus.errors import InputError
-from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import (
     HIDDEN,

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import save_file
 
 from medfocus.errors import InputError, WeightsError
-from medfocus.models.architectures import build_clip
+from medfocus.models.clip.architecture import build_clip
 from medfocus.models.clip.text import class_embeddings, tokenizer_for
 from medfocus.models.graphs import Cache
 from medfocus.models.head import Head, uniform_strength

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from medfocus.engine.preprocess.resize import normalise
-from medfocus.models.architectures import build_clip
+from medfocus.models.clip.architecture import build_clip
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.clip.text import Tokenizer, tokenizer_for
 from medfocus.models.loading import TINY

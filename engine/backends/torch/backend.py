@@ -19,8 +19,8 @@ from medfocus.engine.backends.torch.half_weights import store_half
 from medfocus.engine.runtime.buffer_pool import BATCHES_ON_GPU, BufferPool, host_buffer_pool
 from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import InputError
-from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip.adapter import PROMPTS
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.graphs import (
     ClassifierGraph,

@@ -17,7 +17,7 @@ from medfocus.engine.artifact.directory import load_tensors, read_engine_directo
 from medfocus.engine.artifact.layout import SEGMENTER_WEIGHTS
 from medfocus.errors import InputError, WeightsError
 from medfocus.export.validate.images import phantoms
-from medfocus.models.architectures import build_clip
+from medfocus.models.clip.architecture import build_clip
 
 IMAGES = phantoms(3)
 

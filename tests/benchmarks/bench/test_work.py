@@ -11,7 +11,7 @@ from medfocus.benchmarks.bench.timing.roofline import KINDS, SIDE, Roofline, mea
 from medfocus.benchmarks.bench.timing.work import ModelCost, work_of
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.export.validate.images import phantoms
-from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.loading import TINY
 from medfocus.models.sam2.segmenter import Segmenter

@@ -17,7 +17,8 @@ from medfocus.engine.backends.tensorrt.backend import TensorRTBackend
 from medfocus.engine.backends.torch.backend import TorchBackend
 from medfocus.engine.runtime import cuda
 from medfocus.errors import DeviceError, EngineDirectoryError, InputError
-from medfocus.export.tensorrt.build_plans import MOST_POINTS, build_plans
+from medfocus.export.tensorrt.build_plans import build_plans
+from medfocus.export.tensorrt.profiles import MOST_POINTS
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
 from tests.tensorrt_api.installed import installed

@@ -28,8 +28,8 @@ from tests.engine.runtime.schedules import (
     expected,
     picture,
     pipeline,
-    request,
     prompted,
+    request,
     run_and_check,
     stream_and_check,
     within,
@@ -515,7 +515,7 @@ def test_an_idle_pipeline_holds_no_images() -> None:
     subject = pipeline(Script(), batches=2)
     requests = [request(1), request(2)]
     images = [weakref.ref(waiting.image.pixels) for waiting in requests]
-    answers = [waiting.answer for waiting in requests]
+    answers = [waiting.future for waiting in requests]
     subject.submit(requests)
     del requests
     for answer in answers:

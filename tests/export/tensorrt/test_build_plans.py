@@ -13,13 +13,8 @@ from rich.progress import Progress
 
 from medfocus.engine.backends.tensorrt.library import require_tensorrt
 from medfocus.errors import DeviceError, EngineDirectoryError, InputError
-from medfocus.export.tensorrt.build_plans import (
-    MOST_POINTS,
-    build_plans,
-    input_dimensions,
-    profiles,
-    timing_cache,
-)
+from medfocus.export.tensorrt.build_plans import build_plans, timing_cache
+from medfocus.export.tensorrt.profiles import MOST_POINTS, input_dimensions, profiles
 from medfocus.models.presets import ZERO_SHOT
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device

@@ -13,7 +13,7 @@ from medfocus.fewshot.evaluation.explanation import (
     mass_inside,
     pointing_game,
 )
-from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 
 BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"

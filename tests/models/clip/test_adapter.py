@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from medfocus.errors import WeightsError
-from medfocus.models.architectures import build_vision_tower
 from medfocus.models.clip.adapter import apply_adapter
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import hiding_bias
 

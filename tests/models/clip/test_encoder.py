@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medfocus.errors import InputError
 from medfocus.kernels import dispatch
-from medfocus.models.architectures import build_vision_tower
+from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import HIDDEN
 

@@ -6,7 +6,7 @@ from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor, nn
 
 from medfocus.kernels import dispatch
-from medfocus.models.architectures import SAM2_ARCHITECTURES
+from medfocus.models.sam2.architecture import SAM2_ARCHITECTURES
 from medfocus.models.sam2.hiera import HieraBlock, replace_blocks
 from medfocus.models.sam2.segmenter import Segmenter
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 
-from medfocus.models.architectures import SAM2_ARCHITECTURES, build_mask_decoder
+from medfocus.models.sam2.architecture import SAM2_ARCHITECTURES, build_mask_decoder
 
 
 @torch.inference_mode()

@@ -1,24 +1,17 @@
-"""The architectures that medfocus knows by name, and how to build them with random weights.
+"""SAM2's image paths that medfocus knows by name, and how to build them with random weights.
 
 Only names travel in files: a manifest that could carry a configuration could also make the
 reader build something nobody reviewed.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
-import open_clip
-from open_clip.model import CLIP, CustomTextCLIP, _build_vision_tower
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
-from torch import nn
 
 from medfocus.errors import InputError
 from medfocus.models.sam2.hiera import replace_blocks
@@ -61,126 +54,6 @@ SAM2_ARCHITECTURES: dict[str, Sam2Architecture] = {
         144, 2, (2, 6, 36, 4), (23, 33, 43), (7, 7), window_spec=(8, 4, 16, 8)
     ),
 }
-
-# In open_clip's own configuration format. BiomedCLIP's comes from its model card's
-# open_clip_config.json; all other CLIP names are open_clip's.
-CLIP_CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "medfocus_tiny": {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": 112,
-            "patch_size": 8,
-            "width": 128,
-            "head_width": 64,
-            "layers": 6,
-        },
-        "text_cfg": {
-            "context_length": 32,
-            "vocab_size": 49408,
-            "width": 32,
-            "heads": 1,
-            "layers": 2,
-        },
-    },
-    "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": {
-        "embed_dim": 512,
-        "vision_cfg": {
-            "timm_model_name": "vit_base_patch16_224",
-            "timm_model_pretrained": False,
-            "timm_pool": "",
-            "timm_proj": "linear",
-            "image_size": 224,
-        },
-        "text_cfg": {
-            "hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
-            "hf_tokenizer_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
-            "hf_model_pretrained": False,
-            "hf_proj_type": "mlp",
-            "hf_pooler_type": "cls_last_hidden_state_pooler",
-            "context_length": 256,
-        },
-    },
-}
-
-
-def clip_configuration(architecture: str) -> dict[str, Any]:
-    """open_clip's configuration of a CLIP, looked up by name.
-
-    Raises:
-        InputError: a name that neither medfocus nor open_clip knows.
-    """
-    configuration = CLIP_CONFIGURATIONS.get(architecture)
-    if configuration is None and architecture in open_clip.list_models():
-        configuration = open_clip.get_model_config(architecture)
-    if configuration is None:
-        raise InputError(
-            f"CLIP architecture {architecture!r}",
-            "not known",
-            "use one of " + ", ".join(CLIP_CONFIGURATIONS) + " or a name from"
-            " open_clip.list_models()",
-        )
-    return configuration
-
-
-def build_vision_tower(architecture: str) -> nn.Module:
-    """The image encoder of a CLIP by name, with random weights, as open_clip builds it."""
-    configuration = clip_configuration(architecture)
-    tower: nn.Module = _build_vision_tower(
-        configuration["embed_dim"],
-        configuration["vision_cfg"],
-        quick_gelu=configuration.get("quick_gelu", False),
-    )
-    return tower
-
-
-def build_clip(architecture: str, text_folder: Path | None = None) -> CLIP | CustomTextCLIP:
-    """Both towers of a CLIP by name, with random weights, as open_clip builds them.
-
-    Args:
-        architecture: a name that medfocus or open_clip knows.
-        text_folder: configuration and vocabulary of a Hugging Face text encoder, where the CLIP
-            has one; nothing is downloaded.
-
-    Raises:
-        InputError: an unknown name, or a text encoder whose folder is missing or unusable.
-    """
-    configuration = deepcopy(clip_configuration(architecture))
-    custom_text = configuration.pop("custom_text", False)
-    if "hf_model_name" not in configuration["text_cfg"]:
-        kind = CustomTextCLIP if custom_text else CLIP
-        return kind(**configuration)
-    folder = text_folder_of(architecture, text_folder)
-    configuration["text_cfg"]["hf_model_name"] = str(folder)
-    try:
-        return CustomTextCLIP(**configuration)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            str(folder),
-            "holds no text encoder configuration that can be loaded",
-            "put the text encoder's config.json there",
-        ) from error
-
-
-def text_folder_of(architecture: str, text_folder: Path | None) -> Path:
-    """The folder of a Hugging Face text encoder, once it and its library are known to be there.
-
-    Raises:
-        InputError: no folder given, no such folder, or transformers not installed.
-    """
-    encoder = clip_configuration(architecture)["text_cfg"]["hf_model_name"]
-    if find_spec("transformers") is None:
-        raise InputError(
-            f"text encoder of {architecture}",
-            "needs transformers, which is not installed",
-            "pip install 'medfocus[biomed]'",
-        )
-    if text_folder is None or not text_folder.is_dir():
-        raise InputError(
-            f"text encoder of {architecture}",
-            f"its configuration and vocabulary ({encoder}) are not at {text_folder}",
-            "give the folder that holds its config.json and tokenizer files, with --text-folder",
-        )
-    return text_folder
 
 
 def sam2_architecture(name: str) -> Sam2Architecture:
