@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOLDERS := kernels models phantoms engine export fewshot benchmarks
 TREE := $(VENV)/tree/medfocus
 
-.PHONY: demo test test-long lint format bench weights gpu-check clean
+.PHONY: demo test test-long coverage lint format docs bench weights gpu-check image clean
 
 # A file's tests stay in one process, in which they share what is dear to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
@@ -18,6 +18,9 @@ test: $(VENV)/package
 # Each takes minutes: all table entries compiled, models at full size, kills, recorded accuracies.
 test-long: $(VENV)/package
 	$(PYTEST) -m long -o timeout=1800
+
+coverage: $(VENV)/package
+	$(PYTEST) --cov --cov-report=term --cov-report=html:out/coverage
 
 # Phantoms with lesions that the shipped weights never saw, a head from a few of them, an engine,
 # and its answers on others of them and on real DICOM files.
@@ -88,6 +91,11 @@ $(VENV)/package: $(VENV)/dependencies pyproject.toml setup.py
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	rm -rf build *.egg-info
 	touch $@
+
+# The image of Containerfile, by podman, docker or buildah: BUILDER=.
+BUILDER ?= podman
+image:
+	$(BUILDER) build --tag medfocus --file Containerfile .
 
 clean:
 	rm -rf $(VENV) build *.egg-info engines out
