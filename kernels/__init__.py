@@ -1,4 +1,4 @@
-"""CLIP's and SAM2's attention as Triton kernels, each with its like in PyTorch operators."""
+"""CLIP's and SAM2's attention as Triton kernels, each with a PyTorch reference."""
 
 from medfocus.kernels.cls_attention import cls_attention
 from medfocus.kernels.focus_bias import FocusBias, focus_bias

@@ -1,4 +1,4 @@
-"""What the attention functions refuse, before any launch."""
+"""Argument checks of the attention functions, made before any launch."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from medfocus.errors import InputError
 from medfocus.kernels import dispatch
 
-WIDTHS = range(16, 129, 8)  # D that the attention kernels take
+WIDTHS = range(16, 129, 8)  # the head widths D that the attention kernels support
 # Offsets inside one image are 32-bit in the kernels; offsets of images are 64-bit.
 LARGEST_OFFSET = 2**31
 
@@ -17,18 +17,18 @@ def require(condition: bool, argument: str, problem: str, hint: str) -> None:
         raise InputError(argument, problem, hint)
 
 
-def check_packed(name: str, packed: Tensor, form: str, parts: int, num_heads: int) -> int:
-    """Check a packed projection, and return D.
+def check_packed(name: str, packed: Tensor, form: str, tensors: int, num_heads: int) -> int:
+    """Check a packed projection and return the head width D.
 
     Args:
-        name: of the argument, for the error.
-        packed: (..., parts·H·D), its last dimension dense.
-        form: its shape in letters, for the error: one letter group a dimension.
-        parts: 3 for q, k and v; 2 for k and v.
+        name: the argument's name, for the error.
+        packed: (..., tensors·H·D), its last dimension dense.
+        form: the expected shape in letters, for the error: one letter group per dimension.
+        tensors: 3 for q, k and v; 2 for k and v; 1 for q.
         num_heads: H.
 
     Raises:
-        InputError: another shape or dtype, or a last dimension that is not dense.
+        InputError: wrong shape or dtype, or the last dimension is not dense.
     """
     shape = tuple(packed.shape)
     require(packed.ndim == form.count(",") + 1, name, f"shape {shape}", f"pass {form}")
@@ -40,9 +40,9 @@ def check_packed(name: str, packed: Tensor, form: str, parts: int, num_heads: in
     )
     require(num_heads >= 1, "num_heads", f"{num_heads}", "pass 1 or more")
     require(
-        packed.shape[-1] > 0 and packed.shape[-1] % (parts * num_heads) == 0,
+        packed.shape[-1] > 0 and packed.shape[-1] % (tensors * num_heads) == 0,
         name,
-        f"last dimension {packed.shape[-1]} is no multiple of {parts}·{num_heads}",
+        f"last dimension {packed.shape[-1]} is not a multiple of {tensors}·{num_heads}",
         f"pass {form}",
     )
     require(
@@ -52,19 +52,19 @@ def check_packed(name: str, packed: Tensor, form: str, parts: int, num_heads: in
         "pass a tensor whose last dimension is dense",
     )
     require(all(shape[1:-1]), name, f"shape {shape} has no tokens", "pass one or more")
-    return packed.shape[-1] // (parts * num_heads)
+    return packed.shape[-1] // (tensors * num_heads)
 
 
 def check_key_bias(key_bias: Tensor, shapes: dict[str, tuple[int, ...]], like: Tensor) -> None:
-    """Check dtype, device and shape of a bias; its values too where values are checked.
+    """Check dtype, device and shape of a bias, and its values where `MEDFOCUS_CHECKS` is on.
 
     Args:
-        key_bias: one number a key.
-        shapes: the shapes that fit, by their letters.
+        key_bias: one number per key.
+        shapes: the accepted shapes, by their letters.
         like: the packed projection.
 
     Raises:
-        InputError: one of them does not fit.
+        InputError: one of the checks fails; the code is `input.not_finite` for NaN.
     """
     expected = torch.float64 if like.dtype == torch.float64 else torch.float32
     require(
@@ -79,30 +79,35 @@ def check_key_bias(key_bias: Tensor, shapes: dict[str, tuple[int, ...]], like: T
         any(key_bias.shape == shape for shape in shapes.values()),
         "key_bias",
         f"shape {tuple(key_bias.shape)} is not {fitting}",
-        "pass one number a key",
+        "pass one number per key",
     )
-    if dispatch.checks_values():
-        require(not key_bias.isnan().any(), "key_bias", "it holds NaN", "look where it came from")
+    check_no_nan("key_bias", key_bias)
+
+
+def check_no_nan(name: str, tensor: Tensor) -> None:
+    """Refuse NaN where `MEDFOCUS_CHECKS` is on; reading the values waits for the device."""
+    if dispatch.checks_values() and bool(tensor.isnan().any()):
+        raise InputError(name, "contains NaN", "check how it was computed", code="input.not_finite")
 
 
 def check_device(name: str, tensor: Tensor, like: Tensor) -> None:
-    """Check that two arguments lie on one device."""
+    """Check that two arguments are on the same device."""
     require(
         tensor.device == like.device,
         name,
-        f"it is on {tensor.device}, the tokens are on {like.device}",
-        "pass both on one device",
+        f"is on {tensor.device}, and the tokens are on {like.device}",
+        "move both to the same device",
     )
 
 
 def refusal(packed: Tensor, width: int) -> str | None:
-    """Why an attention kernel cannot take a packed projection; None if it can."""
+    """Why an attention kernel does not support a packed projection; None if it does."""
     if packed.dtype not in dispatch.DTYPES:
         return f"dtype {packed.dtype} is none of float16, bfloat16 and float32"
     if dispatch.INTERPRETED and packed.dtype == torch.bfloat16:
-        return "Triton's interpreter has no bfloat16 arithmetic"
+        return "Triton's interpreter does not support bfloat16"
     if width not in WIDTHS:
-        return f"D = {width} is no multiple of 8 from 16 to 128"
+        return f"D = {width} is not a multiple of 8 from 16 to 128"
     if packed.shape[-2] * packed.stride(-2) >= LARGEST_OFFSET:
         return "one image spans 2^31 elements or more"
     return None

@@ -1,9 +1,9 @@
-"""The parts that all attention kernels share: tiles of packed rows, and the running softmax.
+"""Building blocks of all attention kernels: tiles of packed rows, and the online softmax.
 
-The running softmax over key tiles is Milakov and Gimelshein's (arXiv 1805.02867), as used by
+The online softmax over key tiles is Milakov and Gimelshein's (arXiv 1805.02867), as used by
 FlashAttention (arXiv 2205.14135); in base 2, since the hardware has exp2 and no exp.
 
-Triton's tiles have sides that are powers of two. A head width between two powers is cut in two:
+The sides of Triton's tiles are powers of two. A head width between two powers is split in two:
 D = 72 is computed as 64 + 16 columns, D = 96 as 64 + 32, instead of 128 each.
 """
 
@@ -17,7 +17,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def cut(width: int) -> tuple[int, int]:
-    """Columns of a head's two parts: powers of two of 16 or more; the second may be 0."""
+    """The columns of a head's two parts: powers of two from 16 on; the second may be 0."""
     whole = max(16, triton.next_power_of_2(width))
     first = whole // 2
     rest = max(16, triton.next_power_of_2(width - first))
@@ -25,11 +25,11 @@ def cut(width: int) -> tuple[int, int]:
 
 
 def tail(size: int, block: int, dtype: torch.dtype) -> int:
-    """Side of the tile for what is left after the full tiles; 0 if nothing is.
+    """Side of the last, partial tile; 0 if the full tiles cover everything.
 
-    16 is the least that the tensor cores' instructions take: 197 keys in tiles of 64 leave 5,
-    which a tile of 16 covers, so 208 are computed and not 256. float32 takes a whole tile: next
-    to its three parts (see `dot_precision`) no second loop fits the registers.
+    16 is the smallest side that tensor-core instructions support: 197 keys in tiles of 64 leave
+    5, which a tile of 16 covers, so that 208 are computed instead of 256. float32 takes a whole
+    tile: with its three bfloat16 parts (see `dot_precision`) a second loop exceeds the registers.
     """
     left = size % block
     if not left:
@@ -38,10 +38,10 @@ def tail(size: int, block: int, dtype: torch.dtype) -> int:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How float32 goes through the tensor cores: as three bfloat16 parts, six products.
+    """How float32 runs on tensor cores: as three bfloat16 parts, in six products.
 
-    That keeps 24 bits at the arithmetic cost of three tf32 products, which keep 21. The
-    narrower types take no notice.
+    That keeps 24 bits at the cost of three tf32 products, which keep 21. The narrower types
+    ignore it.
     """
     return "bf16x6" if dtype == torch.float32 and not dispatch.INTERPRETED else "tf32"
 
@@ -50,7 +50,7 @@ def dot_precision(dtype: torch.dtype) -> str:
 def load_columns(
     pointer, rows, mask, D: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """Columns FIRST to FIRST + WIDTH of packed rows; zeros outside D and where masked.
+    """Load columns FIRST to FIRST + WIDTH of packed rows; zeros outside D and where masked.
 
     `rows` holds element offsets; `mask` is a vector, or None where every row exists.
     """
@@ -69,7 +69,7 @@ def load_columns(
 
 @triton.jit
 def load_keys(keys, values, rows, mask, D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
-    """Both parts of a tile of keys, then of its values; a part that is not there is the first."""
+    """Load both parts of a tile of keys and of values; without a second part, the first again."""
     k = load_columns(keys, rows, mask, D, 0, MAIN)
     v = load_columns(values, rows, mask, D, 0, MAIN)
     k_rest, v_rest = k, v
@@ -95,14 +95,14 @@ def softmax_step(
     q, q_rest, k, k_rest, v, v_rest, bias, output, output_rest, highest, total, scale,
     REST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take one tile of keys into the running softmax.
+    """Add one tile of keys to the online softmax.
 
     With logits s = scale · q kᵀ + bias, already in base 2, and m the highest logit so far:
-    p = 2^(s - m), total = Σ p, output = p v; what was summed under a lower m is scaled down.
+    p = 2^(s - m), total = Σ p, output = p v; sums made with a lower m are scaled down.
 
     Args:
         q: (M, D₁), k and v: (n, D₁); the `_rest` parts (·, D₂), used where REST > 0.
-        bias: (n,) or (M, n) float32 in base 2, -inf where there is no key; None adds nothing.
+        bias: (n,) or (M, n) float32 in base 2, -inf where there is no key; None for no bias.
         output: (M, D₁) float32, not yet divided by `total`.
         highest, total: (M,) float32.
     """
@@ -137,10 +137,10 @@ def take_keys(
     D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, BLOCK: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take keys `first` to `first + BLOCK` of a sequence; with MASKED, those below `length`.
+    """Add keys `first` to `first + BLOCK` of a sequence; with MASKED, those below `length`.
 
-    Rows of keys and values are `stride_n` elements apart; `key_bias` (length,) or None. The
-    others are `softmax_step`'s.
+    Rows of keys and values are `stride_n` elements apart; `key_bias` is (length,) or None. The
+    other arguments are those of `softmax_step`.
     """
     key = first + tl.arange(0, BLOCK)
     bias = None
@@ -162,5 +162,5 @@ def take_keys(
 
 @triton.jit
 def one_over(total):
-    """1 / total, and 1 for rows that had no key, whose sum is 0: they give zeros."""
+    """1 / total; 1 for rows without keys, whose total is 0, so that their output is 0."""
     return 1.0 / tl.where(total == 0.0, 1.0, total)

@@ -1,4 +1,4 @@
-"""The one query row that CLIP's last layer needs: CLS, attending to all tokens."""
+"""Attention of a single query row, as CLIP's last layer needs it: CLS over all tokens."""
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +14,18 @@ from medfocus.kernels.tile import Tile
 
 NAME = "cls_attention"
 
-# Bound by memory, and this reads every number once, 16 bytes a thread. Two tiles, k and v, of
-# 64 × 64 and their sums in float32 are 96 numbers a thread; a wider head takes fewer keys.
-NUMBERS_A_TILE = 64 * 64
+# The kernel is memory-bound, and reads every element once, in 16-byte loads per thread. Two tiles,
+# k and v, of 64 × 64 and their sums in float32 are 96 registers per thread; a wider head takes
+# fewer keys per step.
+ELEMENTS_PER_TILE = 64 * 64
 
 
 def cls_attention(
     q: Tensor, kv: Tensor, key_bias: Tensor | None, num_heads: int, scale: float | None = None
 ) -> Tensor:
-    """Attention of one query an image: `softmax(scale · q kᵀ + key_bias) v`, a bias number a key.
+    """Attention with one query per image: `softmax(scale · q kᵀ + key_bias) v`, one bias per key.
 
-    On CUDA one Triton kernel; elsewhere PyTorch's scaled_dot_product_attention. The softmax is
+    One Triton kernel on CUDA; elsewhere PyTorch's scaled_dot_product_attention. The softmax is
     float32 in both.
 
     Args:
@@ -32,15 +33,15 @@ def cls_attention(
         kv: (B, N, 2·H·D) in the dtype of `q`; k and v side by side, each with its heads in
             order. The last dimension is dense, the others have any stride.
         key_bias: (B, N) or (B, H, N) float32 (float64 with float64 tokens), added to the logits;
-            None adds nothing. A query all of whose keys are at -inf gives zeros.
+            None for no bias. A query whose keys are all at -inf gives zeros.
         num_heads: H.
-        scale: factor on q kᵀ; D^-0.5 when None.
+        scale: factor on q kᵀ; None for D^-0.5.
 
     Returns:
         (B, H·D) in the dtype of `q`, ready for the output projection.
 
     Raises:
-        InputError: arguments that do not fit together; NaN in the bias, where values are checked.
+        InputError: arguments do not fit together; NaN in the bias, with `MEDFOCUS_CHECKS=on`.
     """
     width = check_packed("kv", kv, "(B, N, 2·H·D)", 2, num_heads)
     batch, tokens, _ = kv.shape
@@ -67,7 +68,7 @@ def cls_attention(
 def reference(
     q: Tensor, kv: Tensor, key_bias: Tensor | None, num_heads: int, scale: float
 ) -> Tensor:
-    """The same by PyTorch's own operators, in the dtype of `q`."""
+    """The same with PyTorch's operators, in the dtype of `q`."""
     batch, tokens, _ = kv.shape
     # (B, N, 2·H·D) -> 2 × (B, H, N, D)
     k, v = kv.view(batch, tokens, 2, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -103,18 +104,18 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    def again(q: Tensor, kv: Tensor, key_bias: Tensor | None) -> Tensor:
+    def recompute(q: Tensor, kv: Tensor, key_bias: Tensor | None) -> Tensor:
         return reference(q, kv, key_bias, ctx.num_heads, ctx.scale)
 
-    return *gradients(again, ctx.saved_tensors, ctx.needs_input_grad, grad), None, None
+    return *gradients(recompute, ctx.saved_tensors, ctx.needs_input_grad, grad), None, None
 
 
 _operator.register_autograd(_backward, setup_context=_save)
 
 
 def tile_for(width: int) -> Tile:
-    """The tile for D: a fixed number of numbers, whatever the number of tokens."""
-    return Tile(1, NUMBERS_A_TILE // triton.next_power_of_2(width), warps=4, stages=2)
+    """The tile for a head width D: the same number of elements for every D and sequence length."""
+    return Tile(1, ELEMENTS_PER_TILE // triton.next_power_of_2(width), warps=4, stages=2)
 
 
 def launch(
@@ -126,7 +127,7 @@ def launch(
     scale: float,
     tile: Tile,
 ) -> None:
-    """Run the kernel with a given tile, into `out` (B, H·D) with a dense last dimension."""
+    """Launch the kernel with a given tile; writes `out` (B, H·D), its last dimension dense."""
     batch, tokens, packed = kv.shape
     programs = batch * num_heads
     if not programs:
@@ -144,7 +145,7 @@ def launch(
 
 
 def specialise(width: int, tile: Tile) -> dict[str, object]:
-    """The kernel's compile-time constants for a width and a tile."""
+    """The kernel's compile-time constants for a head width and a tile."""
     return {
         "D": width,
         "COLUMNS": triton.next_power_of_2(width),
@@ -161,8 +162,8 @@ def kernel(
 ):  # fmt: skip
     """One program: one head of one image.
 
-    Lane n of a tile keeps a running softmax of its own, over keys n, n + BLOCK_N, and so on, so
-    that no step waits for the others' maximum or sum; the lanes are joined at the end.
+    Lane n of a tile keeps its own online softmax, over keys n, n + BLOCK_N and so on, so that no
+    step needs a maximum or a sum across lanes; the lanes are combined at the end.
     """
     program = tl.program_id(0)
     head = program % num_heads
@@ -204,5 +205,5 @@ def kernel(
 
 @triton.jit
 def _finite(highest):
-    """0 in place of -inf: -inf - -inf is NaN."""
+    """Replace -inf by 0: -inf - -inf would be NaN."""
     return tl.where(highest == float("-inf"), 0.0, highest)

@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of a kernel for a GPU that need not be there, and what it came to."""
+"""Ahead-of-time compilation of a kernel, without a GPU, and the resources it needs."""
 
 import re
 import subprocess
@@ -9,27 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-# Tensor-core instructions: HMMA to Ampere and Ada, HGMMA on Hopper, UTCHMMA on Blackwell.
+TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+# Tensor-core instructions: HMMA up to Ada, HGMMA on Hopper, UTCHMMA on Blackwell.
 MATRIX_INSTRUCTIONS = ("HMMA", "HGMMA", "UTCHMMA")
-# Loads and stores of local memory, where registers go that do not fit.
+# Loads from and stores to local memory, which holds the registers that do not fit.
 SPILL_INSTRUCTIONS = ("LDL", "STL")
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What ptxas made of a kernel.
+    """Resources and instructions of a compiled kernel.
 
     Attributes:
-        registers: a thread.
-        spills: instructions that load or store local memory.
-        stack_bytes: a thread.
-        shared_bytes: a program.
-        instructions: how often each stands in the machine code, by name without modifiers.
-        products_off_tensor_cores: matrix products that became multiply-adds of single numbers.
+        registers: per thread.
+        spills: instructions that load from or store to local memory.
+        stack_bytes: per thread.
+        shared_bytes: per program.
+        instructions: how often each occurs in the machine code, by name without modifiers.
+        products_off_tensor_cores: matrix products that became scalar multiply-adds.
     """
 
     registers: int
@@ -41,7 +43,7 @@ class Compiled:
 
     @property
     def mma(self) -> dict[str, int]:
-        """Tensor-core instructions by name."""
+        """Counts of the tensor-core instructions, by name."""
         return {name: n for name, n in self.instructions.items() if name in MATRIX_INSTRUCTIONS}
 
 
@@ -53,7 +55,7 @@ def compile_for(
     warps: int,
     stages: int,
 ) -> Compiled:
-    """Compile a kernel for a compute capability, and read its machine code.
+    """Compile a kernel for a compute capability and inspect its machine code.
 
     Args:
         architecture, function, types, constants, warps, stages: see `binary`.
@@ -80,17 +82,17 @@ def binary(
     warps: int,
     stages: int,
 ) -> Any:
-    """What Triton compiles a kernel to: `asm` by kind, "ptx" and "cubin" say, and `metadata`.
+    """Compile a kernel: Triton's result, with `asm` by kind ("ptx", "cubin", …) and `metadata`.
 
     Args:
         architecture: compute capability, 90 for 9.0.
         function: the `triton.jit` function.
-        types: Triton's type of each argument that is no constant, `*bf16` or `i32` say. Pointers
-            and strides (`stride` in the name, unless the kernel leaves them unspecialised) are
-            taken to be multiples of 16, as they are for contiguous tensors.
-        constants: the compile-time constants, `None` for an absent tensor among them.
-        warps: of 32 threads.
-        stages: for loops that name none.
+        types: Triton's type of each argument that is not a constant, such as `*bf16` or `i32`.
+            Pointers and strides (`stride` in the name, unless the kernel does not specialise
+            them) are taken to be multiples of 16, as they are for contiguous tensors.
+        constants: the compile-time constants; `None` for an absent tensor.
+        warps: warps per program.
+        stages: pipeline stages of loops that do not set their own.
     """
     names = function.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
@@ -117,7 +119,7 @@ def _disassemble(cubin: bytes) -> tuple[dict[str, int], Counter[str]]:
         usage = _run(tools / "cuobjdump", "-res-usage", file.name)
         code = _run(tools / "nvdisasm", "-c", file.name)
     numbers = {name: int(n) for name, n in re.findall(r"(REG|STACK):(\d+)", usage)}
-    # "/*0a10*/  @P0 LDGSTS.E.BYPASS.128 [R1], ..." -> LDGSTS; MUFU.EX2 keeps its function
+    # "/*0a10*/  @P0 LDGSTS.E.BYPASS.128 [R1], ..." -> LDGSTS; MUFU.EX2 keeps its suffix
     names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(MUFU\.\w+|[A-Z][A-Z0-9_]*)", code)
     return numbers, Counter(names)
 

@@ -1,14 +1,14 @@
-"""Which path a call takes: the Triton kernel, or PyTorch's own operators with the same meaning.
+"""Chooses the path of a call: the Triton kernel, or its PyTorch reference.
 
 `MEDFOCUS_KERNELS` sets the mode when the package is imported:
 
-- `on`, the default: CUDA tensors of a form that a kernel supports take the kernel.
+- `on`, the default: CUDA tensors that a kernel supports run in the kernel.
 - `off`: always PyTorch.
-- `require`: always the kernel; what it cannot take is an error. With `TRITON_INTERPRET=1` this
-  also runs the kernels on CPU tensors, through Triton's interpreter.
+- `require`: always the kernel; arguments that it does not support are an error. With
+  `TRITON_INTERPRET=1` the kernels also run on CPU tensors, in Triton's interpreter.
 
-`MEDFOCUS_CHECKS=on` also looks at values (NaN in a bias, sequence offsets that do not ascend).
-That waits for the device, so it is off otherwise.
+`MEDFOCUS_CHECKS=on` also checks values (NaN in a bias, sequence offsets that do not ascend).
+That waits for the device, so it is off by default.
 """
 
 import os
@@ -25,7 +25,7 @@ from medfocus.errors import InputError
 Mode = Literal["on", "off", "require"]
 Path = Literal["triton", "torch"]
 
-# Tensor-core instructions for bfloat16, and asynchronous copies, begin here.
+# The first with bfloat16 on tensor cores and asynchronous copies.
 OLDEST_ARCHITECTURE = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -36,9 +36,9 @@ def _from_environment() -> tuple[Mode, bool]:
     mode = os.environ.get("MEDFOCUS_KERNELS", "on")
     checks = os.environ.get("MEDFOCUS_CHECKS", "off")
     if mode not in get_args(Mode):
-        raise InputError("MEDFOCUS_KERNELS", f"{mode!r} is no mode", "set on, off or require")
+        raise InputError("MEDFOCUS_KERNELS", f"unknown mode {mode!r}", "use on, off or require")
     if checks not in ("on", "off"):
-        raise InputError("MEDFOCUS_CHECKS", f"{checks!r} is no setting", "set on or off")
+        raise InputError("MEDFOCUS_CHECKS", f"unknown value {checks!r}", "use on or off")
     return mode, checks == "on"  # type: ignore[return-value]
 
 
@@ -49,7 +49,7 @@ _emitted: frozenset[str] = frozenset()
 
 @contextmanager
 def using(mode: Mode, checks: bool = False) -> Iterator[None]:
-    """Another mode for a while, in every thread; for tests and benchmarks."""
+    """Set the mode within a `with` block, in every thread; for tests and benchmarks."""
     global _mode, _checks
     before = _mode, _checks
     _mode, _checks = mode, checks
@@ -61,12 +61,12 @@ def using(mode: Mode, checks: bool = False) -> Iterator[None]:
 
 @contextmanager
 def emitting(*kernels: str) -> Iterator[None]:
-    """Keep kernels as custom operators in graphs that are exported meanwhile.
+    """Keep kernels as custom operators in graphs exported within the `with` block.
 
-    For a runtime that has these kernels itself. Elsewhere nothing changes.
+    For runtimes that implement these kernels themselves. Calls outside an export do not change.
 
     Args:
-        kernels: functions' names, `masked_attention` say.
+        kernels: names of functions, such as `masked_attention`.
     """
     global _emitted
     before = _emitted
@@ -78,24 +78,24 @@ def emitting(*kernels: str) -> Iterator[None]:
 
 
 def checks_values() -> bool:
-    """Whether arguments' values are looked at."""
+    """Whether the values of arguments are checked."""
     return _checks
 
 
 def last_path(kernel: str) -> Path:
-    """The path that the last call of a kernel took, in any thread.
+    """The path of the last call of a kernel, in any thread.
 
     Args:
-        kernel: the function's name, `masked_attention` say.
+        kernel: the function's name, such as `masked_attention`.
 
     Raises:
-        KeyError: it was not called yet.
+        KeyError: it has not been called yet.
     """
     return _last_path[kernel]
 
 
 def record(kernel: str, path: Path) -> None:
-    """Remember which path ran; each path calls this where it runs."""
+    """Record which path ran; each path calls this where it runs."""
     _last_path[kernel] = path
 
 
@@ -104,15 +104,21 @@ def takes_kernel(kernel: str, tensor: Tensor, refusal: str | None) -> bool:
 
     Args:
         kernel: the function's name.
-        tensor: the argument that decides on the device.
-        refusal: why the kernel cannot take these arguments wherever they are; None if it can.
+        tensor: the argument whose device decides.
+        refusal: why the kernel does not support these arguments on any device; None if it does.
 
     Raises:
-        InputError: the mode is `require`, or the kernel is to be emitted, and it cannot run.
+        InputError: the mode is `require`, or the kernel is to be emitted, and the kernel does not
+            support the call (`kernel.unsupported`).
     """
     if kernel in _emitted and torch.compiler.is_exporting():
         if refusal is not None:
-            raise InputError(kernel, f"cannot be exported as a kernel: {refusal}", "do without it")
+            raise InputError(
+                kernel,
+                f"cannot be exported as a kernel: {refusal}",
+                "export without the kernel",
+                code="kernel.unsupported",
+            )
         return True
     if _mode == "off":
         return False
@@ -121,7 +127,10 @@ def takes_kernel(kernel: str, tensor: Tensor, refusal: str | None) -> bool:
         return True
     if _mode == "require":
         raise InputError(
-            kernel, f"the kernel is required, but {refusal}", "set MEDFOCUS_KERNELS=on"
+            kernel,
+            f"the kernel is required, but {refusal}",
+            "set MEDFOCUS_KERNELS=on",
+            code="kernel.unsupported",
         )
     return False
 

@@ -1,4 +1,4 @@
-"""From a focus mask's logits to the key bias of every layer: pooling, floor, log and strength."""
+"""The key bias of every layer from a focus mask's logits: pooling, floor, log and strength."""
 
 import math
 from typing import NamedTuple
@@ -10,26 +10,27 @@ import triton.language as tl
 from torch import Tensor
 
 from medfocus.kernels import dispatch
-from medfocus.kernels.arguments import LARGEST_OFFSET, check_device, require
+from medfocus.kernels.arguments import LARGEST_OFFSET, check_device, check_no_nan, require
 from medfocus.kernels.attention_tiles import dot_precision
 from medfocus.kernels.recompute import gradients
 
 NAME = "focus_bias"
 LARGEST_GRID = 64
-# Rows and columns of the mask a step, by the padded grid. Three bfloat16 parts of each factor fill
-# the registers: of what was compiled for 80, 89, 90 and 100 these are the largest without a spill.
+# Mask rows and columns per step, by the padded grid. Three bfloat16 parts of each factor fill the
+# registers: of the sizes compiled for 80, 89, 90 and 100, these are the largest without a spill.
 BLOCKS = {16: (64, 32), 32: (64, 16), 64: (32, 32)}
 WARPS = 8
 STAGES = 3
 
 
 class FocusBias(NamedTuple):
-    """What a focus mask does to CLIP's attention.
+    """The effect of a focus mask on CLIP's attention.
 
     Attributes:
         key_bias: (L, B, 1 + g²) float32, added to the attention logits of layer l; CLS first.
-        patch_focus: (B, g, g) float32 in [0, 1], up to rounding: the mask's mean over a patch.
-        focused: (B,) bool; False where the bias is 0 because no region was found or seen.
+        patch_focus: (B, g, g) float32 in [0, 1] up to rounding: the mask's mean over each patch.
+        focused: (B,) bool; False where the bias is 0, because no region was found or no patch
+            shows it.
     """
 
     key_bias: Tensor
@@ -45,29 +46,28 @@ def focus_bias(
     floor: float,
     visible: float,
 ) -> FocusBias:
-    """Pool a mask over CLIP's patches, and make the bias of each layer: λ·log(max(m, ε)).
+    """Pool a mask over CLIP's patches and compute each layer's bias: λ·log(max(m, ε)).
 
-    m = rows · sigmoid(logits) · colsᵀ, the exact mean over a patch since the weights are area
-    overlaps. An image is focused if any of its logits is above 0 and any of its patches above
-    `visible`; all keys of one that is not get a bias of 0, as the CLS key does.
+    m = rows · sigmoid(logits) · colsᵀ, the exact mean over a patch, since the weights are area
+    overlaps. An image is focused if any of its logits is above 0 and any of its patches is above
+    `visible`; otherwise the bias of all its keys is 0, as that of the CLS key always is.
 
-    A NaN among an image's logits or weights makes NaN of its whole patch focus, and the image is
-    not focused: its bias is 0.
+    A NaN in an image's logits or weights makes its whole patch focus NaN, and the image is not
+    focused: its bias is 0.
 
-    On CUDA one Triton kernel does it in one launch; elsewhere PyTorch does. All sums are float32
-    in both (float64 with float64 logits). Gradients go to logits, weights and strength.
+    One launch of a Triton kernel on CUDA; elsewhere PyTorch's operators. All sums are float32 in
+    both (float64 with float64 logits). Logits, weights and strength receive gradients.
 
     Args:
         mask_logits: (B, h, w) floating point.
         rows: (B, g, h) and cols: (B, g, w) float32 area-overlap weights (float64 with float64
-            logits), from `engine.geometry.pooling_weights`.
+            logits), from `engine.preprocess.geometry.pooling_weights`.
         strength: (L,) λ of each layer, float32 (float64 with float64 logits).
         floor: ε, above 0.
-        visible: the patch focus that at least one patch must pass.
+        visible: the patch focus that at least one patch must exceed.
 
     Raises:
-        InputError: arguments that do not fit together; NaN in the logits, where values are
-            checked.
+        InputError: arguments do not fit together; NaN in the logits, with `MEDFOCUS_CHECKS=on`.
     """
     _check(mask_logits, rows, cols, strength, floor, visible)
     if dispatch.takes_kernel(NAME, mask_logits, _refusal(mask_logits, rows.shape[1])):
@@ -85,12 +85,12 @@ def reference(
     floor: float,
     visible: float,
 ) -> FocusBias:
-    """The same by PyTorch's own operators."""
+    """The same with PyTorch's operators."""
     patch_focus = rows @ mask_logits.to(rows.dtype).sigmoid() @ cols.transpose(-2, -1)
-    # amax hands NaN on, and NaN is above nothing.
+    # amax propagates NaN, and NaN > x is False.
     focused = (mask_logits.amax((-2, -1)) > 0) & (patch_focus.amax((-2, -1)) > visible)
     bias = patch_focus.clamp(min=floor).log().flatten(1)  # (B, g²)
-    bias = F.pad(torch.where(focused[:, None], bias, 0.0), (1, 0))  # the CLS key stands first
+    bias = F.pad(torch.where(focused[:, None], bias, 0.0), (1, 0))  # the CLS key is the first
     return FocusBias(strength[:, None, None] * bias, patch_focus, focused)
 
 
@@ -107,7 +107,7 @@ def _check(
         mask_logits.ndim == 3 and 0 not in shape[1:],
         "mask_logits",
         f"shape {shape}",
-        "pass (B, h, w), h and w of 1 or more",
+        "pass (B, h, w) with h and w of 1 or more",
     )
     require(
         mask_logits.is_floating_point(),
@@ -126,22 +126,21 @@ def _check(
             tensor.shape == expected,
             name,
             f"shape {tuple(tensor.shape)} is not {letters} = {expected}",
-            f"pass {letters}, as fits logits of {shape}",
+            f"pass {letters} that fits logits of shape {shape}",
         )
         dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
         require(tensor.dtype == dtype, name, f"dtype {tensor.dtype}", f"pass {dtype}")
         check_device(name, tensor, mask_logits)
     require(floor > 0 and math.isfinite(floor), "floor", f"{floor}", "pass a number above 0")
     require(math.isfinite(visible), "visible", f"{visible}", "pass a finite number")
-    if dispatch.checks_values():
-        require(not mask_logits.isnan().any(), "mask_logits", "they hold NaN", "hint the masks")
+    check_no_nan("mask_logits", mask_logits)
 
 
 def _refusal(mask_logits: Tensor, grid: int) -> str | None:
     if mask_logits.dtype not in dispatch.DTYPES:
         return f"dtype {mask_logits.dtype} is none of float16, bfloat16 and float32"
     if dispatch.INTERPRETED and mask_logits.dtype == torch.bfloat16:
-        return "Triton's interpreter has no bfloat16 arithmetic"
+        return "Triton's interpreter does not support bfloat16"
     if grid > LARGEST_GRID:
         return f"g = {grid} is above {LARGEST_GRID}"
     if max(mask_logits[:1].numel(), mask_logits.shape[1] * mask_logits.stride(1)) >= LARGEST_OFFSET:
@@ -184,14 +183,14 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad_key_bias, grad_patch_focus, _):
-    def again(mask_logits: Tensor, rows: Tensor, cols: Tensor, strength: Tensor) -> Tensor:
+    def recompute(mask_logits: Tensor, rows: Tensor, cols: Tensor, strength: Tensor) -> Tensor:
         key_bias, patch_focus, _ = reference(
             mask_logits, rows, cols, strength, ctx.floor, ctx.visible
         )
         return torch.cat([key_bias.flatten(), patch_focus.flatten()])
 
     grad = torch.cat([grad_key_bias.flatten(), grad_patch_focus.flatten()])
-    return *gradients(again, ctx.saved_tensors, ctx.needs_input_grad, grad), None, None
+    return *gradients(recompute, ctx.saved_tensors, ctx.needs_input_grad, grad), None, None
 
 
 _operator.register_autograd(_backward, setup_context=_save)
@@ -206,7 +205,7 @@ def launch(
     visible: float,
     out: FocusBias,
 ) -> None:
-    """Run the kernel into `out`, whose tensors are contiguous."""
+    """Launch the kernel; writes `out`, whose tensors are contiguous."""
     batch, height, width = mask_logits.shape
     if not batch:
         return
@@ -246,12 +245,12 @@ def kernel(
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program an image: rows · (sigmoid(logits) · colsᵀ), one block of mask rows at a time.
+    """One program per image: rows · (sigmoid(logits) · colsᵀ), one block of mask rows at a time.
 
-    The big product comes first, with the probabilities on its left: its tile then has as many
-    rows as the mask's block, and not the few of the patch grid, which fills the tensor cores'
-    instructions and gives each warp probabilities of its own. The mask is read once, and the
-    probabilities never reach memory.
+    The large product comes first, with the probabilities on the left: its tile then has as many
+    rows as the block of the mask, instead of the few of the patch grid. That fills the tensor
+    cores' instructions, and each warp computes its own probabilities. The mask is read once, and
+    the probabilities are never written to memory.
     """
     image = tl.program_id(0).to(tl.int64)
     mask_logits += image * stride_b
@@ -285,7 +284,7 @@ def kernel(
         pooled = tl.dot(weights, strip, pooled, input_precision=PRECISION)
 
     # A NaN anywhere in a mask reaches every cell, since 0 · NaN is NaN. The hardware's maximum
-    # passes over NaN, so it is looked for on purpose.
+    # ignores NaN, so it is tested for explicitly.
     is_focused = (
         (tl.max(highest, 0) > 0)
         & (tl.max(tl.max(pooled, 1), 0) > visible)

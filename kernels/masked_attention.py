@@ -1,4 +1,4 @@
-"""Self-attention with one additive bias a key, on QKV as the projection wrote it."""
+"""Self-attention with one additive bias per key, on QKV in the projection's own layout."""
 
 import torch
 import torch.nn.functional as F
@@ -27,25 +27,25 @@ NAME = "masked_attention"
 def masked_attention(
     qkv: Tensor, key_bias: Tensor | None, num_heads: int, scale: float | None = None
 ) -> Tensor:
-    """Attention `softmax(scale · q kᵀ + key_bias) v`, a bias number a key.
+    """Attention `softmax(scale · q kᵀ + key_bias) v`, with one bias per key.
 
     On CUDA one Triton kernel reads q, k and v where the projection wrote them and adds the bias
-    while the logits are in registers; elsewhere it is PyTorch's scaled_dot_product_attention.
+    while the logits are in registers; elsewhere PyTorch's scaled_dot_product_attention runs.
     The softmax is float32 in both.
 
     Args:
         qkv: (B, N, 3·H·D) floating point; q, k and v side by side, each with its heads in order.
             The last dimension is dense, the others have any stride.
         key_bias: (B, N) or (B, H, N) float32 (float64 with float64 tokens), added to the logits
-            of every query; None adds nothing. A query all of whose keys are at -inf gives zeros.
+            of every query; None for no bias. A query whose keys are all at -inf gives zeros.
         num_heads: H.
-        scale: factor on q kᵀ; D^-0.5 when None.
+        scale: factor on q kᵀ; None for D^-0.5.
 
     Returns:
         (B, N, H·D) in the dtype of `qkv`, ready for the output projection.
 
     Raises:
-        InputError: arguments that do not fit together; NaN in the bias, where values are checked.
+        InputError: arguments do not fit together; NaN in the bias, with `MEDFOCUS_CHECKS=on`.
     """
     width = check_packed("qkv", qkv, "(B, N, 3·H·D)", 3, num_heads)
     batch, tokens, _ = qkv.shape
@@ -62,7 +62,7 @@ def masked_attention(
 
 
 def reference(qkv: Tensor, key_bias: Tensor | None, num_heads: int, scale: float) -> Tensor:
-    """The same by PyTorch's own operators, in the dtype of `qkv`."""
+    """The same with PyTorch's operators, in the dtype of `qkv`."""
     batch, tokens, _ = qkv.shape
     # (B, N, 3·H·D) -> 3 × (B, H, N, D)
     q, k, v = qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -98,10 +98,10 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    def again(qkv: Tensor, key_bias: Tensor | None) -> Tensor:
+    def recompute(qkv: Tensor, key_bias: Tensor | None) -> Tensor:
         return reference(qkv, key_bias, ctx.num_heads, ctx.scale)
 
-    return *gradients(again, ctx.saved_tensors, ctx.needs_input_grad, grad), None, None
+    return *gradients(recompute, ctx.saved_tensors, ctx.needs_input_grad, grad), None, None
 
 
 _operator.register_autograd(_backward, setup_context=_save)
@@ -115,7 +115,7 @@ def launch(
     scale: float,
     tile: Tile,
 ) -> None:
-    """Run the kernel with a given tile, into `out` (B, N, H·D) with a dense last dimension."""
+    """Launch the kernel with a given tile; writes `out` (B, N, H·D), its last dimension dense."""
     batch, tokens, packed = qkv.shape
     constants = specialise(tokens, packed // 3 // num_heads, qkv.dtype, tile)
     programs = batch * num_heads * triton.cdiv(tokens, tile.block_m)
@@ -134,7 +134,7 @@ def launch(
 
 
 def specialise(tokens: int, width: int, dtype: torch.dtype, tile: Tile) -> dict[str, object]:
-    """The kernel's compile-time constants for a sequence length, a width and a tile."""
+    """The kernel's compile-time constants for a sequence length, a head width and a tile."""
     main, rest = cut(width)
     return {
         "D": width,
@@ -158,11 +158,11 @@ def kernel(
     BLOCK_N: tl.constexpr, TAIL_N: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program: one tile of queries of one head. A head's tiles are neighbours, for L2.
+    """One program: one tile of queries of one head. A head's tiles are adjacent, for L2 hits.
 
     197 queries and keys in tiles of 128 and 64: the queries are 128 + 69, the last tile masked;
-    the keys are 3 · 64 + 5, the last 5 in a tile of 16. So 256 × 208 logits are computed for
-    197 × 197, 73%; square tiles of 128 would use 59%.
+    the keys are 3 · 64 + 5, the last 5 in a tile of 16. So 256 × 208 logits are computed, of
+    which 197 × 197, 73%, are used; with square tiles of 128 it would be 59%.
     """
     row_tiles = tl.cdiv(tokens, BLOCK_M)
     program = tl.program_id(0)
@@ -212,7 +212,7 @@ def _attend(
     total = tl.zeros((ROWS,), tl.float32)
     keys, values = qkv + packed, qkv + 2 * packed
     scale *= LOG2_E
-    if TAIL_N == BLOCK_N:  # one loop does where the last tile is as large as the others
+    if TAIL_N == BLOCK_N:  # one masked loop is enough where the last tile is a full one
         for first in tl.range(0, tokens, BLOCK_N, num_stages=STAGES):
             output, output_rest, highest, total = take_keys(
                 first, tokens, keys, values, key_bias, stride_n,

@@ -1,7 +1,7 @@
-"""`masked_attention` with nothing but three pointers to pass, compiled ahead of time.
+"""`masked_attention` compiled ahead of time, with three pointers as its only arguments.
 
-For runtimes that launch a kernel themselves: all tensors are dense, so every size and stride but
-the batch is known when it is compiled, and the batch is in the number of programs.
+For runtimes that launch a kernel themselves: all tensors are dense, so every size and stride is
+known at compile time except the batch, which only sets the number of programs.
 """
 
 import re
@@ -17,21 +17,20 @@ from medfocus.kernels import compiler, dispatch
 from medfocus.kernels.masked_attention import NAME, specialise
 from medfocus.kernels.masked_attention import kernel as strided_kernel
 from medfocus.kernels.tile import Tile, choose
-from medfocus.kernels.tuning.case import TRITON_NAMES
 
-SCRATCH_PARAMETERS = 2  # which Triton adds to every kernel: global and profiler scratch memory
+SCRATCH_PARAMETERS = 2  # Triton adds them to every kernel: global and profiler scratch memory
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that takes the addresses of qkv, key_bias and out, and nothing else.
+    """A kernel whose only arguments are the addresses of qkv, key_bias and out.
 
     Attributes:
         name: of the entry in `ptx`.
         ptx: for one architecture.
-        threads: a program.
-        shared_bytes: a program.
-        programs: an image.
+        threads: per program.
+        shared_bytes: per program.
+        programs: per image.
     """
 
     name: str
@@ -52,16 +51,23 @@ def compile_packed(
         architecture: compute capability, 90 for 9.0.
 
     Raises:
-        InputError: Triton's interpreter is on, which compiles nothing; or this Triton gives the
-            kernel other parameters.
+        InputError: Triton's interpreter is on, which compiles nothing
+            (`kernel.interpreter_active`), or this Triton version gives the kernel other
+            parameters (`kernel.unexpected_parameters`).
     """
     tile = choose(NAME, tokens, width, dtype, architecture)
-    types = dict.fromkeys(("qkv", "out"), f"*{TRITON_NAMES[dtype]}") | {"key_bias": "*fp32"}
+    pointer = f"*{compiler.TRITON_NAMES[dtype]}"
+    types = {"qkv": pointer, "out": pointer, "key_bias": "*fp32"}
     fixed = constants(tokens, num_heads, width, dtype, tile)
     if dispatch.INTERPRETED:
-        raise InputError("TRITON_INTERPRET", "is set, so nothing can be compiled", "unset it")
+        raise InputError(
+            "TRITON_INTERPRET",
+            "is set, so nothing can be compiled",
+            "unset TRITON_INTERPRET",
+            code="kernel.interpreter_active",
+        )
     with triton.knobs.compilation.scope():
-        # The PTX goes into a plan, where the names of this machine's folders have no business.
+        # The PTX is stored in a plan, which must not contain paths of this machine.
         triton.knobs.compilation.disable_line_info = True
         made = compiler.binary(architecture, packed_kernel, types, fixed, tile.warps, tile.stages)
     name = made.metadata.name
@@ -87,19 +93,24 @@ def constants(
 
 
 def without_scratch(ptx: str, name: str, metadata: Any) -> str:
-    """PTX whose entry lacks the parameters that Triton adds and this kernel never reads.
+    """Remove the entry's parameters that Triton adds and this kernel never reads.
 
-    Triton's own launcher passes them; another would leave them out, and the driver would then
-    read past the end of the arguments.
+    Triton's own launcher passes them; another launcher does not, and the driver would then read
+    past the end of the arguments.
 
     Raises:
-        InputError: the kernel reads them, or its parameters are not those expected.
+        InputError: the kernel reads them, or its parameters are not those expected
+            (`kernel.unexpected_parameters`).
     """
-    hint = "use another version of Triton, or native attention"
+
+    def unexpected(problem: str) -> InputError:
+        hint = "use another version of Triton, or native attention"
+        return InputError(name, problem, hint, code="kernel.unexpected_parameters")
+
     used = {"global": metadata.global_scratch_size, "profiler": metadata.profile_scratch_size}
     for kind, size in used.items():
         if size:
-            raise InputError(name, f"needs {size} bytes of {kind} scratch memory", hint)
+            raise unexpected(f"needs {size} bytes of {kind} scratch memory")
     entry = re.compile(rf"(\.entry {re.escape(name)}\()(.*?)(\n\))", re.DOTALL)
     match = entry.search(ptx)
     parameters = re.findall(r"\n\s*\.param [^\n]*?(\w+),?(?=\n|$)", match[2]) if match else []
@@ -107,7 +118,7 @@ def without_scratch(ptx: str, name: str, metadata: Any) -> str:
     if len(hidden) != SCRATCH_PARAMETERS or any(
         len(re.findall(rf"\b{p}\b", ptx)) > 1 for p in hidden
     ):
-        raise InputError(name, f"has the parameters {', '.join(parameters)}", hint)
+        raise unexpected(f"has the parameters {', '.join(parameters)}")
     assert match is not None
     kept = match[2][: match[2].index(hidden[0])].rsplit(",", 1)[0]
     return ptx[: match.start()] + match[1] + kept + match[3] + ptx[match.end() :]

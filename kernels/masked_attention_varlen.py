@@ -1,4 +1,4 @@
-"""Self-attention on sequences of different lengths, packed one after another without padding."""
+"""Self-attention on sequences of different lengths, concatenated without padding."""
 
 from itertools import pairwise
 
@@ -35,28 +35,28 @@ def masked_attention_varlen(
 ) -> Tensor:
     """`masked_attention` on a ragged batch: each token attends to the tokens of its own sequence.
 
-    Sequence b is rows `cu_seqlens[b]` to `cu_seqlens[b + 1]`, and may be empty. On CUDA that is
-    one Triton kernel, which waits for nothing; elsewhere PyTorch's scaled_dot_product_attention
-    runs sequence by sequence, for which the offsets are read on the host. So do gradients.
+    Sequence b is rows `cu_seqlens[b]` to `cu_seqlens[b + 1]`, and may be empty. On CUDA one
+    Triton kernel runs without synchronising with the host; elsewhere, and for gradients, PyTorch's
+    scaled_dot_product_attention runs sequence by sequence, with the offsets read on the host.
 
     Args:
         qkv: (T, 3·H·D) floating point; q, k and v side by side, each with its heads in order.
             The last dimension is dense, the first has any stride.
         key_bias: (T,) or (H, T) float32 (float64 with float64 tokens), added to the logits of
-            every query of the key's sequence; None adds nothing. A query all of whose keys are
-            at -inf gives zeros.
-        cu_seqlens: (B + 1,) int32, 0 first, T last, never descending.
+            every query of the key's sequence; None for no bias. A query whose keys are all at
+            -inf gives zeros.
+        cu_seqlens: (B + 1,) int32, the first 0, the last T, never descending.
         max_seqlen: length of the longest sequence, or more, known to the host.
         num_heads: H.
-        scale: factor on q kᵀ; D^-0.5 when None.
+        scale: factor on q kᵀ; None for D^-0.5.
 
     Returns:
-        (T, H·D) in the dtype of `qkv`, ready for the output projection. Rows that no sequence
-        holds, which only offsets against the rules leave, are undefined.
+        (T, H·D) in the dtype of `qkv`, ready for the output projection. Rows outside every
+        sequence, which exist only if the offsets are invalid, are undefined.
 
     Raises:
-        InputError: arguments that do not fit together; where values are checked, and on
-            PyTorch's path, offsets against the rules; where values are checked, NaN in the bias.
+        InputError: arguments do not fit together; NaN in the bias, with `MEDFOCUS_CHECKS=on`;
+            invalid offsets, with `MEDFOCUS_CHECKS=on` and on PyTorch's path.
     """
     width = check_packed("qkv", qkv, "(T, 3·H·D)", 3, num_heads)
     tokens = qkv.shape[0]
@@ -73,11 +73,11 @@ def masked_attention_varlen(
         isinstance(max_seqlen, int) and max_seqlen >= 1,
         "max_seqlen",
         f"{max_seqlen!r}",
-        "pass the longest sequence's length as an int, 1 or more",
+        "pass the length of the longest sequence as an int of 1 or more",
     )
     if scale is None:
         scale = width**-0.5
-    # One sequence's offsets are 32-bit in the kernel.
+    # Offsets within one sequence are 32-bit in the kernel.
     if dispatch.takes_kernel(NAME, qkv, refusal(qkv[:max_seqlen], width)):
         if dispatch.checks_values():
             read_offsets(cu_seqlens, max_seqlen, tokens)
@@ -90,26 +90,26 @@ def masked_attention_varlen(
 
 
 def read_offsets(cu_seqlens: Tensor, max_seqlen: int, tokens: int) -> list[int]:
-    """The offsets on the host, checked: this waits for the device.
+    """Copy the offsets to the host and check them; this waits for the device.
 
     Raises:
-        InputError: they do not start at 0, descend, do not end at `tokens`, or hold a sequence
+        InputError: they do not start at 0, descend, do not end at `tokens`, or contain a sequence
             longer than `max_seqlen`.
     """
     offsets: list[int] = cu_seqlens.tolist()
     lengths = [end - begin for begin, end in pairwise(offsets)]
     longest = max(lengths, default=0)
     hint = "pass 0, then the end of each sequence"
-    require(offsets[0] == 0, "cu_seqlens", f"it starts at {offsets[0]}, not at 0", hint)
-    require(min(lengths, default=0) >= 0, "cu_seqlens", "it descends", hint)
+    require(offsets[0] == 0, "cu_seqlens", f"starts at {offsets[0]}, not at 0", hint)
+    require(min(lengths, default=0) >= 0, "cu_seqlens", "descends", hint)
     require(
-        offsets[-1] == tokens, "cu_seqlens", f"it ends at {offsets[-1]}, not at T = {tokens}", hint
+        offsets[-1] == tokens, "cu_seqlens", f"ends at {offsets[-1]}, not at T = {tokens}", hint
     )
     require(
         longest <= max_seqlen,
         "max_seqlen",
-        f"{max_seqlen}, and a sequence has {longest} tokens",
-        "pass the longest sequence's length",
+        f"{max_seqlen}, but a sequence has {longest} tokens",
+        "pass the length of the longest sequence",
     )
     return offsets
 
@@ -122,12 +122,12 @@ def reference(
     num_heads: int,
     scale: float,
 ) -> Tensor:
-    """The same by PyTorch's own operators, in the dtype of `qkv`, sequence by sequence."""
+    """The same with PyTorch's operators, in the dtype of `qkv`, sequence by sequence."""
     tokens = qkv.shape[0]
     offsets = read_offsets(cu_seqlens, max_seqlen, tokens)
     # (T, 3·H·D) -> 3 × (1, H, T, D); a batch of one, for SDPA's fused paths
-    parts = qkv.view(tokens, 3, num_heads, qkv.shape[1] // (3 * num_heads))
-    q, k, v = parts.permute(1, 2, 0, 3)[:, None].unbind(0)
+    packed = qkv.view(tokens, 3, num_heads, qkv.shape[1] // (3 * num_heads))
+    q, k, v = packed.permute(1, 2, 0, 3)[:, None].unbind(0)
     mask = None
     if key_bias is not None:
         # (T,) -> (1, 1, 1, T); (H, T) -> (1, H, 1, T)
@@ -183,10 +183,10 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    def again(qkv: Tensor, key_bias: Tensor | None, cu_seqlens: Tensor) -> Tensor:
+    def recompute(qkv: Tensor, key_bias: Tensor | None, cu_seqlens: Tensor) -> Tensor:
         return reference(qkv, key_bias, cu_seqlens, ctx.max_seqlen, ctx.num_heads, ctx.scale)
 
-    found = gradients(again, ctx.saved_tensors, ctx.needs_input_grad, grad)
+    found = gradients(recompute, ctx.saved_tensors, ctx.needs_input_grad, grad)
     return *found, None, None, None
 
 
@@ -203,7 +203,7 @@ def launch(
     scale: float,
     tile: Tile,
 ) -> None:
-    """Run the kernel with a given tile, into `out` (T, H·D) with a dense last dimension."""
+    """Launch the kernel with a given tile; writes `out` (T, H·D), its last dimension dense."""
     tokens, packed = qkv.shape
     longest = min(max_seqlen, tokens)
     sequences = cu_seqlens.numel() - 1
@@ -224,7 +224,7 @@ def launch(
 
 
 def specialise(width: int, dtype: torch.dtype, tile: Tile) -> dict[str, object]:
-    """The kernel's compile-time constants for a width and a tile; no length is among them."""
+    """The kernel's compile-time constants for a head width and a tile; none is a length."""
     main, rest = cut(width)
     return {
         "D": width,
@@ -247,8 +247,8 @@ def kernel(
 ):  # fmt: skip
     """One program: one tile of queries of one head of one sequence.
 
-    The grid has room for sequences of `longest` tokens; programs past a sequence's end leave.
-    Whatever the offsets hold, only rows 0 to `tokens` are read and written.
+    The grid covers sequences of `longest` tokens; programs past a sequence's end return at once.
+    Whatever the offsets contain, only rows 0 to `tokens` are read and written.
     """
     row_tiles = tl.cdiv(longest, BLOCK_M)
     program = tl.program_id(0)

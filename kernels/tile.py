@@ -1,4 +1,4 @@
-"""Tile sizes: a table a kernel, filled by `medfocus.kernels.tuning.tune`."""
+"""Tile sizes: one table per kernel, filled by `medfocus.kernels.tuning.tune`."""
 
 import functools
 import json
@@ -10,9 +10,9 @@ import torch
 
 from medfocus.kernels.attention_tiles import cut
 
-# The largest number of keys of each band; one more band has no end.
+# The largest number of keys in each band; a last band has no limit.
 BANDS = (64, 224, 320, 640)
-# Widths that share a tile: a narrower head runs as the next of these does.
+# Head widths that have tiles; any other runs with the tile of the next larger one.
 COLUMNS = (32, 64, 96, 128)
 INTERPRETED_ARCHITECTURE = 90
 TABLES = "tiles"
@@ -20,12 +20,12 @@ TABLES = "tiles"
 
 @dataclass(frozen=True)
 class Tile:
-    """How one program of an attention kernel is cut.
+    """The tile of one program of an attention kernel.
 
     Attributes:
-        block_m: queries a program.
-        block_n: keys a step.
-        warps: of 32 threads.
+        block_m: queries per program.
+        block_n: keys per step.
+        warps: warps of 32 threads per program.
         stages: key tiles in flight.
     """
 
@@ -37,12 +37,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileKey:
-    """What decides on a tile.
+    """The key of a tile in the table.
 
     Attributes:
         kernel: the function's name.
         architecture: compute capability as one number, 90 for 9.0.
-        bits: of the dtype, 16 or 32.
+        bits: bits of the dtype, 16 or 32.
         columns: one of `COLUMNS`.
         band: index into `BANDS`, len(BANDS) for longer sequences.
     """
@@ -61,14 +61,14 @@ def band(tokens: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def choose(kernel: str, tokens: int, width: int, dtype: torch.dtype, architecture: int) -> Tile:
-    """The table's tile for a call.
+    """The tile for a call, from the table.
 
     Args:
         kernel: the function's name.
-        tokens: N, keys a sequence.
+        tokens: N, keys per sequence.
         width: D.
         dtype: of the tokens.
-        architecture: as in `TileKey`; one that no table has takes the nearest older one's.
+        architecture: as in `TileKey`; one without entries takes those of the nearest older one.
     """
     tiles = table()
     known = max(
@@ -89,7 +89,7 @@ def architecture_of(tensor: torch.Tensor) -> int:
 
 @functools.cache
 def table() -> dict[TileKey, Tile]:
-    """All entries: the modelled ones, and over them those measured on a GPU."""
+    """All entries; those measured on a GPU override the modelled ones."""
     folder = resources.files(__package__) / TABLES
     files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".json")),

@@ -1,4 +1,4 @@
-"""Hiera's windowed self-attention, on the grid of QKV as the projection wrote it."""
+"""Hiera's windowed self-attention, on the grid of QKV in the projection's own layout."""
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +20,26 @@ def window_attention(
 ) -> Tensor:
     """Attention inside each window of a grid, with Hiera's query pooling (arXiv 2306.00989).
 
-    As SAM2's MultiScaleAttention between window_partition and window_unpartition, with neither:
-    on CUDA one Triton kernel reads windows where the projection wrote them. SAM2 fills the last
-    windows with zeros before its projection and masks nothing, so every position outside the
-    grid is a key that equals the projection's bias.
+    Equals SAM2's MultiScaleAttention between window_partition and window_unpartition, without
+    either: on CUDA one Triton kernel reads the windows where the projection wrote them. SAM2 pads
+    the last windows with zeros before its projection and masks nothing, so every position outside
+    the grid is a key equal to the projection's bias.
 
     Args:
         qkv: (B, H, W, 3·C) floating point; q, k and v side by side, each with its heads in order,
             C = heads · D. The last dimension is dense, the others have any stride.
         padding: (3·C,) floating point, rounded to the dtype of `qkv`: q, k and v outside the
-            grid, that is the projection's bias. Without gradient where the windows fit the grid.
-        num_heads: heads.
-        window: positions a side; 0 is the whole grid (without `pool` that is `masked_attention`
-            on the flattened grid, under whose name the path is recorded).
-        pool: queries are maxima over squares of 2×2; an odd last row or column gives none.
+            grid, that is the projection's bias. It has no gradient where the windows fit the grid.
+        num_heads: number of heads.
+        window: side in positions; 0 for the whole grid (without `pool` that is `masked_attention`
+            on the flattened grid, and the path is recorded under that name).
+        pool: queries are maxima over squares of 2×2; an odd last row or column is dropped.
 
     Returns:
-        (B, H, W, C), or (B, H // 2, W // 2, C) pooled, in the dtype of `qkv`.
+        (B, H, W, C), with `pool` (B, H // 2, W // 2, C), in the dtype of `qkv`.
 
     Raises:
-        InputError: arguments that do not fit together.
+        InputError: arguments do not fit together.
     """
     width = check_packed("qkv", qkv, "(B, H, W, 3·C)", 3, num_heads)
     _, rows, columns, packed = qkv.shape
@@ -56,11 +56,11 @@ def window_attention(
         "pass the bias of the projection, floating point",
     )
     check_device("padding", padding, qkv)
-    require(window >= 0, "window", f"{window}", "pass a side, or 0 for the whole grid")
+    require(window >= 0, "window", f"{window} is negative", "pass a side, or 0 for the whole grid")
     require(
         not pool or window % 2 == 0,
         "window",
-        f"{window} is odd, and queries are pooled 2×2 inside it",
+        f"{window} is odd, and queries are pooled 2×2 within a window",
         "pass an even side",
     )
     require(
@@ -90,7 +90,7 @@ def _refusal(qkv: Tensor, width: int) -> str | None:
 def reference(
     qkv: Tensor, padding: Tensor | None, num_heads: int, window: int, pool: bool
 ) -> Tensor:
-    """The same by PyTorch's own operators, with partition and un-partition.
+    """The same with PyTorch's operators, with partition and un-partition.
 
     `padding` may be None where the windows fit the grid.
     """
@@ -104,9 +104,9 @@ def reference(
     windows_y, windows_x = (rows + more_rows) // side_y, (columns + more_columns) // side_x
     width = packed // 3 // num_heads
     # (B, ny·wy, nx·wx, 3·C) -> (3, B·ny·nx, heads, wy·wx, D)
-    parts = qkv.reshape(-1, side_y, windows_x, side_x, 3, num_heads, width)
-    parts = parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, -1, num_heads, side_y * side_x, width)
-    q, k, v = parts.unbind(0)
+    packed_qkv = qkv.reshape(-1, side_y, windows_x, side_x, 3, num_heads, width)
+    packed_qkv = packed_qkv.permute(4, 0, 2, 5, 1, 3, 6)
+    q, k, v = packed_qkv.reshape(3, -1, num_heads, side_y * side_x, width).unbind(0)
     if pool:
         # (B·ny·nx, heads, wy·wx, D) -> (·, D, wy, wx) -> (B·ny·nx, heads, wy/2·wx/2, D)
         q = q.reshape(-1, side_y, side_x, width).permute(0, 3, 1, 2)
@@ -152,10 +152,10 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    def again(qkv: Tensor, padding: Tensor | None) -> Tensor:
+    def recompute(qkv: Tensor, padding: Tensor | None) -> Tensor:
         return reference(qkv, padding, ctx.num_heads, ctx.window, ctx.pool)
 
-    found = gradients(again, ctx.saved_tensors, ctx.needs_input_grad, grad)
+    found = gradients(recompute, ctx.saved_tensors, ctx.needs_input_grad, grad)
     return *found, None, None, None
 
 
@@ -171,7 +171,7 @@ def launch(
     pool: bool,
     tile: Tile,
 ) -> None:
-    """Run the kernel with a given tile, into `out` (B, H', W', C) with a dense last dimension.
+    """Launch the kernel with a given tile; writes `out` (B, H', W', C), its last dimension dense.
 
     `padding` is dense and in the dtype of `qkv`, or None where the windows fit the grid.
     """

@@ -1,4 +1,4 @@
-"""The Triton kernel of `window_attention`, and how a grid of windows is cut into its tiles."""
+"""The Triton kernel of `window_attention`, and how a grid of windows is divided into tiles."""
 
 from typing import Any
 
@@ -23,11 +23,11 @@ from medfocus.kernels.tile import Tile
 def specialise(
     grid: tuple[int, int], width: int, dtype: torch.dtype, window: int, pool: bool, tile: Tile
 ) -> dict[str, Any]:
-    """The kernel's compile-time constants for a grid (H, W), a width, a window and a tile.
+    """The kernel's compile-time constants for a grid (H, W), a head width, a window and a tile.
 
     Small windows share a program while the queries and the keys of the group fit one tile: four
-    windows of 4×4 are 64×64 logits, of which the blocks on the diagonal count. Where the grid
-    cuts windows, each is alone, since they differ in size.
+    windows of 4×4 are 64×64 logits, of which only the blocks on the diagonal are used. Where the
+    grid cuts windows, every window has its own program, since they differ in size.
     """
     side_y, side_x = (window, window) if window else grid
     stride = 2 if pool else 1
@@ -50,7 +50,7 @@ def specialise(
         "BLOCK_M": block_m,
         "TAIL_M": tail_m,
         "BLOCK_N": block_n,
-        # Masked tiles, for keys that fill no tile of their own or not all of whose logits count.
+        # Masked tiles, for keys that do not fill a tile or whose logits are not all used.
         "TAIL_N": tail_n or (block_n if padded or group > 1 else 0),
         "STAGES": tile.stages,
         "PRECISION": dot_precision(dtype),
@@ -58,7 +58,7 @@ def specialise(
 
 
 def _sides(size: int, block: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Side of the full tiles, no larger than `size` needs, and of the last one."""
+    """Side of the full tiles, no larger than `size` needs, and of the last, partial one."""
     block = min(block, max(16, triton.next_power_of_2(size)))
     return block, tail(size, block, dtype)
 
@@ -75,8 +75,9 @@ def kernel(
     """One program: one tile of queries of one window, or of a group of small ones, in one head.
 
     A grid of 64×64 has 5×5 windows of 14×14: 16 whole ones, eight of 14×8 and one of 8×8. Only
-    positions inside the grid are counted and read, so the cut windows have 112 and 64 queries and
-    keys instead of 196, and the padded positions of each are one key that counts many times.
+    positions inside the grid are counted and read, so that the cut windows have 112 and 64
+    queries and keys instead of 196, and the padded positions of each window are one key, weighted
+    by their number.
     """
     windows_x = tl.cdiv(width, WINDOW_X)
     windows = windows_x * tl.cdiv(height, WINDOW_Y)
@@ -149,8 +150,8 @@ def _attend(
         queries = QUERIES
         end = KEYS
         if qkv.dtype.element_ty == tl.float32:
-            # The same, but no constant: a loop of one round would be taken apart, and float32's
-            # three parts of everything would be in registers at once.
+            # The same value, but not a constant: a loop of one iteration would be unrolled, and
+            # the three bfloat16 parts of all operands would be in registers at once.
             end = tl.minimum(KEYS, height * width)
     row = start + tl.arange(0, ROWS)
     exists = row < queries
@@ -168,7 +169,7 @@ def _attend(
     scale *= LOG2_E
     if PADDED:
         # The padded positions share one key and one value: with its logit as the highest, each
-        # weighs 1, and together they weigh their number.
+        # has weight 1, and together they have their number as weight.
         count = (KEYS - keys).to(tl.float32)
         total += count
         k_column, v_column = _padding(padding, packed, D, 0, MAIN)
@@ -179,7 +180,7 @@ def _attend(
             logit += tl.sum(q_rest.to(tl.float32) * k_column, 1)
             output_rest += count * v_column
         highest = tl.where(count > 0, logit * scale, float("-inf"))
-    # One loop, masked, does where the last tile is as large as the others.
+    # One masked loop is enough where the last tile is a full one.
     ONE_LOOP: tl.constexpr = GROUP > 1 or TAIL_N == BLOCK_N
     full = 0 if ONE_LOOP else end // BLOCK_N * BLOCK_N
     for first in tl.range(0, full, BLOCK_N, num_stages=STAGES):
@@ -201,8 +202,8 @@ def _attend(
                 qkv + packed, qkv + 2 * packed, place, inside, D, MAIN, REST
             )
             if GROUP > 1:
-                together = (row // QUERIES)[:, None] == (key // KEYS)[None, :]
-                bias = tl.where(together & inside[None, :], 0.0, float("-inf"))
+                same_window = (row // QUERIES)[:, None] == (key // KEYS)[None, :]
+                bias = tl.where(same_window & inside[None, :], 0.0, float("-inf"))
             else:
                 bias = tl.where(inside, 0.0, float("-inf"))
             output, output_rest, highest, total = softmax_step(
@@ -221,7 +222,7 @@ def _place(
     index, group, windows_x, columns, SIDE_Y: tl.constexpr, SIDE_X: tl.constexpr,
     GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Row and column in the grid of tokens that are counted window by window."""
+    """Row and column in the grid of tokens that are numbered window by window."""
     window = group
     if GROUP > 1:
         window = group * GROUP + index // (SIDE_Y * SIDE_X)
@@ -236,21 +237,21 @@ def _load_queries(
     queries, y, x, exists, stride_y, stride_x,
     D: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, POOL: tl.constexpr,
 ):  # fmt: skip
-    """Queries at row y and column x of the output, the highest of 2×2 positions where pooled."""
+    """Queries at row y and column x of the output; with pooling, maxima over 2×2 positions."""
     place = y * POOL * stride_y + x * POOL * stride_x
     q = load_columns(queries, place, exists, D, FIRST, WIDTH)
     if POOL == 2:
         for step in tl.static_range(1, 4):
             other = place + step // 2 * stride_y + step % 2 * stride_x
             other = load_columns(queries, other, exists, D, FIRST, WIDTH)
-            # NaN stays, as in PyTorch; Triton's maximum of bfloat16 is float32.
+            # NaN propagates, as in PyTorch; Triton's maximum of bfloat16 is float32.
             q = tl.maximum(q, other, tl.PropagateNan.ALL).to(other.dtype)
     return q
 
 
 @triton.jit
 def _padding(padding, packed, D: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr):
-    """(1, WIDTH) float32 columns of the padded positions' key and value."""
+    """Columns of the padded positions' key and value, each (1, WIDTH) float32."""
     column = FIRST + tl.arange(0, WIDTH)
     k = tl.load(padding + packed + column, mask=column < D, other=0.0)
     v = tl.load(padding + 2 * packed + column, mask=column < D, other=0.0)

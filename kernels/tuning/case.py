@@ -1,4 +1,4 @@
-"""A launch that stands for a table entry: what is compiled, what work it does, how it is run."""
+"""A launch that represents a table entry: how it is compiled, what it costs, how it is run."""
 
 import math
 from collections.abc import Callable
@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from medfocus.kernels.attention_tiles import cut, tail
-from medfocus.kernels.compiler import Compiled, compile_for
+from medfocus.kernels.compiler import TRITON_NAMES, Compiled, compile_for
 from medfocus.kernels.tile import Tile
 from medfocus.kernels.tuning.roofline import PRODUCTS_OF_FLOAT32, LaunchCost
 
-DTYPES = {16: torch.bfloat16, 32: torch.float32}  # what stands for a table's bits
-TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+DTYPES = {16: torch.bfloat16, 32: torch.float32}  # the dtype that represents a table's `bits`
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,13 @@ class Case:
 
     Attributes:
         kernel: the function's name.
-        shape: its sizes by their letters.
+        shape: the sizes, by their letters.
         dtype: of the tokens.
         function: the `triton.jit` function.
         constants: its compile-time constants.
         tile: of the launch.
-        work: of the launch.
-        prepare: from a device and a number of images to a function that launches once.
+        cost: of the launch.
+        prepare: takes a device and a number of images, and returns a function that launches once.
     """
 
     kernel: str
@@ -37,16 +36,16 @@ class Case:
     function: Any
     constants: dict[str, object]
     tile: Tile
-    work: LaunchCost
+    cost: LaunchCost
     prepare: Callable[[str, int], Callable[[], None]]
 
     @property
     def types(self) -> dict[str, str]:
-        """Triton's types of the kernel's arguments."""
+        """Triton's types of the kernel's arguments, by their names."""
         return argument_types(self.function, self.dtype)
 
     def compile(self, architecture: int) -> Compiled:
-        """Compile it for a compute capability, 90 for 9.0."""
+        """Compile the launch for a compute capability, 90 for 9.0."""
         tile = self.tile
         return compile_for(
             architecture, self.function, self.types, self.constants, tile.warps, tile.stages
@@ -65,19 +64,19 @@ def argument_types(function: Any, dtype: torch.dtype) -> dict[str, str]:
     return {name: types.get(name, "i32") for name in function.arg_names}
 
 
-def attention_work(
+def attention_cost(
     heads: int, queries: int, keys: int, width: int, dtype: torch.dtype, tile: Tile
 ) -> LaunchCost:
-    """The work of `heads` independent heads in all.
+    """The cost of attention in `heads` independent heads (images × heads).
 
-    Two matrix products a head, 2·queries·keys·D FLOP each; a tile's row is read once, a head's
-    keys and values once a tile of queries.
+    Two matrix products per head, 2·queries·keys·D FLOP each; a query row is read once, a head's
+    keys and values once per tile of queries.
     """
     rows = queries // tile.block_m * tile.block_m + tail(queries, tile.block_m, dtype)
     computed_keys = keys // tile.block_n * tile.block_n + tail(keys, tile.block_n, dtype)
     tiles = math.ceil(queries / tile.block_m)
     row_bytes = heads * width * dtype.itemsize
-    once = 2 * queries * row_bytes  # queries in, answers out
+    once = 2 * queries * row_bytes  # queries read, outputs written
     return LaunchCost(
         flop=4.0 * heads * queries * keys * width,
         computed_flop=4.0 * heads * rows * computed_keys * sum(cut(width)),

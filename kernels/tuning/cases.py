@@ -1,4 +1,4 @@
-"""The launches of every kernel that the report compiles, and that tuning compiles and times."""
+"""The launches of every kernel that the report compiles and that tuning compiles and times."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,10 +8,10 @@ import torch
 
 from medfocus.kernels.attention_tiles import cut
 from medfocus.kernels.tile import Tile, TileKey
-from medfocus.kernels.tuning.case import DTYPES, Case, attention_work
+from medfocus.kernels.tuning.case import DTYPES, Case, attention_cost
 from medfocus.kernels.tuning.roofline import PRODUCTS_OF_FLOAT32, LaunchCost
 
-# Modules; the package's attributes of these names are the functions.
+# The modules: the attributes of the package with these names are the functions.
 masked, varlen, cls, focus, windowed = (
     import_module(f"medfocus.kernels.{name}")
     for name in (
@@ -20,13 +20,13 @@ masked, varlen, cls, focus, windowed = (
     )
 )
 
-# The N that stands for each band: ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, SAM2's 32×32 grid.
+# The N that represents each band: ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, SAM2's 32×32 grid.
 TOKENS = (50, 197, 257, 577, 1024)
-IMAGES = 256  # B of CLIP's work
+IMAGES = 256  # CLIP's batch size
 HEADS = 12
-SEGMENTED = 8  # B of SAM2's
-# SAM2's windows at 1024², by band: (positions a side of the grid, heads, window, pool). The last
-# two bands are for windows that no published SAM2 has.
+SEGMENTED = 8  # SAM2's batch size
+# SAM2's windows at 1024², by band: (side of the grid in positions, heads, window, pool). No
+# published SAM2 has windows in the last two bands.
 WINDOWS = (
     [
         (256, 1, 8, False),
@@ -40,13 +40,13 @@ WINDOWS = (
     [(64, 4, 24, False)],
     [(64, 4, 32, False)],
 )
-# SAM2's D, by the columns that they take.
+# SAM2's head widths D, by the table's columns.
 SAM2_WIDTHS = {32: [32], 64: [56], 96: [96, 72], 128: [128]}
-LAYERS, MASK = 12, 256  # of the focus bias: layers of CLIP, side of the mask
+LAYERS, MASK = 12, 256  # for the focus bias: CLIP's layers, side of the mask
 
 
 def dense(key: TileKey, tile: Tile) -> list[Case]:
-    """masked_attention, a bias a key."""
+    """masked_attention with one bias per key."""
     tokens, width, dtype = TOKENS[key.band], key.columns, DTYPES[key.bits]
 
     def prepare(device: str, images: int) -> Callable[[], None]:
@@ -63,14 +63,14 @@ def dense(key: TileKey, tile: Tile) -> list[Case]:
             function=masked.kernel,
             constants=masked.specialise(tokens, width, dtype, tile),
             tile=tile,
-            work=attention_work(IMAGES * HEADS, tokens, tokens, width, dtype, tile),
+            cost=attention_cost(IMAGES * HEADS, tokens, tokens, width, dtype, tile),
             prepare=prepare,
         )
     ]
 
 
 def ragged(key: TileKey, tile: Tile) -> list[Case]:
-    """masked_attention_varlen without a bias, sequences all of one length."""
+    """masked_attention_varlen without a bias, all sequences of the same length."""
     tokens, width, dtype = TOKENS[key.band], key.columns, DTYPES[key.bits]
 
     def prepare(device: str, images: int) -> Callable[[], None]:
@@ -80,7 +80,7 @@ def ragged(key: TileKey, tile: Tile) -> list[Case]:
         return lambda: varlen.launch(qkv, None, ends, tokens, out, HEADS, width**-0.5, tile)
 
     rounded = -(-tokens // tile.block_m) * tile.block_m, -(-tokens // tile.block_n) * tile.block_n
-    work = attention_work(IMAGES * HEADS, tokens, tokens, width, dtype, tile)
+    cost = attention_cost(IMAGES * HEADS, tokens, tokens, width, dtype, tile)
     return [
         Case(
             kernel=key.kernel,
@@ -89,7 +89,7 @@ def ragged(key: TileKey, tile: Tile) -> list[Case]:
             function=varlen.kernel,
             constants={"key_bias": None, **varlen.specialise(width, dtype, tile)},
             tile=tile,
-            work=work.computing(IMAGES * HEADS * rounded[0] * rounded[1], sum(cut(width))),
+            cost=cost.computing(IMAGES * HEADS * rounded[0] * rounded[1], sum(cut(width))),
             prepare=prepare,
         )
     ]
@@ -118,14 +118,14 @@ def _window(
         used = padding if constants["PADDED"] else None
         return lambda: windowed.launch(qkv, used, out, heads, window, pool, tile)
 
-    # Windows that the grid cuts are counted as whole ones.
+    # Windows cut by the grid are counted as whole ones.
     count = SEGMENTED * heads * (-(-side // window)) ** 2
     keys, queries = window**2, (window // 2) ** 2 if pool else window**2
     group = constants["GROUP"]
     computed = constants["ROW_TILES"] * constants["BLOCK_M"] * _keys(constants, group * keys)
-    work = attention_work(count, queries, keys, width, dtype, tile)
+    cost = attention_cost(count, queries, keys, width, dtype, tile)
     unpooled = (keys - queries) * count * width * dtype.itemsize  # read for the pooled queries
-    work = replace(work, bytes=work.bytes + unpooled, l2_bytes=work.l2_bytes + unpooled)
+    cost = replace(cost, bytes=cost.bytes + unpooled, l2_bytes=cost.l2_bytes + unpooled)
     return Case(
         kernel=key.kernel,
         shape={"B": SEGMENTED, "grid": side, "window": window, "pool": 1 + pool, "H": heads}
@@ -134,20 +134,20 @@ def _window(
         function=windowed.kernel,
         constants=constants if constants["PADDED"] else {"padding": None, **constants},
         tile=replace(tile, block_m=constants["BLOCK_M"], block_n=constants["BLOCK_N"]),
-        work=work.computing(count // group * computed, sum(cut(width))),
+        cost=cost.computing(count // group * computed, sum(cut(width))),
         prepare=prepare,
     )
 
 
 def _keys(constants: dict[str, int], keys: int) -> int:
-    """Keys that one program computes of `keys`."""
+    """The number of keys that one program computes, tiles rounded up."""
     block, last = constants["BLOCK_N"], constants["TAIL_N"]
     full = 0 if constants["GROUP"] > 1 else keys // block * block
     return full + (-(-(keys - full) // last) * last if last else 0)
 
 
 def cls_row() -> list[Case]:
-    """cls_attention, a bias a key."""
+    """cls_attention with one bias per key."""
     return [_cls(tokens, width) for tokens, width in ((197, 64), (577, 64), (257, 80))]
 
 
@@ -170,7 +170,7 @@ def _cls(tokens: int, width: int) -> Case:
         function=cls.kernel,
         constants=cls.specialise(width, tile),
         tile=tile,
-        work=LaunchCost(flop, flop, IMAGES * HEADS * tokens, moved, moved, IMAGES * HEADS),
+        cost=LaunchCost(flop, flop, IMAGES * HEADS * tokens, moved, moved, IMAGES * HEADS),
         prepare=prepare,
     )
 
@@ -203,7 +203,7 @@ def _focus(grid: int) -> Case:
         function=focus.kernel,
         constants=constants,
         tile=Tile(constants["BLOCK_H"], constants["BLOCK_W"], focus.WARPS, focus.STAGES),
-        work=LaunchCost(
+        cost=LaunchCost(
             flop=2.0 * IMAGES * grid * MASK * (MASK + grid),
             computed_flop=2.0 * IMAGES * side * MASK * (MASK + side),
             logits=IMAGES * MASK**2,
@@ -216,13 +216,13 @@ def _focus(grid: int) -> Case:
     )
 
 
-# From a table entry to its launches; the first one's time decides.
+# The launches of a table entry; tuning ranks and times the first.
 CASES: dict[str, Callable[[TileKey, Tile], list[Case]]] = {
     "masked_attention": dense,
     "masked_attention_varlen": ragged,
     "window_attention": windows,
 }
-# Kernels whose tiles are their own, to their launches.
+# The launches of the kernels that have no table.
 FIXED_CASES: dict[str, Callable[[], list[Case]]] = {
     "cls_attention": cls_row,
     "focus_bias": focus_grids,

@@ -1,10 +1,10 @@
-"""What the compiler makes of every kernel and table entry, with no GPU.
+"""Compiles every kernel and table entry, without a GPU, and reports what each needs.
 
     python -m medfocus.kernels.tuning.report [--arch 80 89 90 100] [--json]
 
-Compiles ahead of time, reads registers, spills and tensor-core instructions from the machine
-code, and sets the least time on a named card beside the modelled one. Exit status 1 if an entry
-spills, has a matrix product off the tensor cores, or does not fit the architecture.
+Registers, spills and tensor-core instructions are read from the machine code; the roofline time
+on a named card is shown next to the modelled time. The exit status is 1 if an entry spills, has a
+matrix product off the tensor cores, or does not fit the architecture.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from medfocus.kernels.tuning.roofline import (
     CARDS,
     modelled_seconds,
     occupancy,
-    programs_a_multiprocessor,
+    programs_per_multiprocessor,
     roofline_seconds,
 )
 
-# The matrix instruction of an architecture, for tiles with the rows that it needs.
+# The matrix instruction of an architecture, for tiles of at least WIDE_ROWS rows.
 WIDE_INSTRUCTION = {90: "HGMMA", 100: "UTCHMMA"}
 WIDE_ROWS = 64
 
@@ -43,18 +43,18 @@ class CompiledLaunch:
     """One compiled launch.
 
     Attributes:
-        kernel, shape, dtype, tile: which one.
-        arch, card: compiled for, and modelled on.
-        registers: a thread.
-        spills: instructions that load or store local memory.
-        shared_bytes: a program.
+        kernel, shape, dtype, tile: identify the launch.
+        arch, card: the architecture it is compiled for, and the card it is modelled on.
+        registers: per thread.
+        spills: instructions that load from or store to local memory.
+        shared_bytes: per program.
         mma: tensor-core instructions by name.
-        programs: that fit on a multiprocessor together.
-        occupancy: resident warps over the most there can be.
-        tile_use: useful products over computed ones.
-        bytes, flop: each input read once, each output written once; useful products.
-        roofline_us, modelled_us: least and modelled microseconds.
-        problems: in words; empty if there is none.
+        programs: programs that fit on a multiprocessor at the same time.
+        occupancy: resident warps as a share of the maximum.
+        tile_use: useful products as a share of the computed ones.
+        bytes, flop: each input read once and each output written once; useful products.
+        roofline_us, modelled_us: roofline and modelled time in microseconds.
+        problems: descriptions; empty if there is none.
     """
 
     kernel: str
@@ -77,29 +77,29 @@ class CompiledLaunch:
     problems: list[str]
 
 
-def rows(architectures: list[int]) -> Iterator[CompiledLaunch]:
+def compile_all(architectures: list[int]) -> Iterator[CompiledLaunch]:
     """Compile everything, on all cores."""
-    jobs: list[tuple[int, TileKey | str]] = []
+    entries: list[tuple[int, TileKey | str]] = []
     for architecture in architectures:
-        jobs += [(architecture, key) for key in table() if key.architecture == architecture]
-        jobs += [(architecture, kernel) for kernel in FIXED_CASES]
-    # Fresh processes: PyTorch's threads do not survive a fork.
+        entries += [(architecture, key) for key in table() if key.architecture == architecture]
+        entries += [(architecture, kernel) for kernel in FIXED_CASES]
+    # Spawned, since PyTorch's threads do not survive a fork.
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for found in pool.map(_job, jobs, chunksize=4):
+        for found in pool.map(_compile_entry, entries, chunksize=4):
             yield from found
 
 
-def _job(job: tuple[int, TileKey | str]) -> list[CompiledLaunch]:
-    architecture, entry = job
-    if isinstance(entry, TileKey):
-        found = CASES[entry.kernel](entry, table()[entry])
+def _compile_entry(entry: tuple[int, TileKey | str]) -> list[CompiledLaunch]:
+    architecture, key = entry
+    if isinstance(key, TileKey):
+        cases = CASES[key.kernel](key, table()[key])
     else:
-        found = FIXED_CASES[entry]()
-    return [row_of(case, architecture) for case in found]
+        cases = FIXED_CASES[key]()
+    return [compile_case(case, architecture) for case in cases]
 
 
-def row_of(case: Case, architecture: int) -> CompiledLaunch:
-    """Compile one launch and look at it."""
+def compile_case(case: Case, architecture: int) -> CompiledLaunch:
+    """Compile one launch and inspect the result."""
     tile, card = case.tile, CARDS[architecture]
     compiled = case.compile(architecture)
     return CompiledLaunch(
@@ -113,13 +113,13 @@ def row_of(case: Case, architecture: int) -> CompiledLaunch:
         spills=compiled.spills,
         shared_bytes=compiled.shared_bytes,
         mma=compiled.mma,
-        programs=programs_a_multiprocessor(compiled, tile.warps, card),
+        programs=programs_per_multiprocessor(compiled, tile.warps, card),
         occupancy=round(occupancy(compiled, tile.warps, card), 3),
-        tile_use=round(case.work.tile_use, 3),
-        bytes=case.work.bytes,
-        flop=case.work.flop,
-        roofline_us=round(roofline_seconds(case.work, card) * 1e6, 2),
-        modelled_us=round(modelled_seconds(case.work, compiled, tile.warps, card) * 1e6, 2),
+        tile_use=round(case.cost.tile_use, 3),
+        bytes=case.cost.bytes,
+        flop=case.cost.flop,
+        roofline_us=round(roofline_seconds(case.cost, card) * 1e6, 2),
+        modelled_us=round(modelled_seconds(case.cost, compiled, tile.warps, card) * 1e6, 2),
         problems=list(_problems(case, compiled, architecture)),
     )
 
@@ -129,25 +129,25 @@ def _problems(case: Case, compiled: Compiled, architecture: int) -> Iterator[str
     if compiled.spills or compiled.stack_bytes:
         yield f"{compiled.spills} spills, {compiled.stack_bytes} bytes of stack"
     if compiled.shared_bytes > limit:
-        yield f"{compiled.shared_bytes} bytes of shared memory, {limit} is the limit"
+        yield f"{compiled.shared_bytes} bytes of shared memory, the limit is {limit}"
     if compiled.products_off_tensor_cores:
         yield f"{compiled.products_off_tensor_cores} matrix products off the tensor cores"
     if case.tile.block_m > 1 and not compiled.mma:
-        yield "no tensor-core instruction"  # an empty kernel has none either
+        yield "no tensor-core instruction"  # as an empty kernel would have
     wide = WIDE_INSTRUCTION.get(architecture)
     if wide and case.tile.block_m >= WIDE_ROWS and wide not in compiled.mma:
         yield f"tiles of {case.tile.block_m} rows without {wide}"
 
 
-def _print(found: list[CompiledLaunch]) -> None:
+def _print(launches: list[CompiledLaunch]) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("kernel", "shape", "dtype", "card"):
         table.add_column(name)
     table.add_column("tile", justify="right")
-    for name in ("regs", "spills", "shared", "occ", "use", "MB", "GFLOP", "least µs", "model µs"):
+    for name in ("regs", "spills", "shared", "occ", "use", "MB", "GFLOP", "roof µs", "model µs"):
         table.add_column(name, justify="right")
     table.add_column("tensor cores")
-    for row in found:
+    for row in launches:
         tile = row.tile
         table.add_row(
             row.kernel,
@@ -178,24 +178,24 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--arch", type=int, nargs="+", choices=sorted(CARDS), default=sorted(CARDS), metavar="N",
-        help="compute capabilities, of %(choices)s; all when left out",
+        help="compute capabilities, from %(choices)s (default: all)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="a list of rows instead of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args(arguments)
     if dispatch.INTERPRETED:
         parser.error("TRITON_INTERPRET is set, so nothing can be compiled: unset it")
     console = Console(stderr=True)
-    found = list(track(rows(options.arch), "compiling", console=console, total=None))
+    launches = list(track(compile_all(options.arch), "compiling", console=console, total=None))
     if options.json:
-        print(json.dumps([asdict(row) for row in found], indent=1, ensure_ascii=False))
+        print(json.dumps([asdict(row) for row in launches], indent=1, ensure_ascii=False))
     else:
-        _print(found)
-    wrong = [row for row in found if row.problems]
+        _print(launches)
+    wrong = [row for row in launches if row.problems]
     for row in wrong:
         console.print(
             f"{row.kernel} {row.shape} {row.dtype} on {row.arch}: {'; '.join(row.problems)}"
         )
-    console.print(f"{len(found)} launches compiled, {len(wrong)} with a problem")
+    console.print(f"{len(launches)} launches compiled, {len(wrong)} with a problem")
     return int(bool(wrong))
 
 

@@ -1,37 +1,37 @@
-"""How long a launch must take at least, and about how long it should, on a named card."""
+"""The roofline time of a launch on a named card, and a rough model of its actual time."""
 
 import math
 from dataclasses import dataclass, replace
 
 from medfocus.kernels.compiler import Compiled
 
-REGISTER_GRANULE = 8  # a thread's registers are allotted in eights
-RESERVED_SHARED_BYTES = 1024  # the system's own, a program
-# Single-number operations on a logit besides the exponential: scale and bias in one, maximum,
-# shift, sum, and half of a conversion of two.
-OPERATIONS_A_LOGIT = 4.5
-# A program's first loads and last stores, when the memory is busy: a guess.
+REGISTER_GRANULE = 8  # registers are allocated per thread in units of eight
+RESERVED_SHARED_BYTES = 1024  # reserved by the system, per program
+# Scalar operations per logit besides the exponential: scale and bias in one, maximum, shift, sum,
+# and half of a conversion of two.
+OPERATIONS_PER_LOGIT = 4.5
+# A program's first loads and last stores on a busy memory, in seconds: an estimate.
 LATENCY = 1.5e-6
 PRODUCTS_OF_FLOAT32 = 6  # bf16x6
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU, from its vendor's data sheet unless said otherwise.
+    """A GPU, from its vendor's data sheet unless stated otherwise.
 
     Attributes:
         architecture: compute capability, 90 for 9.0.
-        multiprocessors: their number.
-        clock: boost, in hertz.
+        multiprocessors: number of multiprocessors.
+        clock: boost clock, Hz.
         matrix_rate: dense bfloat16, FLOP/s.
         bandwidth: of device memory, bytes/s.
-        l2_bandwidth: bytes/s; no data sheet has it, so this is a guess from others' measurements.
-        shared_bytes: of a multiprocessor.
-        shared_limit: of a program, bytes.
-        warps: a multiprocessor holds at most.
-        exponentials: a clock and multiprocessor.
-        operations: in float32, a clock and multiprocessor.
-        registers: of 32 bits, of a multiprocessor.
+        l2_bandwidth: bytes/s; estimated from published measurements, as no data sheet gives it.
+        shared_bytes: shared memory per multiprocessor.
+        shared_limit: shared memory that one program may use, bytes.
+        warps: maximum per multiprocessor.
+        exponentials: per clock and multiprocessor.
+        operations: in float32, per clock and multiprocessor.
+        registers: of 32 bits, per multiprocessor.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Card:
 CARDS = {
     80: Card("A100 80GB", 80, 108, 1.41e9, 312e12, 2.04e12, 4.0e12, 167936, 166912, operations=64),
     89: Card("L40S", 89, 142, 2.52e9, 362e12, 0.86e12, 4.0e12, 102400, 101376, warps=48),
-    # Matrix rate and bandwidth as measured on such a card, below the sheet's 989e12 and 4.8e12.
+    # Matrix rate and bandwidth as measured; the data sheet gives 989e12 and 4.8e12.
     90: Card("H200", 90, 132, 1.755e9, 790e12, 4.3e12, 5.5e12, 233472, 232448),
     100: Card("B200", 100, 148, 1.85e9, 2250e12, 7.7e12, 9.0e12, 233472, 232448),
 }
@@ -60,16 +60,16 @@ CARDS = {
 
 @dataclass(frozen=True)
 class LaunchCost:
-    """What one launch does.
+    """The cost of one launch.
 
     Attributes:
-        flop: useful, of the matrix products.
-        computed_flop: with what the tiles compute beyond it.
-        logits: computed; each costs an exponential.
+        flop: of the matrix products, without what tiles compute in excess.
+        computed_flop: of the matrix products, including that excess.
+        logits: computed logits; each needs an exponential.
         bytes: each input read once, each output written once.
-        l2_bytes: with the programs' repeated reads.
-        programs: of the launch.
-        matrix_slowdown: products a product takes, 6 for float32.
+        l2_bytes: including the repeated reads of different programs.
+        programs: number of programs.
+        matrix_slowdown: tensor-core products per matrix product: 6 for float32.
     """
 
     flop: float
@@ -81,25 +81,25 @@ class LaunchCost:
     matrix_slowdown: int = 1
 
     def computing(self, logits: float, columns: int) -> "LaunchCost":
-        """The same work in tiles that compute so many logits, each over `columns` of a head."""
+        """The same launch in tiles that compute `logits` logits, each over `columns` columns."""
         return replace(self, logits=float(logits), computed_flop=4.0 * logits * columns)
 
     @property
     def tile_use(self) -> float:
-        """The share of the computed products that is useful."""
+        """The useful share of the computed products."""
         return self.flop / self.computed_flop if self.computed_flop else 1.0
 
 
-def roofline_seconds(work: LaunchCost, card: Card) -> float:
-    """The least time: memory or matrix products, nothing else, nothing wasted."""
+def roofline_seconds(cost: LaunchCost, card: Card) -> float:
+    """The lower bound: the larger of memory time and matrix-product time, both without excess."""
     return max(
-        work.bytes / card.bandwidth,
-        work.flop * work.matrix_slowdown / card.matrix_rate,
+        cost.bytes / card.bandwidth,
+        cost.flop * cost.matrix_slowdown / card.matrix_rate,
     )
 
 
-def programs_a_multiprocessor(compiled: Compiled, warps: int, card: Card) -> int:
-    """How many programs fit on a multiprocessor together; 0 if not one does."""
+def programs_per_multiprocessor(compiled: Compiled, warps: int, card: Card) -> int:
+    """How many programs fit on a multiprocessor at the same time; 0 if not even one does."""
     threads = 32 * warps
     registers = REGISTER_GRANULE * math.ceil(compiled.registers / REGISTER_GRANULE) * threads
     shared = compiled.shared_bytes + RESERVED_SHARED_BYTES
@@ -109,33 +109,33 @@ def programs_a_multiprocessor(compiled: Compiled, warps: int, card: Card) -> int
 
 
 def occupancy(compiled: Compiled, warps: int, card: Card) -> float:
-    """Resident warps over the most that a multiprocessor holds."""
-    return programs_a_multiprocessor(compiled, warps, card) * warps / card.warps
+    """Resident warps as a share of the multiprocessor's maximum."""
+    return programs_per_multiprocessor(compiled, warps, card) * warps / card.warps
 
 
-def modelled_seconds(work: LaunchCost, compiled: Compiled, warps: int, card: Card) -> float:
-    """A rough time: the busiest unit, or the programs one after another where too few overlap.
+def modelled_seconds(cost: LaunchCost, compiled: Compiled, warps: int, card: Card) -> float:
+    """A rough time: that of the busiest unit, or of programs in sequence where too few overlap.
 
-    Inside a group of four warps the products, the exponentials and the other operations of a
-    tile wait for one another; a program's groups overlap, and so do the programs that share a
-    multiprocessor. Each program also waits once for its first loads and its stores. The last
-    wave of programs leaves multiprocessors idle. This ranks tiles; it predicts no measurement.
+    Within a group of four warps, the products, the exponentials and the other operations of a
+    tile run one after another; a program's groups overlap, and so do the programs that share a
+    multiprocessor. Each program also waits once for its first loads and its last stores. The last
+    wave of programs leaves multiprocessors idle. The model ranks tiles; it does not predict times.
     """
-    resident = programs_a_multiprocessor(compiled, warps, card)
+    resident = programs_per_multiprocessor(compiled, warps, card)
     if not resident:
         return math.inf
     cycles = card.multiprocessors * card.clock
     units = (
-        work.computed_flop * work.matrix_slowdown / card.matrix_rate,
-        work.logits / (card.exponentials * cycles),
-        OPERATIONS_A_LOGIT * work.logits / (card.operations * cycles),
+        cost.computed_flop * cost.matrix_slowdown / card.matrix_rate,
+        cost.logits / (card.exponentials * cycles),
+        OPERATIONS_PER_LOGIT * cost.logits / (card.operations * cycles),
     )
-    slots = card.multiprocessors * resident
-    waves = math.ceil(work.programs / slots)
-    alone = max(*units, sum(units) / max(1.0, warps / 4))
+    concurrent = card.multiprocessors * resident
+    waves = math.ceil(cost.programs / concurrent)
+    in_sequence = max(*units, sum(units) / max(1.0, warps / 4))
     return max(
-        work.bytes / card.bandwidth,
-        work.l2_bytes / card.l2_bandwidth,
-        max(units) * waves * slots / work.programs,
-        waves * LATENCY + alone / resident,
+        cost.bytes / card.bandwidth,
+        cost.l2_bytes / card.l2_bandwidth,
+        max(units) * waves * concurrent / cost.programs,
+        waves * LATENCY + in_sequence / resident,
     )

@@ -1,10 +1,10 @@
-"""Fill the table of tiles.
+"""Fills the table of tiles.
 
-    python -m medfocus.kernels.tuning.tune --modelled     by compiling and modelling; no GPU is needed
-    python -m medfocus.kernels.tuning.tune                by timing, for the GPU that is there
+    python -m medfocus.kernels.tuning.tune -o FILE --modelled    compiles and models; without a GPU
+    python -m medfocus.kernels.tuning.tune -o FILE               times on this machine's GPU
 
-Every candidate is compiled first; what spills registers, or asks for more shared memory than the
-architecture has, is out. The others are ranked by `roofline.modelled_seconds`; on a GPU the
+Every candidate is compiled first; those that spill registers or need more shared memory than the
+architecture has are dropped. The others are ranked by `roofline.modelled_seconds`; on a GPU the
 first few of them are timed.
 """
 
@@ -25,15 +25,15 @@ import torch
 import triton
 from rich.progress import track
 
-from medfocus.errors import InputError
+from medfocus.errors import DeviceError, InputError
 from medfocus.kernels.compiler import Compiled
 from medfocus.kernels.tile import BANDS, COLUMNS, Tile, TileKey, architecture_of
 from medfocus.kernels.tuning.case import Case
 from medfocus.kernels.tuning.cases import CASES
-from medfocus.kernels.tuning.roofline import CARDS, modelled_seconds, programs_a_multiprocessor
+from medfocus.kernels.tuning.roofline import CARDS, modelled_seconds, programs_per_multiprocessor
 
-# (block_m, block_n, warps). With 32-bit tokens the registers decide, and fewer rows may be all
-# that fits.
+# (block_m, block_n, warps). With 32-bit tokens the registers are the limit, and often only tiles
+# with few rows fit.
 BLOCKS = {
     16: [
         *((32, 32, 4), (32, 64, 4), (64, 32, 4), (64, 64, 4), (64, 128, 4)),
@@ -45,15 +45,15 @@ BLOCKS = {
     ],
 }
 STAGES = (2, 3)
-# The matrix instructions of Hopper and Blackwell take 64 rows.
+# The matrix instructions of Hopper and Blackwell have 64 rows.
 LEAST_ROWS = {80: 16, 89: 16, 90: 64, 100: 64}
-RANKING_BAND = 1  # N = 197 ranks the candidates; the choice is compiled again for its own band
-TIMED = 6  # of the ranked candidates
-MILLISECONDS = 40  # a timing
+RANKING_BAND = 1  # candidates are ranked at N = 197; the choice is compiled again for its own band
+TIMED = 6  # ranked candidates that are timed
+MILLISECONDS = 40  # per timing
 
 
 def groups(architecture: int) -> list[TileKey]:
-    """An architecture's entries in one band each: the other bands share their candidates."""
+    """An architecture's entries, each in one band: the other bands share its candidates."""
     return [
         TileKey(kernel, architecture, bits, columns, RANKING_BAND)
         for kernel, bits, columns in itertools.product(CASES, BLOCKS, COLUMNS)
@@ -61,7 +61,7 @@ def groups(architecture: int) -> list[TileKey]:
 
 
 def modelled(group: TileKey) -> list[dict[str, Any]]:
-    """One row a band: the best tile by the model."""
+    """One row per band: the best tile according to the model."""
     rows = []
     for key, tiles in _ranked(group):
         tile, seconds = next(tiles)
@@ -70,7 +70,7 @@ def modelled(group: TileKey) -> list[dict[str, Any]]:
 
 
 def measured(group: TileKey) -> list[dict[str, Any]]:
-    """One row a band: the fastest of the candidates that the model puts first."""
+    """One row per band: the fastest of the candidates that the model ranks highest."""
     rows = []
     for key, tiles in _ranked(group):
         times = {tile: _time(_cases(key, tile)[0]) for tile, _ in itertools.islice(tiles, TIMED)}
@@ -80,14 +80,14 @@ def measured(group: TileKey) -> list[dict[str, Any]]:
 
 
 def _ranked(group: TileKey) -> Iterator[tuple[TileKey, Iterator[tuple[Tile, float]]]]:
-    """Every band of a group, with the tiles that fit it and their modelled seconds."""
+    """Every band of a group, with the tiles that fit and their modelled seconds."""
     for band in range(len(BANDS) + 1):
         key = replace(group, band=band)
         yield key, _fitting(key)
 
 
 def _fitting(key: TileKey) -> Iterator[tuple[Tile, float]]:
-    """The tiles that fit, the shortest modelled time first; those of fewer rows only if none."""
+    """The tiles that fit, shortest modelled time first; those with few rows as a last resort."""
     fitted = False
     for wide in (True, False):
         for seconds, tile in _rank(key, _compile_candidates(replace(key, band=RANKING_BAND), wide)):
@@ -97,7 +97,10 @@ def _fitting(key: TileKey) -> Iterator[tuple[Tile, float]]:
         if fitted:
             return
     raise InputError(
-        str(key), "every candidate spills or is too large", "add smaller tiles to BLOCKS"
+        str(key),
+        "every candidate spills or is too large",
+        "add smaller tiles to BLOCKS",
+        code="kernel.no_tile_fits",
     )
 
 
@@ -107,7 +110,7 @@ def _cases(key: TileKey, tile: Tile) -> list[Case]:
 
 @functools.cache
 def _compile_candidates(group: TileKey, wide: bool) -> dict[Tile, Compiled]:
-    """The candidates that have the rows of the architecture's matrix instruction, or the others."""
+    """The candidates with (`wide`) or without the rows of the architecture's matrix instruction."""
     tiles = [
         Tile(*block, stages)
         for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
@@ -117,10 +120,10 @@ def _compile_candidates(group: TileKey, wide: bool) -> dict[Tile, Compiled]:
 
 
 def _rank(key: TileKey, compiled: dict[Tile, Compiled]) -> list[tuple[float, Tile]]:
-    """Modelled seconds and tile, the shortest first; of equals the one with more room to spare."""
+    """Modelled seconds and tile, shortest first; of equal ones, that with fewer registers."""
     card = CARDS[key.architecture]
     timed = [
-        (modelled_seconds(_cases(key, tile)[0].work, c, tile.warps, card), c.registers, tile)
+        (modelled_seconds(_cases(key, tile)[0].cost, c, tile.warps, card), c.registers, tile)
         for tile, c in compiled.items()
         if not c.spills
     ]
@@ -129,10 +132,10 @@ def _rank(key: TileKey, compiled: dict[Tile, Compiled]) -> list[tuple[float, Til
 
 
 def _fits(key: TileKey, tile: Tile) -> bool:
-    """No case of the entry spills, or asks for more shared memory than there is."""
+    """Whether no case of the entry spills or needs more shared memory than there is."""
     card = CARDS[key.architecture]
     compiled = [case.compile(key.architecture) for case in _cases(key, tile)]
-    return all(not c.spills and programs_a_multiprocessor(c, tile.warps, card) for c in compiled)
+    return all(not c.spills and programs_per_multiprocessor(c, tile.warps, card) for c in compiled)
 
 
 def _time(case: Case) -> float:
@@ -146,7 +149,7 @@ def _row(key: TileKey, tile: Tile, seconds: float, how: str) -> dict[str, Any]:
 
 
 def write(path: Path, head: dict[str, str], rows: list[dict[str, Any]]) -> None:
-    """Write a table, one row a line."""
+    """Write a table as JSON, one row per line."""
     lines = ",\n".join(json.dumps(row) for row in rows)
     path.write_text(f'{{"made": {json.dumps(head)},\n"rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
@@ -154,26 +157,32 @@ def write(path: Path, head: dict[str, str], rows: list[dict[str, Any]]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Write one table."""
     parser = argparse.ArgumentParser(
-        prog="python -m medfocus.kernels.tuning.tune", description=__doc__
+        prog="python -m medfocus.kernels.tuning.tune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--modelled", action="store_true", help="compile and model; no GPU")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="the table, JSON")
+    parser.add_argument("--modelled", action="store_true", help="compile and model, without a GPU")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", type=Path, required=True, help="the table to write, JSON"
+    )
     options = parser.parse_args(arguments)
     versions = {"triton": triton.__version__, "torch": str(torch.__version__)}
     if options.modelled:
-        jobs = [group for architecture in CARDS for group in groups(architecture)]
-        # Fresh processes: PyTorch's threads do not survive a fork.
+        every = [group for architecture in CARDS for group in groups(architecture)]
+        # Spawned, since PyTorch's threads do not survive a fork.
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            found = list(track(pool.map(modelled, jobs), "compiling", total=len(jobs)))
+            found = list(track(pool.map(modelled, every), "compiling", total=len(every)))
         write(options.out, {"by": "model", **versions}, list(itertools.chain(*found)))
         return
     if not torch.cuda.is_available():
-        raise InputError("tune", "torch sees no CUDA device", "pass --modelled")
+        raise DeviceError("cuda", "torch finds no CUDA device", "pass --modelled")
     device = torch.cuda.get_device_properties(0)
     architecture = architecture_of(torch.empty(0, device="cuda"))
     if architecture not in CARDS:
-        raise InputError(
-            device.name, f"compute capability {architecture}", f"use one of {[*CARDS]}"
+        raise DeviceError(
+            device.name,
+            f"has compute capability {architecture}, for which there is no data",
+            f"use a GPU of compute capability {', '.join(map(str, CARDS))}",
         )
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"],
