@@ -1,19 +1,19 @@
-"""How near a fast path must come to float64."""
+"""How accurate a fast path must be, compared with float64."""
 
 import torch
 from torch import Tensor
 
 
-def assert_as_accurate(ours: Tensor, peer: Tensor, exact: Tensor) -> None:
-    """Our error is at most twice that of PyTorch's own path in the same dtype.
+def assert_as_accurate(ours: Tensor, baseline: Tensor, exact: Tensor) -> None:
+    """Assert that our error is at most twice that of PyTorch's path in the same dtype.
 
-    Where PyTorch happens to be nearer than its dtype can hold in general (one key, say), the
-    measure is the rounding of the exact result.
+    Where PyTorch happens to be more accurate than its dtype allows in general (with one key, for
+    example), the rounding of the exact result is the measure.
     """
-    assert ours.dtype == peer.dtype
+    assert ours.dtype == baseline.dtype
     assert exact.dtype == torch.float64
     rounded = exact.to(ours.dtype)
-    limit = 2 * max(_error(peer, exact), _error(rounded, exact))
+    limit = 2 * max(_error(baseline, exact), _error(rounded, exact))
     assert ours.isfinite().all()
     assert _error(ours, exact) <= limit
 

@@ -1,4 +1,4 @@
-"""Where the kernels run: on the GPU if there is one, else on the CPU in Triton's interpreter."""
+"""Where the kernels run: on the GPU if there is one, otherwise on the CPU in the interpreter."""
 
 from collections.abc import Iterator
 
@@ -17,6 +17,6 @@ def device() -> str:
 
 @pytest.fixture
 def kernel_required() -> Iterator[None]:
-    """What a kernel cannot take is an error, not another path."""
+    """Arguments that a kernel does not support are an error, instead of taking PyTorch's path."""
     with dispatch.using("require"):
         yield

@@ -1,4 +1,4 @@
-"""The kernel that takes three addresses: its answers, and its PTX compiled ahead of time."""
+"""The kernel that takes three addresses: its output, and its PTX compiled ahead of time."""
 
 import json
 import os
@@ -23,11 +23,12 @@ from medfocus.kernels.masked_attention_packed import (
     without_scratch,
 )
 from medfocus.kernels.tile import choose
+from tests.errors import refuses
 from tests.kernels.accuracy import assert_as_accurate
 from tests.kernels.conftest import DEVICE
 
 ROOT = Path(__file__).parents[2]
-# Where Triton compiles: not in its interpreter.
+# Triton compiles only outside its interpreter.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 COMPILE = """
 import json, sys, torch
@@ -47,7 +48,7 @@ print(json.dumps([asdict(compile_packed(197, 12, 64, getattr(torch, dtype), arch
         (2, 130, 2, 72, torch.float16),
     ],
 )
-def test_the_packed_kernel_answers_as_the_reference(
+def test_the_packed_kernel_equals_the_reference(
     images: int, tokens: int, heads: int, width: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(tokens)
@@ -66,9 +67,9 @@ def test_the_packed_kernel_answers_as_the_reference(
         num_stages=tile.stages,
     )
     scale = width**-0.5
-    peer = reference(qkv, key_bias, heads, scale)
+    baseline = reference(qkv, key_bias, heads, scale)
     exact = reference(qkv.double(), key_bias.double(), heads, scale)
-    assert_as_accurate(out, peer, exact)
+    assert_as_accurate(out, baseline, exact)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def parameters(ptx: str, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_ptx_takes_three_addresses_and_nothing_else(compiled: list[dict[str, Any]]) -> None:
+def test_the_ptx_takes_only_three_addresses(compiled: list[dict[str, Any]]) -> None:
     assert len(compiled) == 6
     for kernel in compiled:
         found = parameters(kernel["ptx"], kernel["name"])
@@ -108,7 +109,7 @@ def test_the_ptx_is_for_its_architecture_and_valid(
 ) -> None:
     ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     if not ptxas.exists():
-        pytest.skip("this Triton has no ptxas of its own")
+        pytest.skip("this Triton does not include ptxas")
     for number, kernel in enumerate(compiled):
         target = re.search(r"\.target (sm_\w+)", kernel["ptx"])
         assert target is not None
@@ -148,7 +149,7 @@ def metadata(global_scratch: int = 0, profile_scratch: int = 0) -> Any:
     return SimpleNamespace(global_scratch_size=global_scratch, profile_scratch_size=profile_scratch)
 
 
-def test_hidden_parameters_are_left_out_and_nothing_else() -> None:
+def test_only_hidden_parameters_are_removed() -> None:
     expected = PTX.replace(",\n\t.param .u64 .ptr .global .align 1 k_param_3", "").replace(
         ",\n\t.param .u64 .ptr .global .align 1 k_param_4", ""
     )
@@ -156,21 +157,22 @@ def test_hidden_parameters_are_left_out_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ptx", "sizes", "problem"),
+    ("ptx", "sizes", "named"),
     [
-        (PTX, metadata(16), "needs 16 bytes of global scratch"),
-        (PTX, metadata(0, 8), "needs 8 bytes of profiler scratch"),
-        (PTX.replace("[k_param_0]", "[k_param_4]"), metadata(), "has the parameters"),
-        (PTX.replace(".param .u64 k_param_1,\n\t", ""), metadata(), "has the parameters"),
-        (PTX.replace("entry k(", "entry other("), metadata(), "has the parameters"),
+        (PTX, metadata(16), "16 bytes of global"),
+        (PTX, metadata(0, 8), "8 bytes of profiler"),
+        (PTX.replace("[k_param_0]", "[k_param_4]"), metadata(), "k_param_4"),
+        (PTX.replace(".param .u64 k_param_1,\n\t", ""), metadata(), "k_param_4"),
+        (PTX.replace("entry k(", "entry other("), metadata(), "parameters"),
     ],
 )
-def test_a_kernel_with_other_parameters_is_refused(ptx: str, sizes: Any, problem: str) -> None:
-    with pytest.raises(InputError, match=problem):
+def test_a_kernel_with_other_parameters_is_refused(ptx: str, sizes: Any, named: str) -> None:
+    with refuses(InputError, "kernel.unexpected_parameters", "k") as caught:
         without_scratch(ptx, "k", sizes)
+    assert named in caught.value.problem
 
 
-@pytest.mark.skipif(not dispatch.INTERPRETED, reason="Triton compiles here")
+@pytest.mark.skipif(not dispatch.INTERPRETED, reason="Triton is not in its interpreter")
 def test_the_interpreter_compiles_nothing() -> None:
-    with pytest.raises(InputError, match="TRITON_INTERPRET"):
+    with refuses(InputError, "kernel.interpreter_active", "TRITON_INTERPRET"):
         compile_packed(197, 12, 64, torch.float16, 90)

@@ -1,4 +1,4 @@
-"""Cutting, choosing and modelling of tiles, against counting by hand."""
+"""How tiles are cut, chosen and modelled, compared with counts made by hand."""
 
 import itertools
 import json
@@ -16,18 +16,19 @@ from medfocus.kernels.attention_tiles import cut, tail
 from medfocus.kernels.compiler import Compiled
 from medfocus.kernels.tile import Tile, TileKey, band, choose, table
 from medfocus.kernels.tuning import tune
-from medfocus.kernels.tuning.case import Case, attention_work
+from medfocus.kernels.tuning.case import Case, attention_cost
 from medfocus.kernels.tuning.cases import CASES, FIXED_CASES
 from medfocus.kernels.tuning.roofline import (
     CARDS,
     modelled_seconds,
-    programs_a_multiprocessor,
+    programs_per_multiprocessor,
     roofline_seconds,
 )
+from tests.errors import refuses
 
 
 @given(st.integers(1, 128))
-def test_a_heads_parts_cover_it_and_cost_least(width: int) -> None:
+def test_a_heads_two_parts_cover_it_at_the_least_cost(width: int) -> None:
     powers = [16, 32, 64, 128]
     ways = [(a, b) for a, b in itertools.product(powers, [0, *powers]) if width <= a + b]
     main, rest = cut(width)
@@ -37,7 +38,7 @@ def test_a_heads_parts_cover_it_and_cost_least(width: int) -> None:
 
 
 @given(st.integers(1, 5000), st.sampled_from([16, 32, 64, 128]))
-def test_the_tail_covers_what_the_full_tiles_leave(size: int, block: int) -> None:
+def test_the_last_tile_covers_what_the_full_tiles_leave(size: int, block: int) -> None:
     left = size % block
     side = tail(size, block, torch.float16)
     assert side == next(t for t in (0, 16, 32, 64, 128) if t >= left)
@@ -45,16 +46,16 @@ def test_the_tail_covers_what_the_full_tiles_leave(size: int, block: int) -> Non
     assert tail(size, block, torch.float32) == (block if left else 0)
 
 
-def test_work_by_counting() -> None:
-    """197 = 128 + 69 queries, 3·64 + 5 keys, as the kernel's comment has it."""
-    work = attention_work(3072, 197, 197, 72, torch.bfloat16, Tile(128, 64, 8, 2))
-    assert work.flop == 3072 * 2 * 2 * 197 * 197 * 72
-    assert work.logits == 3072 * 256 * 208
-    assert work.computed_flop == 3072 * 2 * 2 * 256 * 208 * 80
-    assert work.programs == 3072 * 2
-    assert work.bytes == 3072 * 4 * 197 * 72 * 2
-    assert work.l2_bytes == 3072 * (2 + 2 * 2) * 197 * 72 * 2
-    assert work.matrix_slowdown == 1
+def test_the_cost_of_attention() -> None:
+    """197 = 128 + 69 queries, 3·64 + 5 keys, as in the kernel's docstring."""
+    cost = attention_cost(3072, 197, 197, 72, torch.bfloat16, Tile(128, 64, 8, 2))
+    assert cost.flop == 3072 * 2 * 2 * 197 * 197 * 72
+    assert cost.logits == 3072 * 256 * 208
+    assert cost.computed_flop == 3072 * 2 * 2 * 256 * 208 * 80
+    assert cost.programs == 3072 * 2
+    assert cost.bytes == 3072 * 4 * 197 * 72 * 2
+    assert cost.l2_bytes == 3072 * (2 + 2 * 2) * 197 * 72 * 2
+    assert cost.matrix_slowdown == 1
 
 
 def compiled(registers: int, shared_bytes: int, spills: int = 0) -> Compiled:
@@ -65,24 +66,24 @@ def compiled(registers: int, shared_bytes: int, spills: int = 0) -> Compiled:
     ("registers", "shared_bytes", "warps", "expected"),
     [
         (128, 0, 8, 2),  # 65536 registers / (128 · 256)
-        (129, 0, 8, 1),  # allotted as 136
+        (129, 0, 8, 1),  # allocated as 136
         (32, 60_000, 4, 3),  # 233472 bytes / 61024
         (16, 0, 16, 4),  # 64 warps
-        (16, 232_449, 4, 0),  # over what one program may have
+        (16, 232_449, 4, 0),  # more than one program may have
     ],
 )
-def test_programs_a_multiprocessor(
+def test_programs_per_multiprocessor(
     registers: int, shared_bytes: int, warps: int, expected: int
 ) -> None:
-    found = programs_a_multiprocessor(compiled(registers, shared_bytes), warps, CARDS[90])
+    found = programs_per_multiprocessor(compiled(registers, shared_bytes), warps, CARDS[90])
     assert found == expected
 
 
 def test_the_roofline_of_the_first_goal() -> None:
-    """(256, 12, 197, 64) in bfloat16 moves 310 MB: 72 µs at 4.3 TB/s, above its arithmetic."""
-    work = attention_work(3072, 197, 197, 64, torch.bfloat16, Tile(128, 64, 8, 2))
-    assert roofline_seconds(work, CARDS[90]) == pytest.approx(309.9e6 / 4.3e12, rel=1e-3)
-    assert modelled_seconds(work, compiled(122, 49408), 8, CARDS[90]) > 72e-6
+    """(256, 12, 197, 64) in bfloat16 moves 310 MB: 72 µs at 4.3 TB/s, longer than its products."""
+    cost = attention_cost(3072, 197, 197, 64, torch.bfloat16, Tile(128, 64, 8, 2))
+    assert roofline_seconds(cost, CARDS[90]) == pytest.approx(309.9e6 / 4.3e12, rel=1e-3)
+    assert modelled_seconds(cost, compiled(122, 49408), 8, CARDS[90]) > 72e-6
 
 
 def test_bands() -> None:
@@ -91,7 +92,7 @@ def test_bands() -> None:
     ]
 
 
-def test_an_unknown_architecture_takes_the_nearest_older_ones() -> None:
+def test_an_unknown_architecture_uses_the_nearest_older_one() -> None:
     for unknown, known in ((86, 80), (87, 80), (103, 100), (120, 100), (75, 80)):
         for tokens in (50, 197, 257, 577, 4096):
             assert choose("masked_attention", tokens, 64, torch.float16, unknown) == choose(
@@ -99,7 +100,7 @@ def test_an_unknown_architecture_takes_the_nearest_older_ones() -> None:
             )
 
 
-def test_a_measured_table_goes_over_the_modelled_one(
+def test_a_measured_table_overrides_the_modelled_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, other = (
@@ -111,7 +112,7 @@ def test_a_measured_table_goes_over_the_modelled_one(
     tune.write(
         tmp_path / "a-card.json", {"by": "timing"}, [tune._row(key, Tile(8, 8, 1, 1), 1e-6, "m")]
     )
-    (tmp_path / "notes.txt").write_text("no table")
+    (tmp_path / "notes.txt").write_text("not a table")
     monkeypatch.setattr(tiles.resources, "files", lambda package: tmp_path.parent)
     monkeypatch.setattr(tiles, "TABLES", tmp_path.name)
     found = table.__wrapped__()
@@ -127,16 +128,16 @@ def test_the_shipped_table_says_how_it_was_made() -> None:
 
 
 @pytest.fixture
-def fresh_candidates() -> Iterator[None]:
-    """Tuning remembers what it compiled."""
+def no_compiled_candidates() -> Iterator[None]:
+    """Tuning caches the candidates that it compiled."""
     tune._compile_candidates.cache_clear()
     yield
     tune._compile_candidates.cache_clear()
 
 
-@pytest.mark.usefixtures("fresh_candidates")
-def test_tuning_never_takes_what_spills(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All candidates spill but those of 32 keys."""
+@pytest.mark.usefixtures("no_compiled_candidates")
+def test_tuning_never_chooses_a_tile_that_spills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All candidates spill except those of 32 keys."""
     monkeypatch.setattr(tune, "CASES", {"masked_attention": CASES["masked_attention"]})
     monkeypatch.setattr(
         Case,
@@ -148,11 +149,11 @@ def test_tuning_never_takes_what_spills(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(row["tile"]["block_n"] == 32 for row in rows)
 
 
-@pytest.mark.usefixtures("fresh_candidates")
-def test_fewer_rows_than_the_instruction_takes_are_the_last_resort(
+@pytest.mark.usefixtures("no_compiled_candidates")
+def test_fewer_rows_than_the_instruction_has_are_the_last_resort(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On Hopper; Ampere's instruction takes 16 rows, so there they compete."""
+    """On Hopper; Ampere's instruction has 16 rows, so that all candidates compete there."""
     group = TileKey("masked_attention", 90, 32, 64, tune.RANKING_BAND)
     monkeypatch.setattr(Case, "compile", lambda case, architecture: compiled(64, 0))
     assert all(row["tile"]["block_m"] == 64 for row in tune.modelled(group))
@@ -162,24 +163,24 @@ def test_fewer_rows_than_the_instruction_takes_are_the_last_resort(
     assert all(row["tile"]["block_m"] == 16 for row in tune.modelled(group))
 
 
-@pytest.mark.usefixtures("fresh_candidates")
+@pytest.mark.usefixtures("no_compiled_candidates")
 def test_an_entry_that_no_candidate_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Case, "compile", lambda case, architecture: compiled(64, 0, spills=1))
-    with pytest.raises(InputError, match=r"masked_attention.*smaller tiles"):
+    with refuses(InputError, "kernel.no_tile_fits", "masked_attention"):
         tune.modelled(tune.groups(90)[0])
 
 
 @pytest.mark.parametrize("kernel", [*CASES, *FIXED_CASES])
-def test_what_tuning_launches_runs(kernel: str) -> None:
-    """The launches that are timed on a GPU, on one image."""
+def test_the_launches_that_tuning_times_run(kernel: str) -> None:
+    """With one image."""
     if kernel in CASES:
         cases = CASES[kernel](TileKey(kernel, 90, 32, 32, 0), Tile(32, 32, 4, 2))
     else:
         cases = FIXED_CASES[kernel]()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and cases[0].dtype == torch.bfloat16:
-        pytest.skip("Triton's interpreter has no bfloat16 arithmetic")
+        pytest.skip("Triton's interpreter does not support bfloat16")
     if device == "cpu":  # the interpreter takes a minute for SAM2's larger grids
-        cases = [min(cases, key=lambda case: case.work.flop)]
+        cases = [min(cases, key=lambda case: case.cost.flop)]
     for case in cases:
-        case.prepare(device, 1)()  # raises what a launch raises
+        case.prepare(device, 1)()

@@ -1,4 +1,4 @@
-"""Every kernel and table entry, compiled with no GPU."""
+"""Every kernel and table entry, compiled without a GPU."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from medfocus.kernels.tile import BANDS, table
 from medfocus.kernels.tuning.cases import CASES, FIXED_CASES
 from medfocus.kernels.tuning.roofline import CARDS
 
-# The interpreter, which the other tests run in, compiles nothing.
+# Triton compiles only outside its interpreter, in which the other tests run.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
@@ -24,7 +24,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """The report; it says in its exit status that it found nothing wrong."""
+    """The report's rows; the exit status says that it found no problem."""
     done = python(
         "-m", "medfocus.kernels.tuning.report", "--arch", "80", "89", "90", "100", "--json"
     )
@@ -64,32 +64,34 @@ def test_matrix_products_are_on_tensor_cores(rows: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.long
-def test_no_row_beats_its_roofline(rows: list[dict[str, Any]]) -> None:
+def test_no_modelled_time_is_below_the_roofline(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert 0 < row["tile_use"] <= 1, row
         assert row["modelled_us"] >= row["roofline_us"] > 0, row
 
 
-PLANTED = """
+# The report of a table whose only entry spills.
+SPILLING = """
 import sys
-from medfocus.kernels import report, tile
-key = tile.Key("masked_attention", 90, 16, 128, 1)
+from medfocus.kernels import tile
+from medfocus.kernels.tuning import report
+key = tile.TileKey("masked_attention", 90, 16, 128, 1)
 tile.table()[key] = tile.Tile(256, 128, 4, 2)
 report.table = lambda: {key: tile.table()[key]}
 report.FIXED_CASES.clear()
-report.rows = lambda architectures: iter(report._job((90, key)))
+report.compile_all = lambda architectures: iter(report._compile_entry((90, key)))
 sys.exit(report.main(["--arch", "90"]))
 """
 
 
 def test_a_tile_that_spills_is_named() -> None:
-    done = python("-c", PLANTED)
-    assert done.returncode == 1
+    done = python("-c", SPILLING)
+    assert done.returncode == 1, done.stderr
     assert "masked_attention B256 H12 N197 D128" in done.stderr
     assert "spills" in done.stderr
 
 
-def test_under_the_interpreter_it_says_that_it_cannot() -> None:
+def test_the_interpreter_cannot_make_the_report() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "medfocus.kernels.tuning.report"],
         capture_output=True,
@@ -100,7 +102,7 @@ def test_under_the_interpreter_it_says_that_it_cannot() -> None:
     assert "TRITON_INTERPRET" in done.stderr
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_has_every_band() -> None:
     for architecture in CARDS:
         for kernel in CASES:
             bands = {
