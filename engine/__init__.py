@@ -1,4 +1,4 @@
-"""An engine directory becomes predictions."""
+"""From an engine directory to predictions."""
 
 from medfocus.engine.engine import Engine
 from medfocus.engine.prediction import Prediction

@@ -1,4 +1,4 @@
-"""One picture of one prediction: the image, where the model was made to look, and its answer."""
+"""One picture of one prediction: the image, its focus mask, its patch focus and the label."""
 
 import unicodedata
 
@@ -26,26 +26,27 @@ _ALERT = (176, 58, 0)
 # Cyan between two black lines: visible on grey, on skin and on stained tissue, and lighter than
 # all of them to a colour-blind eye.
 _MASK = (0, 220, 255)
-# Five stops of viridis, whose lightness rises evenly, so that it reads in grey too.
+# Five stops of viridis, whose lightness increases evenly, so that it is readable in grey too.
 _HEAT_STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 _Box = tuple[float, float, float, float]
 
 
 def draw(pixels: NDArray[np.uint8], prediction: Prediction, box: _Box) -> Image.Image:
-    """Draw an image, its focus mask and its patch focus side by side, below the answer.
+    """Draw an image, its focus mask and its patch focus side by side, below the label.
 
     Args:
         pixels: RGB (H, W, 3), the original image.
-        prediction: the answer for that image.
-        box: top, left, bottom, right of what the classifier saw, in pixels of the original; where
-            the classifier's input was padded it reaches beyond the image.
+        prediction: for that image.
+        box: top, left, bottom, right of the classifier's input in pixels of the original; with
+            padding it extends beyond the image.
 
     Raises:
-        InputError: the prediction holds an error and no answer.
+        InputError: the prediction is an error.
     """
     if prediction.label is None:
-        raise InputError(prediction.source, "has no answer to draw", "Draw only what has a label")
+        hint = "draw only predictions that have a label"
+        raise InputError(prediction.source, "has no label to draw", hint)
     image = _fit(pixels)
     width = max(image.width, _NARROWEST)
     header = _header(prediction, 3 * width + 2 * _MARGIN)
@@ -72,11 +73,11 @@ def draw(pixels: NDArray[np.uint8], prediction: Prediction, box: _Box) -> Image.
 
 
 def _fit(pixels: NDArray[np.uint8]) -> Image.Image:
-    """The image at the panels' size; a strip of a few pixels is widened so that it can be seen."""
+    """The image at the panels' size; a very narrow one is widened so that it can be seen."""
     height, width = pixels.shape[:2]
     scale = _PANEL / max(height, width)
     size = max(_SHORTEST, round(width * scale)), max(_SHORTEST, round(height * scale))
-    # Enlarged pixels stay the squares they are: smoothing would draw detail that is not there.
+    # Nearest when enlarging: smoothing would show detail that is not there.
     resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     return Image.fromarray(pixels).resize(size, resample)
 
@@ -100,7 +101,7 @@ def _pale(image: Image.Image) -> Image.Image:
 
 def _mask_panel(image: Image.Image, prediction: Prediction) -> tuple[Image.Image, str, str]:
     if prediction.focus_logits is None:
-        return _pale(image), "Focus mask", "none: plain CLIP, none was sought"
+        return _pale(image), "Focus mask", "none: plain CLIP, no segmentation"
     mask = mask_at(prediction.focus_logits, image.height, image.width)
     if not mask.any():
         return _pale(image), "Focus mask", "none: no region was found"
@@ -135,16 +136,16 @@ def _shrink(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
 def _patch_panel(
     image: Image.Image, prediction: Prediction, box: _Box
 ) -> tuple[Image.Image, str, str]:
-    """Each patch's focus as a colour over the grey image; what the classifier did not see, pale."""
+    """Each patch's focus as a colour over the grey image; pale outside the classifier's input."""
     focus = prediction.patch_focus
     if not prediction.focused or focus is None:
-        return _pale(image), "Patch focus", "none: every patch counts alike"
+        return _pale(image), "Patch focus", "none: all patches have equal weight"
     cells = focus.shape[0]
     row, row_line = _cells(box[0], box[2], cells, image.height)
     column, column_line = _cells(box[1], box[3], cells, image.width)
     seen = (row >= 0)[:, None] & (column >= 0)[None, :]
     heat = _heat(focus[np.maximum(row, 0)[:, None], np.maximum(column, 0)[None, :]])
-    grey = image.convert("L").convert("RGB")  # its texture stays, and its hues cannot be misread
+    grey = image.convert("L").convert("RGB")  # texture stays visible, and hues cannot be misread
     panel = np.where(
         seen[..., None], 0.65 * heat + 0.35 * np.asarray(grey), np.asarray(_pale(grey))
     )
@@ -158,7 +159,7 @@ def _patch_panel(
 def _cells(
     start: float, stop: float, cells: int, length: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The cell of [start, stop] that each of `length` pixels lies in (-1: none), and grid lines."""
+    """The cell of [start, stop] that each of `length` pixels is in (-1: none), and grid lines."""
     cell = np.floor((np.arange(length) + 0.5 - start) * cells / (stop - start)).astype(np.intp)
     cell[(cell < 0) | (cell >= cells)] = -1
     line = np.zeros(length, bool)
@@ -175,7 +176,7 @@ def _heat(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _scale(picture: Image.Image, right: int, top: int) -> None:
-    """The colours' meaning, a thin bar from 0 to 1 that ends at `right`."""
+    """A colour bar from 0 to 1 that ends at `right`."""
     pen = ImageDraw.Draw(picture)
     colours = _heat(np.linspace(0, 1, _SCALE, dtype=np.float32)[None].repeat(8, axis=0))
     picture.paste(Image.fromarray(colours.round().astype(np.uint8)), (right - _SCALE, top + 4))
@@ -198,7 +199,7 @@ def _header(prediction: Prediction, width: int) -> Image.Image:
         score = "" if prediction.focus_score is None else f", score {prediction.focus_score:.2f}"
         _write(pen, (0, 40), f"Focused on a region{score}", 16, _INK, half)
     else:
-        _write(pen, (0, 40), "Not focused: answered from the whole image", 16, _ALERT, half)
+        _write(pen, (0, 40), "Not focused: classified from the whole image", 16, _ALERT, half)
     _write(pen, (0, 66), prediction.source, 13, _FAINT, half, keep_end=True)
     for place, (name, probability) in enumerate(ranked):
         _bar(pen, (width // 2, 4 + place * _ROW), width - width // 2, name, probability)
@@ -230,9 +231,9 @@ def _write(
     width: int,
     keep_end: bool = False,
 ) -> None:
-    """Write `text` shortened to `width` pixels; of a path the end is kept, as the name is there."""
+    """Write `text`, shortened to `width` pixels; of a path the end is kept, the file's name."""
     font = ImageFont.load_default(size)
-    # Pillow's font has ASCII alone: an accent is dropped, and another script shown as "?".
+    # Pillow's font has only ASCII: accents are dropped, other scripts are shown as "?".
     plain = unicodedata.normalize("NFKD", text)
     plain = "".join(character for character in plain if not unicodedata.combining(character))
     plain = plain.encode("ascii", "replace").decode()

@@ -1,4 +1,4 @@
-"""One image's answer, with the evidence for it."""
+"""The prediction for one image, with its evidence: the region that steered it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,19 +15,19 @@ _ROWS_AT_ONCE = 512  # bounds the temporaries of a large image's mask
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the engine says about one image.
+    """The prediction for one image.
 
     Attributes:
-        source: the file or name that the image came from, with "#frame" where it holds several.
-        label: the most probable class; None where there is an error.
+        source: the file or name that the image came from, with "#frame" if it holds several.
+        label: the most probable class; None if there is an error.
         probabilities: softmax over the classes, by name, in the engine's order; read-only.
-        focused: whether a region steered the classifier; False means plain CLIP answered.
+        focused: whether a region steered the classifier; False means that plain CLIP was used.
         focus_score: predicted IoU × stability of the focus mask, in [0, 1].
         focus_logits: float32 (h, w), the focus mask in SAM2's square frame, over the whole image.
         image_size: height and width of the image in pixels.
         patch_focus: float32 (g, g) in [0, 1], the focus mask's mean over each CLIP patch.
-        warnings: what was done to the image that its owner should know.
-        error: why there is no answer.
+        warnings: how the image was altered when it was read.
+        error: why there is no prediction.
     """
 
     source: str
@@ -52,18 +52,18 @@ class Prediction:
 
     @property
     def probability(self) -> float | None:
-        """The probability of `label`; None where there is an error."""
+        """The probability of `label`; None if there is an error."""
         return None if self.label is None else self.probabilities[self.label]
 
     @property
     def focus_mask(self) -> NDArray[np.bool_] | None:
-        """Focus mask, bool (H, W) in the original image's frame; computed at every access."""
+        """Focus mask, bool (H, W) in the original image's frame; computed on every access."""
         if self.focus_logits is None or self.image_size is None:
             return None
         return mask_at(self.focus_logits, *self.image_size)
 
     def to_json(self) -> dict[str, Any]:
-        """What a result file keeps of the prediction, as plain JSON types."""
+        """The prediction without its masks, as plain JSON types, for result files."""
         return {
             "source": self.source,
             "label": self.label,
@@ -76,7 +76,7 @@ class Prediction:
 
 
 def mask_at(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
-    """Where logits (h, w), stretched bilinearly to (height, width), are positive: bool.
+    """Where logits (h, w), resized bilinearly to (height, width), are positive: bool.
 
     The sampling of torch.nn.functional.interpolate(mode="bilinear", align_corners=False), which
     SAM2 uses on its masks.
@@ -95,7 +95,7 @@ def mask_at(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.
 def _neighbours(
     length: int, target: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """The two samples that each of `target` pixels lies between, and the weight of the second."""
+    """The two samples around each of `target` pixels, and the weight of the second."""
     position = np.maximum((np.arange(target) + 0.5) * (length / target) - 0.5, 0)
     first = np.minimum(position.astype(np.intp), length - 1)
     second = np.minimum(first + 1, length - 1)

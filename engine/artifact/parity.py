@@ -1,4 +1,4 @@
-"""How near an engine's answers are to the float32 PyTorch model's, and how near they must be."""
+"""How far a backend's outputs are from the float32 PyTorch model's, and the limits for that."""
 
 import math
 from dataclasses import dataclass, fields
@@ -8,27 +8,28 @@ from medfocus.settings import Device, require
 
 @dataclass(frozen=True)
 class Parity:
-    """What was measured, over images that differ, at every bucket.
+    """Differences measured over distinct images, in batches of every bucket.
 
-    The embedding, the probabilities and the patch focus are compared with both classifiers given
-    the reference's focus masks, so that they tell of the classifier alone; the labels are those
-    of the whole way, each with its own masks.
+    For the embedding, the probabilities and the patch focus both classifiers are given the
+    reference's focus masks, so that they measure the classifier only; the labels are end to end,
+    each side with its own masks.
 
     Attributes:
         images: how many were compared.
-        embedding_cosine: of the worst image.
-        top1_agreement: share of images that got the same label.
-        probability_difference: the largest of any class.
-        focused_agreement: share of images that are focused in both or in neither.
-        mask_iou: of the focus masks, cut at 0; mean. Two empty masks agree: 1.
-        mask_iou_alone: of the masks that an image gets in a batch and alone, from the same runtime;
-            the worst of the images whose mask is not the reference's. A mask that another candidate
-            has won is the same in both; one that its neighbours in the batch spoiled is not.
-        mask_logit_error: largest difference of the focus logits over the largest logit, of the
-            median image: where another candidate is chosen, the worst image tells nothing.
+        embedding_cosine: lowest cosine similarity of any image.
+        top1_agreement: fraction of images with the same label.
+        probability_difference: largest of any class of any image.
+        focused_agreement: fraction of images that are focused in both or in neither.
+        patch_focus_difference: largest of any patch of any image.
+        mask_iou: mean IoU of the focus masks at logits > 0; of two empty masks it is 1.
+        mask_iou_alone: IoU of the same runtime's masks for an image in a batch and in a batch of
+            one; lowest of the images whose mask differs from the reference's. A mask that differs
+            because another candidate won is the same in both; one that its neighbours in the batch
+            changed is not.
+        mask_logit_error: largest difference of the focus logits relative to the largest logit, of
+            the median image: where another candidate was selected the difference means nothing.
         score_error: difference of the focus score, of the median image.
-        patch_focus_difference: the largest of any patch.
-        device: where it was checked, `cpu` or `cuda`.
+        device: where it was measured, `cpu` or `cuda`.
     """
 
     images: int
@@ -46,7 +47,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What `Parity` must reach to pass: cosine, agreement and IoU at least, the others at most."""
+    """Limits on `Parity`: lower limits of those in `AT_LEAST`, upper limits of the others."""
 
     embedding_cosine: float
     top1_agreement: float
@@ -61,19 +62,23 @@ class Thresholds:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            require(math.isfinite(value) and value >= 0, field.name, "is not a number from 0")
+            require(
+                math.isfinite(value) and value >= 0,
+                field.name,
+                "is not a finite number of at least 0",
+            )
 
     def missed(self, parity: Parity) -> tuple[str, ...]:
-        """The figures that do not reach what they must, as `name value (limit)`."""
+        """The values outside their limits, each as `name value (limit)`."""
         return tuple(
             f"{field.name} {getattr(parity, field.name):.6g} ({self._limit(field.name)})"
             for field in fields(self)
-            if not self._reached(field.name, parity)
+            if not self._met(field.name, parity)
         )
 
-    def _reached(self, name: str, parity: Parity) -> bool:
+    def _met(self, name: str, parity: Parity) -> bool:
         value, limit = getattr(parity, name), getattr(self, name)
-        # Written so that NaN does not pass.
+        # Comparisons with NaN are False, so NaN does not pass.
         return bool(value >= limit if name in AT_LEAST else value <= limit)
 
     def _limit(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""In which precision an engine's graphs compute, as data that the manifest carries."""
+"""The precisions that an engine's graphs compute in, as data for the manifest."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from medfocus.settings import require
 Dtype = Literal["fp32", "fp16", "bf16"]
 ComputePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 
-# What each backend can be asked to compute in.
+# The precisions that each backend can compute in.
 COMPUTE_PRECISIONS: dict[str, tuple[ComputePrecision, ...]] = {
     "torch": ("fp32", "fp16", "bf16"),
     "onnxruntime": ("fp32", "fp16", "bf16"),
@@ -19,15 +19,15 @@ COMPUTE_PRECISIONS: dict[str, tuple[ComputePrecision, ...]] = {
 
 @dataclass(frozen=True)
 class Precision:
-    """The types that are written into the ONNX graphs.
+    """The precision policy of the ONNX graphs.
 
     Attributes:
-        dtype: of what is not float32; `fp32` where nothing else is.
+        dtype: of the operators in `half`; `fp32` if everything is float32.
         half: operators that compute in `dtype`.
-        follow: operators that stay in whatever type their inputs have; all others, LayerNorm,
-            softmax and sums among them, compute in float32.
-        float32_scopes: parts of module names within which all is float32.
-        float32_blocks: blocks that the parity gate made float32, as `<graph>: <module>`.
+        follow: operators that keep the type of their inputs; all others, among them LayerNorm,
+            softmax and sums, compute in float32.
+        float32_scopes: module names, or parts of them, within which everything is float32.
+        float32_blocks: blocks that the parity gate switched to float32, as `<graph>: <module>`.
     """
 
     dtype: Dtype = "fp32"

@@ -1,4 +1,4 @@
-"""Writing an engine directory: whole or not at all, one writer at a time."""
+"""Writing an engine directory: whole or not at all, by one writer at a time."""
 
 import fcntl
 import os
@@ -8,24 +8,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from medfocus.engine.artifact.directory import (
-    EngineDirectory,
+from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
+from medfocus.engine.artifact.files import (
     digest_line,
     directory_error,
-    explained,
     file_record,
-    read_engine_directory,
+    os_errors_as,
     sibling,
 )
 from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME, Manifest, to_json
 
-WRITABLE = "Free space or allow writing, then export the engine again"
-
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Raise an OSError of what is written into `folder` as EngineDirectoryError."""
-    with explained(folder, "cannot be written", WRITABLE):
+    """Raise an OSError of writing into `folder` as an EngineDirectoryError."""
+    hint = "free space or allow writing, then export the engine again"
+    with os_errors_as(folder, "cannot be written", hint, "engine.unwritable"):
         yield
 
 
@@ -35,21 +33,21 @@ def write_engine_directory(target: str | Path, *, force: bool = False) -> Iterat
 
         with write_engine_directory("engines/brain") as staging:
             ...                                # write the files below `staging`
-            write_manifest(staging, manifest)  # last: records what lies there
+            write_manifest(staging, manifest)  # last: records the files written
 
     `staging` is a hidden sibling of `target`. When the block ends, it is read back as any reader
-    would, flushed to the disk and renamed; when it raises, nothing has happened. With `force` an
-    engine directory at `target` is first renamed to a hidden sibling and deleted only once the
-    new one is in its place. What a killed writer leaves is mended by the next one.
+    would, flushed to the disk and renamed; if the block raises, `target` is unchanged. With
+    `force` an existing engine directory is first renamed to a hidden sibling, and deleted only
+    once the new one is in its place. What a killed writer leaves behind is recovered by the next.
 
     Raises:
-        EngineDirectoryError: `target` exists (without `force`), or is no engine directory, or is
-            being written by another process; or what was written cannot be read back or published.
+        EngineDirectoryError: `target` exists (without `force`), is not an engine directory, or is
+            being written by another process; or what was written cannot be read or published.
     """
     target = Path(target).resolve()
     staging, former = sibling(target, "staging"), sibling(target, "former")
     with _sole_writer(target):
-        _mend(target, staging, former)
+        _recover(target, staging, former)
         check_target(target, force)
         with writing(target):
             staging.mkdir()
@@ -57,14 +55,17 @@ def write_engine_directory(target: str | Path, *, force: bool = False) -> Iterat
             yield staging
             listed = {*read_engine_directory(staging).manifest.files, FILE_NAME, DIGEST_NAME}
             if unlisted := set(_list_files(staging)) - listed:
-                raise directory_error(staging / min(unlisted), "was written after the manifest")
+                problem = "was written after the manifest"
+                raise directory_error(
+                    staging / min(unlisted), problem, code="engine.file_not_listed"
+                )
             _publish(target, staging, former)
         finally:
-            _mend(target, staging, former)
+            _recover(target, staging, former)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest` into `directory` with the size and hash of all that lies there.
+    """Write `manifest` into `directory`, with the size and hash of all files there.
 
     Returns:
         The manifest with its `files` filled in.
@@ -78,12 +79,33 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
 
 
 def unpublished(directory: Path, manifest: Manifest) -> EngineDirectory:
-    """The files written so far as an engine that its writer can load, and nobody else.
+    """The files written so far as an engine directory that only its writer can load.
 
-    The manifest, with the size and hash of all that lies in `directory`, is not written.
+    Its manifest, with the size and hash of all files in `directory`, is not written.
     """
     files = {name: file_record(directory / name) for name in _list_files(directory)}
     return EngineDirectory(directory, replace(manifest, files=files))
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Refuse to overwrite what must be kept.
+
+    Raises:
+        EngineDirectoryError: `target` exists (without `force`), or is not an engine directory.
+    """
+    if target.exists() and not force:
+        hint = "choose another place, or replace it with force"
+        raise directory_error(target, "exists already", hint, code="engine.exists")
+    replaceable = (
+        not target.exists()
+        or (target / FILE_NAME).is_file()
+        or (target.is_dir() and not any(target.iterdir()))
+    )
+    if not replaceable:
+        problem = "is not an engine directory, so it is kept"
+        raise directory_error(
+            target, problem, "choose another place", code="engine.not_replaceable"
+        )
 
 
 def _list_files(directory: Path) -> list[str]:
@@ -93,7 +115,7 @@ def _list_files(directory: Path) -> list[str]:
 
 @contextmanager
 def _sole_writer(target: Path) -> Iterator[None]:
-    """Hold a lock that the system releases should this process die."""
+    """Hold a lock that the system releases if this process dies."""
     path = sibling(target, "lock")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,38 +128,16 @@ def _sole_writer(target: Path) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             held = False
         if not held:
-            raise directory_error(
-                target, "is being written by another process", "Wait until it has ended"
-            )
+            problem, hint = "is being written by another process", "wait until it has ended"
+            raise directory_error(target, problem, hint, code="engine.locked")
         try:
             yield
         finally:
             path.unlink()
 
 
-def check_target(target: Path, force: bool) -> None:
-    """Refuse to write where something is that must be kept.
-
-    Raises:
-        EngineDirectoryError: `target` exists (without `force`), or is no engine directory.
-    """
-    if target.exists() and not force:
-        raise directory_error(
-            target, "exists already", "Choose another place, or replace it with force"
-        )
-    replaceable = (
-        not target.exists()
-        or (target / FILE_NAME).is_file()
-        or (target.is_dir() and not any(target.iterdir()))
-    )
-    if not replaceable:
-        raise directory_error(
-            target, "is not an engine directory, so it is kept", "Choose another place"
-        )
-
-
 def _publish(target: Path, staging: Path, former: Path) -> None:
-    with explained(target, "could not be written", WRITABLE):
+    with writing(target):
         # From the leaves up: an entry is durable once the directory that holds it is.
         for folder, _, files in os.walk(staging, topdown=False):
             for name in files:
@@ -149,14 +149,14 @@ def _publish(target: Path, staging: Path, former: Path) -> None:
         _flush(target.parent)
 
 
-def _mend(target: Path, staging: Path, former: Path) -> None:
-    """Bring a publication that stopped anywhere to its end: the old engine whole, or the new."""
+def _recover(target: Path, staging: Path, former: Path) -> None:
+    """Complete or undo a publication that was interrupted: the old engine whole, or the new."""
     if former.exists() and not target.exists():
         former.rename(target)
     if staging.exists():
         shutil.rmtree(staging)
     if former.exists():
-        # As staging, so that one deleted by half can never be taken for an engine to restore.
+        # Renamed first, so that a half-deleted one can never be taken for an engine to restore.
         former.rename(staging)
         shutil.rmtree(staging)
 

@@ -1,1 +1,1 @@
-"""Runtimes of the two graphs: a file or a folder for each."""
+"""One file or folder per runtime that can execute the two graphs."""

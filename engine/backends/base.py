@@ -1,4 +1,4 @@
-"""What the engine asks of a backend: the two graphs, buffers for a pipeline, an end."""
+"""The interface that every backend implements."""
 
 from typing import Protocol
 
@@ -9,13 +9,21 @@ from medfocus.settings import Device
 
 
 class Backend(Graphs, Protocol):
-    """What the engine asks of a runtime."""
+    """A runtime with both graphs of one engine directory loaded.
+
+    Its class is constructed as `(directory: EngineDirectory, device: str)`, with `device` one of
+    `auto`, `cpu` or `cuda`.
+
+    Attributes:
+        name: its key in `registry.BACKENDS`.
+        device: where it runs.
+    """
 
     name: str
     device: Device
 
     def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
-        """Buffers for batches of `images` images, and streams, for a pipeline of its own."""
+        """Allocate buffers for batches of `images` images, and the streams of a pipeline."""
 
     def close(self) -> None:
         """Release memory and devices; the backend cannot be used afterwards."""

@@ -22,14 +22,15 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntimeBackend:
-    """Both graphs in ONNX Runtime, in the precision that is written into them.
+    """Both graphs in ONNX Runtime, in the precision that they were exported in.
 
     Args:
         directory: an engine directory that holds the two .onnx files.
-        device: `auto` takes CUDA where this ONNX Runtime has it.
+        device: `auto` takes CUDA if this ONNX Runtime supports it.
 
     Raises:
-        InputError: `cuda` where this ONNX Runtime has none or cannot start it, or bf16 on a CPU.
+        InputError: `cuda`, which this ONNX Runtime does not support or cannot start; or an engine
+            in bf16 on a CPU.
         EngineDirectoryError: a file is missing.
     """
 
@@ -40,8 +41,9 @@ class OnnxRuntimeBackend:
         if self.device == "cpu" and directory.manifest.precision.dtype == "bf16":
             raise InputError(
                 "backend onnxruntime",
-                "its CPU kernels do not know bf16, and this engine is bf16",
+                "its CPU kernels do not support bf16, and this engine is bf16",
                 "use openvino, or export with --fp16 or --fp32",
+                code="backend.unsupported_precision",
             )
         self._segmenter = self._session(directory.graph(SEGMENTER_ONNX))
         self._classifier = self._session(directory.graph(CLASSIFIER_ONNX))
@@ -75,9 +77,8 @@ class OnnxRuntimeBackend:
 
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings tell users of optimisations
-        wanted = PROVIDERS[self.device]
-        return _start(path, options, wanted)
+        options.log_severity_level = 3  # errors; the warnings are about its own optimisations
+        return _start(path, options, PROVIDERS[self.device])
 
     def _run(
         self, session: onnxruntime.InferenceSession, inputs: dict[str, NDArray[Any]]
@@ -95,29 +96,31 @@ class OnnxRuntimeBackend:
 def _start(
     path: Path, options: onnxruntime.SessionOptions, wanted: str
 ) -> onnxruntime.InferenceSession:
-    # The CPU stands behind CUDA for what runs on shapes; without it nothing would load. And a
-    # float32 in the graph is meant: no TF32.
+    # CUDA needs the CPU provider for operators on shapes. TF32 is off: what the graph has in
+    # float32 is to be computed in float32.
     cpu = PROVIDERS["cpu"]
     providers = [cpu] if wanted == cpu else [(wanted, {"use_tf32": "0"}), cpu]
     session = onnxruntime.InferenceSession(path, options, providers=providers)
-    # A provider that cannot start is left out with no more than a warning.
+    # ONNX Runtime only warns about a provider that cannot start, and takes the next.
     if session.get_providers()[0] != wanted:
         raise InputError(
             "device cuda",
             f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}",
             "install the CUDA libraries that this onnxruntime-gpu was built for, or use cpu",
+            code="device.unavailable",
         )
     return session
 
 
 def _device(device: str, graph: Path) -> Device:
-    """`auto` takes CUDA where a graph can be loaded there: what is listed may not start."""
+    """`auto` takes CUDA if a graph can be loaded there; an available provider may fail to start."""
     if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         if device == "cuda":
             raise InputError(
                 "device cuda",
-                "this ONNX Runtime has no CUDA",
-                "install onnxruntime-gpu in place of onnxruntime (not beside it), or use cpu",
+                "this ONNX Runtime was built without CUDA",
+                "replace onnxruntime by onnxruntime-gpu, or use cpu",
+                code="device.unavailable",
             )
         return "cpu"
     if device == "auto":

@@ -1,4 +1,4 @@
-"""The OpenVINO backend: the exported graphs on a CPU, in bf16 or int8 where it has them."""
+"""The OpenVINO backend: the exported graphs on a CPU, in float32, bf16 or int8."""
 
 import logging
 from typing import Any
@@ -24,8 +24,8 @@ from medfocus.settings import Device
 
 log = logging.getLogger(__name__)
 
-# OpenVINO chooses the precision by a hint, whatever types the graph has. In an int8 graph the
-# hint is for what is not quantised.
+# OpenVINO takes the compute precision from a hint, whatever types the graph has. In an int8 graph
+# the hint applies to the operators that are not quantised.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 _HALVES = (Type.f16, Type.bf16)
@@ -36,7 +36,7 @@ class OpenVinoBackend:
     """Both graphs in OpenVINO, in the precision that the engine was checked with.
 
     Args:
-        directory: an engine directory that holds the two .onnx files, or the int8 graphs.
+        directory: an engine directory with the two .onnx files, or the int8 graphs.
         device: `auto` or `cpu`.
 
     Raises:
@@ -49,14 +49,15 @@ class OpenVinoBackend:
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
         if device == "cuda":
-            raise InputError("device cuda", "openvino runs on the CPU here", "use cpu or auto")
+            problem, hint = "openvino runs on the CPU", "use cpu or auto"
+            raise InputError("device cuda", problem, hint, code="device.unavailable")
         core = openvino.Core()
         checked = directory.manifest.backends[self.name]
-        # Where this processor lacks bf16, float32 is the closer to the reference.
+        # Without bf16 in this processor, float32: it is closer to the reference.
         precision = checked
         if checked == "bf16" and not has_bf16(core):
             precision = "fp32"
-            log.warning("OpenVINO was checked in bf16, which this processor lacks: fp32 instead")
+            log.warning("OpenVINO was checked in bf16, which this processor lacks: using fp32")
         quantised = precision == "int8"
         hints = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -101,13 +102,13 @@ class OpenVinoBackend:
 
 
 def in_float32(model: openvino.Model) -> openvino.Model:
-    """A graph in float32 throughout, its weights stored as they are.
+    """Make a graph float32 throughout; weights stay stored in their own types.
 
-    OpenVINO computes in what the hint says, but a change of type between two operators keeps it
-    from seeing them as one: in a graph of mixed precision it finds no attention to fuse.
+    OpenVINO computes in the precision of the hint, but a conversion between two operators prevents
+    their fusion: in a graph of mixed precision it finds no attention to fuse.
 
     Args:
-        model: it is changed.
+        model: changed in place.
 
     Returns:
         `model`.
@@ -131,11 +132,11 @@ def in_float32(model: openvino.Model) -> openvino.Model:
 
 
 def has_bf16(core: openvino.Core) -> bool:
-    """Whether OpenVINO finds bf16 precision in this processor."""
+    """Whether this processor supports bf16, according to OpenVINO."""
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _run(request: openvino.InferRequest, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
     outputs = request.infer(inputs, share_inputs=True)
-    # Copies: the request's own memory is written again by the next call.
+    # Copies: the next call overwrites the request's own memory.
     return [np.array(outputs[index]) for index in range(len(outputs))]

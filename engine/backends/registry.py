@@ -1,70 +1,85 @@
-"""The backends by name: which can run an engine here, and loading one.
+"""The available backends by name, and loading one.
 
-A backend is a file or a folder of this room with a class that `base.Backend` describes. To add one,
-write that class, name it in `BACKENDS`, and give it its precisions in `artifact/precision.py`.
+To add a backend: write a class as `base.Backend` describes, in a file or a folder of its own; name
+it in `BACKENDS`; and list its precisions in `artifact/precision.py`.
 """
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from typing import NamedTuple
 
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.backends.base import Backend
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
+from medfocus.settings import Device
 
 log = logging.getLogger(__name__)
 
 
-# Where each may run, the fastest first.
-PREFERENCE: dict[str, tuple[str, ...]] = {
-    "cuda": ("tensorrt", "torch", "onnxruntime"),
-    "cpu": ("openvino", "onnxruntime", "torch"),
-}
+@dataclass(frozen=True)
+class BackendEntry:
+    """Where a backend's class is, how its runtime is installed, and where it runs.
 
-
-class Source(NamedTuple):
-    """Where a backend's class is, and what installs the runtime it needs."""
+    Attributes:
+        module: below `medfocus.engine.backends`; imported only when the backend is loaded.
+        class_name: the class, constructed as `base.Backend` says.
+        install: the command that installs the runtime.
+        speed_rank: for each device that it runs on, its place when `auto` chooses: 1 is tried
+            first, the fastest.
+    """
 
     module: str
     class_name: str
     install: str
+    speed_rank: Mapping[str, int]
 
 
-BACKENDS = {
-    "torch": Source("torch.backend", "TorchBackend", "pip install 'medfocus[torch]'"),
-    "onnxruntime": Source(
+BACKENDS: dict[str, BackendEntry] = {
+    "torch": BackendEntry(
+        "torch.backend", "TorchBackend", "pip install 'medfocus[torch]'", {"cuda": 2, "cpu": 3}
+    ),
+    "onnxruntime": BackendEntry(
         "onnxruntime",
         "OnnxRuntimeBackend",
-        "pip install 'medfocus[cpu]', or 'medfocus[gpu]' for CUDA",
+        "pip install 'medfocus[cpu]' (for CUDA: 'medfocus[gpu]')",
+        {"cuda": 3, "cpu": 2},
     ),
-    "openvino": Source("openvino", "OpenVinoBackend", "pip install 'medfocus[cpu]'"),
-    "tensorrt": Source("tensorrt.backend", "TensorRTBackend", "pip install 'medfocus[tensorrt]'"),
+    "openvino": BackendEntry(
+        "openvino", "OpenVinoBackend", "pip install 'medfocus[cpu]'", {"cpu": 1}
+    ),
+    "tensorrt": BackendEntry(
+        "tensorrt.backend", "TensorRTBackend", "pip install 'medfocus[tensorrt]'", {"cuda": 1}
+    ),
 }
 NAMES = tuple(BACKENDS)
+DEVICES: tuple[Device, ...] = ("cuda", "cpu")  # in the order that `auto` tries
 
 
 def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backend:
-    """Load an engine directory's graphs into a runtime that the export checked them in.
+    """Load an engine directory's graphs into a backend that the export checked them in.
 
-    `auto` takes the fastest that this engine was exported for, that is installed, and that the
-    device has; each that it passes over is logged with the reason.
+    `auto` takes the fastest backend that this engine was exported for, that is installed and that
+    the device supports; each one that it skips is logged with the reason.
 
     Args:
-        directory: read and checked.
-        backend: `auto`, `torch`, `onnxruntime`, `openvino` or `tensorrt`.
+        directory: as `read_engine_directory` returns it.
+        backend: `auto` or a name in `BACKENDS`.
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        InputError: a backend or device that is unknown or not there, or one that this engine was
-            not exported for.
+        InputError: a backend or device that is unknown or unavailable, or a backend that this
+            engine was not exported for.
         DeviceError: a GPU that fails.
         EngineDirectoryError: a file that is missing, or that the runtime cannot load.
         WeightsError: tensors that do not fit the architectures (torch).
     """
     if backend not in ("auto", *NAMES):
-        raise InputError(f"backend {backend!r}", "not known", "use auto, " + ", ".join(NAMES))
-    if device not in ("auto", *PREFERENCE):
-        raise InputError(f"device {device!r}", "not known", "use auto, cpu or cuda")
+        hint = "use auto, " + ", ".join(NAMES)
+        raise InputError(f"backend {backend!r}", "is not known", hint, code="backend.unknown")
+    if device not in ("auto", *DEVICES):
+        hint = "use auto, cpu or cuda"
+        raise InputError(f"device {device!r}", "is not known", hint, code="device.unknown")
     exported = directory.manifest.backends
     if backend != "auto":
         if backend not in exported:
@@ -72,50 +87,62 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
                 f"backend {backend}",
                 "this engine was not exported for it",
                 f"use {' or '.join(exported)}, or export the engine again with that target",
+                code="backend.not_exported",
             )
         return _load(directory, backend, device)
     reasons = []
-    for place in PREFERENCE if device == "auto" else (device,):
-        for name in PREFERENCE[place]:
+    for place in DEVICES if device == "auto" else (device,):
+        for name in _fastest_first(place):
             if name not in exported:
                 continue
             try:
                 return _load(directory, name, place)
             except MedfocusError as error:
-                log.info("%s on %s passed over: %s", name, place, error)
+                log.info("skipped backend %s on %s: %s", name, place, error)
                 reasons.append(f"{name}: {error.problem}")
     raise InputError(
         "backend auto",
         f"none of this engine's backends runs here on {device} ({'; '.join(reasons) or 'none'})",
         "install one of them, or export the engine again for one that is installed",
+        code="backend.none_usable",
     )
 
 
+def _fastest_first(device: str) -> list[str]:
+    able = [name for name, entry in BACKENDS.items() if device in entry.speed_rank]
+    return sorted(able, key=lambda name: BACKENDS[name].speed_rank[device])
+
+
 def _load(directory: EngineDirectory, name: str, device: str) -> Backend:
-    source = BACKENDS[name]
-    # Imported here and not above: each must load where the others are not installed.
+    entry = BACKENDS[name]
+    # Imported here: each backend must load where the others are not installed.
     try:
-        module = import_module(f"medfocus.engine.backends.{source.module}")
+        module = import_module(f"medfocus.engine.backends.{entry.module}")
     except ModuleNotFoundError as error:
         problem = f"{error.name} is not installed"
-        raise InputError(f"backend {name}", problem, source.install) from error
+        raise InputError(
+            f"backend {name}", problem, entry.install, code="backend.not_installed"
+        ) from error
     except ImportError as error:  # a shared library that is missing or of another version
         problem = f"is installed and cannot be loaded ({error})"
-        raise InputError(f"backend {name}", problem, source.install) from error
+        raise InputError(
+            f"backend {name}", problem, entry.install, code="backend.broken"
+        ) from error
     try:
-        backend: Backend = getattr(module, source.class_name)(directory, device)
+        backend: Backend = getattr(module, entry.class_name)(directory, device)
     except MedfocusError:
         raise
-    except Exception as error:  # each runtime has its own kinds, with no base in common
+    except Exception as error:  # the runtimes' exceptions have no common base class
         raise EngineDirectoryError(
             str(directory.path),
             f"{name} cannot load its graphs ({type(error).__name__}: {error})",
             "export the engine again, or use another backend",
+            code="engine.not_loadable",
         ) from error
     parity = directory.manifest.parity.get(name)
     checked = parity.device if parity else "cpu"  # where PyTorch in float32, the reference, ran
     if checked != backend.device:
         log.warning(
-            "%s runs on %s, and this engine was checked on %s alone", name, backend.device, checked
+            "%s runs on %s, but this engine was only checked on %s", name, backend.device, checked
         )
     return backend

@@ -1,6 +1,6 @@
-"""DICOM files to 8-bit frames: parsed defensively, decoded, shown as they are meant to be.
+"""DICOM files to 8-bit frames: parsed defensively, decoded, rendered as the standard says.
 
-Nothing here lets a value out of the data set except pixels: errors and warnings name attribute
+No value of the data set except pixels leaves this module: errors and warnings name attribute
 keywords, sizes and transfer syntaxes, for any other value may identify a patient.
 """
 
@@ -25,11 +25,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medfocus.engine.io.dicom_display import REEXPORT, Frame, shown
+from medfocus.engine.io.dicom_display import REEXPORT, Frame, rendered
 from medfocus.errors import ImageError
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# The only attributes that are parsed; patients' names, dates and identifiers are skipped unread.
+# The only attributes that are parsed; patients' names, dates and identifiers are not read.
 _ATTRIBUTES = [
     *_PIXELS,
     "ExtendedOffsetTable",
@@ -82,33 +82,36 @@ _PYDICOM_WARNINGS = ("ignore", None, Warning, re.compile(r"pydicom\."), 0)
 
 
 def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
-    """Read every frame of a DICOM file, as it is meant to be shown.
+    """Read and render every frame of a DICOM file.
 
     Grey: modality LUT or rescale, then the first VOI LUT or window (PS3.3 C.11.1, C.11.2), then the
-    inversion of MONOCHROME1. Functional groups of enhanced multi-frame objects come before the
-    data set's own attributes. With no usable window the frame's own range is stretched, less the
-    pixel padding, and a warning says so. Colour: to RGB, palettes by their LUT; no ICC profile.
+    inversion of MONOCHROME1. Functional groups of enhanced multi-frame objects take precedence over
+    the data set's own attributes. With no usable window the frame is min-max normalised without its
+    pixel padding, with a warning. Colour: to RGB, palettes by their LUT; no ICC profile.
 
     Args:
-        path: the file; a missing preamble is forgiven.
-        name: what errors call it.
-        max_pixels: refuse more rows × columns × frames than this, before decoding.
+        path: the file; a missing preamble is tolerated.
+        name: of the file, in errors.
+        max_pixels: limit on rows × columns × frames, checked before decoding.
 
     Raises:
         ImageError: no pixels, a transfer syntax without decoder, damaged or truncated data. The
-            text never holds a value of the data set.
+            message never holds a value of the data set.
     """
     silence_pydicom()
-    with _failing_as(name, "cannot be parsed as DICOM", "Check that it is a whole DICOM file"):
+    hint = "check that it is a complete DICOM file"
+    with _failing_as(name, "cannot be parsed as DICOM", hint, "dicom.malformed"):
         _check_inflated_size(path, name, max_pixels)
         dataset = pydicom.dcmread(path, force=True, specific_tags=_ATTRIBUTES)
-    with _failing_as(name, "its image attributes (group 0028) are malformed", REEXPORT):
+    problem = "its image attributes (group 0028) are malformed"
+    with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
         keyword = next((k for k in _PIXELS if dataset.get(k)), None)
         if keyword is None:
             raise ImageError(
                 name,
-                "holds no pixel data, or is no DICOM file, or is cut short before its PixelData",
-                "Give an image object: reports, structures and waveforms have no pixels",
+                "holds no pixel data, or is not a DICOM file, or is cut short before its PixelData",
+                "give an image object: reports, structures and waveforms have no pixels",
+                code="dicom.no_pixels",
             )
         rows, columns, frames = (
             _count(dataset, name, k) for k in ("Rows", "Columns", "NumberOfFrames")
@@ -117,7 +120,8 @@ def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
             raise ImageError(
                 name,
                 f"{frames} frames of {rows} x {columns} pass the limit of {max_pixels} pixels",
-                "Split it into files of fewer frames",
+                "split it into files of fewer frames",
+                code="image.too_large",
             )
         syntax = _transfer_syntax(dataset)
     decoder = _decoder(syntax, name)
@@ -126,20 +130,22 @@ def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
         name,
         f"its {syntax.name} pixel data are damaged, truncated or of a kind that no installed "
         "decoder reads",
-        f"{REEXPORT}, uncompressed if need be",
+        f"{REEXPORT}, uncompressed if necessary",
+        "image.damaged",
     ):
         for index in range(frames):
             # Not iter_array, which in pydicom 3.0 fails where JPEG 2000 needs its sign corrected.
             values, properties = decoder.as_array(dataset, index=index)
-            with _failing_as(name, "its grey-scale or palette attributes are malformed", REEXPORT):
-                decoded.append(shown(values, properties, dataset, index, name))
+            problem = "its grey-scale or palette attributes are malformed"
+            with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
+                decoded.append(rendered(values, properties, dataset, index, name))
     return decoded
 
 
 def silence_pydicom() -> None:
-    """Keep pydicom's warnings and logs, which quote values, from being emitted.
+    """Suppress pydicom's warnings and logs, which quote values.
 
-    For good and not just while reading: restoring either is a race between reading threads.
+    Permanently, not only while reading: restoring them would race with other reading threads.
     """
     if tuple(warnings.filters[:1]) != (_PYDICOM_WARNINGS,):
         warnings.filterwarnings("ignore", module=_PYDICOM_WARNINGS[3].pattern)
@@ -147,16 +153,16 @@ def silence_pydicom() -> None:
 
 
 @contextmanager
-def _failing_as(name: str, problem: str, hint: str) -> Iterator[None]:
+def _failing_as(name: str, problem: str, hint: str, code: str) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS:
-        # Not chained: the texts of pydicom's exceptions quote values.
-        raise ImageError(name, problem, hint) from None
+        # Not chained: the messages of pydicom's exceptions quote values.
+        raise ImageError(name, problem, hint, code=code) from None
 
 
 def _check_inflated_size(path: Path, name: str, max_pixels: int) -> None:
-    """Refuse deflated data sets that would inflate to more than 16 bytes a permitted pixel."""
+    """Refuse deflated data sets that would inflate to more than 16 bytes per permitted pixel."""
     with path.open("rb") as file:
         if file.read(132)[128:] != b"DICM":
             return
@@ -173,7 +179,8 @@ def _check_inflated_size(path: Path, name: str, max_pixels: int) -> None:
             inflated += len(inflater.decompress(chunk, 2**24))
             chunk = inflater.unconsumed_tail or file.read(2**16)
     if inflated > limit:
-        raise ImageError(name, f"inflates to more than {limit} bytes", "Export it uncompressed")
+        problem, hint = f"inflates to more than {limit} bytes", "export it uncompressed"
+        raise ImageError(name, problem, hint, code="image.too_large")
 
 
 def _count(dataset: pydicom.Dataset, name: str, keyword: str) -> int:
@@ -182,7 +189,8 @@ def _count(dataset: pydicom.Dataset, name: str, keyword: str) -> int:
         return 1
     count = int(value) if str(value).isdecimal() else 0
     if count < 1:
-        raise ImageError(name, f"its {keyword} is missing or not a positive number", REEXPORT)
+        problem = f"its {keyword} is missing or not a positive number"
+        raise ImageError(name, problem, REEXPORT, code="dicom.malformed")
     return count
 
 
@@ -197,13 +205,15 @@ def _transfer_syntax(dataset: pydicom.FileDataset) -> UID:
 
 
 def _decoder(syntax: UID, name: str) -> Decoder:
-    hint = "Convert it to Explicit VR Little Endian or another common transfer syntax"
+    hint = "convert it to Explicit VR Little Endian or another common transfer syntax"
     # The name of an unknown UID is the UID itself, which is a value of the data set.
     label = syntax.name if syntax.is_transfer_syntax and syntax.name != syntax else "unknown"
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise ImageError(name, f"its transfer syntax ({label}) is not supported", hint) from None
+        problem = f"its transfer syntax ({label}) is not supported"
+        raise ImageError(name, problem, hint, code="dicom.transfer_syntax") from None
     if not decoder.is_available:
-        raise ImageError(name, f"no decoder for its transfer syntax ({label}) is installed", hint)
+        problem = f"no decoder for its transfer syntax ({label}) is installed"
+        raise ImageError(name, problem, hint, code="dicom.transfer_syntax")
     return decoder

@@ -1,4 +1,4 @@
-"""Stored DICOM values to what a viewer shows: modality LUT, VOI LUT or window, MONOCHROME1, colour.
+"""Rendering stored DICOM values: modality LUT, VOI LUT or window, MONOCHROME1, colour.
 
 As in dicom.py, no value of the data set goes into an error or a warning.
 """
@@ -14,24 +14,35 @@ from pydicom.pixels.processing import apply_color_lut
 
 from medfocus.errors import ImageError
 
-REEXPORT = "Export the file again from its source"
+REEXPORT = "export the file again from its source"
 
 
 class Frame(NamedTuple):
-    """One decoded frame: pixels, uint8 RGB (H, W, 3), and what a reader should know about them."""
+    """One rendered frame: pixels, uint8 RGB (H, W, 3), and how they were altered."""
 
     pixels: NDArray[np.uint8]
     warnings: tuple[str, ...]
 
 
-def shown(
+def rendered(
     values: NDArray[Any],
     properties: dict[str, str | int],
     dataset: pydicom.FileDataset,
     index: int,
     name: str,
 ) -> Frame:
-    """Turn stored values, (H, W) or (H, W, 3), into what a viewer shows."""
+    """Render stored values, (H, W) or (H, W, 3), as a viewer would show them.
+
+    Args:
+        values: of one frame, as the decoder gives them.
+        properties: the decoder's, of that frame.
+        dataset: with the attributes that define the rendering.
+        index: of the frame, from 0.
+        name: of the file, in errors.
+
+    Raises:
+        ImageError: an unsupported photometric interpretation, or values that are not finite.
+    """
     interpretation = properties["photometric_interpretation"]
     if values.ndim == 3 and values.shape[2] == 3 and interpretation == "RGB":
         white = 2 ** int(properties["bits_stored"]) - 1
@@ -45,9 +56,10 @@ def shown(
         return Frame(_to_uint8(levels)[..., None].repeat(3, axis=2), notes)
     raise ImageError(
         name,
-        f"its PhotometricInterpretation does not fit {values.shape[2:] or 1} samples a pixel, "
+        f"its PhotometricInterpretation does not fit {values.shape[2:] or 1} samples per pixel, "
         "or is not supported",
-        "Convert it to RGB, MONOCHROME1 or MONOCHROME2",
+        "convert it to RGB, MONOCHROME1 or MONOCHROME2",
+        code="image.unsupported",
     )
 
 
@@ -64,7 +76,8 @@ def _grey(
         values = stored.astype(np.float64) * slope
         values += _first_number(modality, "RescaleIntercept", 0.0)
     if not np.isfinite(values).all():
-        raise ImageError(name, "holds NaN or infinite pixel values", REEXPORT)
+        problem = "holds NaN or infinite pixel values"
+        raise ImageError(name, problem, REEXPORT, code="image.not_finite")
 
     voi = _functional_group(dataset, index, "FrameVOILUTSequence")
     if voi.get("VOILUTSequence"):
@@ -73,12 +86,12 @@ def _grey(
     windowed = _windowed(values, voi)
     if windowed is not None:
         return windowed, ()
-    note = "no usable window in the file: grey levels stretched from the frame's own range"
+    note = "no usable window in the file: grey levels are min-max normalised"
     return _unit_range(values, ~_padding(stored, dataset)), (note,)
 
 
 def _functional_group(dataset: pydicom.Dataset, index: int, sequence: str) -> pydicom.Dataset:
-    """The frame's own functional group, else the shared one, else the data set (PS3.3 C.7.6.16)."""
+    """The frame's own functional group, or the shared one, or the data set (PS3.3 C.7.6.16)."""
     for groups, item in (
         (dataset.get("PerFrameFunctionalGroupsSequence"), index),
         (dataset.get("SharedFunctionalGroupsSequence"), 0),
@@ -90,7 +103,7 @@ def _functional_group(dataset: pydicom.Dataset, index: int, sequence: str) -> py
 
 
 def _windowed(values: NDArray[np.float64], voi: pydicom.Dataset) -> NDArray[np.float64] | None:
-    """Apply the first window (PS3.3 C.11.2.1.2 and C.11.2.1.3); None where there is none usable."""
+    """Apply the first window (PS3.3 C.11.2.1.2 and C.11.2.1.3); None if none is usable."""
     centre = _first_number(voi, "WindowCenter", math.nan)
     width = _first_number(voi, "WindowWidth", math.nan)
     if not (math.isfinite(centre) and math.isfinite(width)):
@@ -111,15 +124,16 @@ def _windowed(values: NDArray[np.float64], voi: pydicom.Dataset) -> NDArray[np.f
 def _looked_up(
     values: NDArray[Any], item: pydicom.Dataset, stem: str, little_endian: bool
 ) -> tuple[NDArray[np.float64], int]:
-    """Values through the lookup table "{stem}Data" (PS3.3 C.11.1.1), and the largest it may hold.
+    """Values through the lookup table "{stem}Data" (PS3.3 C.11.1.1), and its maximum output.
 
-    Not pydicom's: in 3.0 its index has the dtype of the entries, or of the pixels, and wraps.
+    Not with pydicom's function: in 3.0 its index has the dtype of the entries, or of the pixels,
+    and wraps around.
     """
     entries, first, bits = (int(value) for value in item[f"{stem}Descriptor"].value)
     entries = entries or 2**16  # 0 stands for 65536, which 16 bits cannot hold
     data = item[f"{stem}Data"].value
     if isinstance(data, bytes):
-        packed = len(data) < 2 * entries  # 8-bit entries, two a word
+        packed = len(data) < 2 * entries  # 8-bit entries, two per word
         data = np.frombuffer(data, "u1" if packed else "<u2" if little_endian else ">u2")
     table = np.asarray(data, dtype=np.float64)[:entries]
     index = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)
@@ -156,8 +170,8 @@ def _first_number(dataset: pydicom.Dataset, keyword: str, default: float) -> flo
     return default if value in (None, "") else float(value)
 
 
-def stretch(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map the range of finite `values` to 0 … 255; flat ones to 0."""
+def min_max_normalised(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Map the range of finite `values` to 0 … 255; constant ones to 0."""
     return _to_uint8(_unit_range(values))
 
 

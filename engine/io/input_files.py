@@ -1,23 +1,23 @@
-"""Which files a command line means: files, folders and patterns."""
+"""The files that command-line inputs (files, folders, patterns) refer to."""
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom"}
 
 
 def find_files(inputs: Sequence[str], skip: Sequence[Path] = ()) -> list[Path]:
-    """The files that inputs name, each once, in the order given; a folder's own are sorted.
+    """The files that the inputs refer to, each once, in the order given; sorted within a folder.
 
-    A file is taken whatever its name. Folders and patterns give what may be an image, and neither
-    hidden files nor anything at or below `skip`.
+    A file is taken whatever its name. Folders and patterns yield files that may be images, without
+    hidden files and anything at or below `skip`.
 
     Raises:
-        InputError: an input that gives no file.
+        FileError: an input that yields no file.
     """
     found: dict[str, Path] = {}
     for text in inputs:
@@ -25,14 +25,14 @@ def find_files(inputs: Sequence[str], skip: Sequence[Path] = ()) -> list[Path]:
         if path.is_file():
             files = [path]
         else:
-            matches = glob.glob(text, recursive=True)  # noqa: PTH207  (Path's takes none from "/")
+            matches = glob.glob(text, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
             roots = [path] if text and path.is_dir() else map(Path, matches)  # "" is no folder
             files = sorted({file for root in roots for file in _images_below(root, skip)})
         if not files:
-            hint = "Give a file, a folder or a pattern of images, apart from where results go"
-            raise InputError(text or "an empty INPUT", "gives no image", hint)
+            hint = "give a file, a folder or a pattern of images, outside of where results go"
+            raise FileError(text or "an empty INPUT", "has no images", hint, code="file.no_images")
         for file in files:
-            found.setdefault(os.path.abspath(file), file)  # noqa: PTH100  (links stay apart)
+            found.setdefault(os.path.abspath(file), file)  # noqa: PTH100  (links stay distinct)
     return list(found.values())
 
 
@@ -45,8 +45,8 @@ def _images_below(root: Path, skip: Sequence[Path]) -> Iterator[Path]:
 
 
 def _may_be_image(path: Path) -> bool:
-    # DICOM files often have no ending, or are named by a UID, whose last number looks like one.
-    # DICOMDIR is the index of a DICOM medium and holds no image.
+    # DICOM files often have no suffix, or are named by a UID, whose last number looks like one.
+    # DICOMDIR is the index of a DICOM medium and not an image.
     ending = path.suffix.lower()
     bare = (not ending or ending[1:].isdigit()) and path.name != "DICOMDIR"
     return bare or ending in IMAGE_ENDINGS

@@ -1,6 +1,6 @@
-"""What a run has finished, kept on the disk so that it can go on after an interrupt.
+"""A journal of the files that a run has finished, so that it can resume after an interruption.
 
-One JSON line says which run it is, then one stands for each finished file.
+The first line, in JSON, identifies the run; each further line is a finished file.
 """
 
 import json
@@ -12,17 +12,22 @@ FileKey = tuple[str, int, int]  # a file as it was classified: path, size, modif
 
 
 def journal_path(output: Path) -> Path:
-    """Where a run that writes `output` keeps what is finished."""
+    """The journal of a run that writes `output`."""
     return output.with_name(f"{output.name}.partial")
 
 
 def open_journal(
     path: Path, identity: ResultRow, restart: bool = False
 ) -> tuple[IO[bytes], dict[FileKey, list[ResultRow]]]:
-    """Open a journal to append to, with the rows that it holds.
+    """Open a journal for appending, and return the rows that it holds.
 
-    It begins anew with `restart` or where it is of a run of another identity. A line that a kill
-    has torn, and what follows it, is dropped.
+    It is emptied with `restart`, or if it belongs to a run of another identity. A line that was
+    written incompletely, and what follows it, is dropped.
+
+    Args:
+        path: of the journal; created if missing.
+        identity: everything that the results depend on besides the files.
+        restart: discard what the journal holds.
     """
     stream = path.open("a+b")
     finished: dict[FileKey, list[ResultRow]] = {}
@@ -47,10 +52,10 @@ def open_journal(
 
 
 def key_of(file: Path) -> FileKey:
-    """What tells whether a file is still the one that was classified."""
+    """A key that changes if the file changes after it was classified."""
     try:
         status = file.stat()
-    except OSError:  # gone since it was found; the engine says so in its answer
+    except OSError:  # deleted since it was found; the engine reports it
         return str(file), -1, -1
     return str(file), status.st_size, status.st_mtime_ns
 

@@ -1,4 +1,4 @@
-"""Predictions as a table for a terminal, as CSV, as JSON."""
+"""Predictions as a table for the terminal, as CSV and as JSON."""
 
 import csv
 import io
@@ -13,12 +13,12 @@ from medfocus.engine.io.journal import ResultRow
 
 
 def json_text(rows: list[ResultRow]) -> str:
-    """A list with an object for each image, as `Prediction.to_json` gives it."""
+    """A JSON list with one object per image, from `Prediction.to_json`."""
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
 def csv_text(rows: list[ResultRow], classes: Sequence[str]) -> str:
-    """A line for each image, with a column for the probability of each class."""
+    """CSV with one line per image, and one probability column per class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"probability:{name}" for name in classes]
@@ -42,9 +42,10 @@ def csv_text(rows: list[ResultRow], classes: Sequence[str]) -> str:
 
 
 def table(rows: list[ResultRow]) -> Table:
-    """The rows for a terminal: no folder that all share, messages only where there are any.
+    """A table for the terminal, without the folder that all files share.
 
-    The column `focus` holds the focus score, or "no" where plain CLIP answered.
+    The column `focus` holds the focus score, or "no" if no region steered the classifier. The
+    column of messages is there only if there are any.
     """
     notes = [_note(row) for row in rows]
     result = Table()
@@ -77,10 +78,10 @@ def _note(row: ResultRow) -> str:
 
 def _shared_folder(sources: list[str]) -> str:
     """The folder that all sources begin with, with its last separator."""
-    prefix = os.path.commonprefix(sources)  # noqa: RUF071  (of the text, which is what is cut)
+    prefix = os.path.commonprefix(sources)  # noqa: RUF071  (a prefix of the text, not of the path)
     return prefix[: prefix.rfind(os.sep) + 1]
 
 
 def printable(text: str) -> str:
-    """`text` without what could steer a terminal."""
+    """`text` without terminal control characters."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -1,4 +1,4 @@
-"""One image and its prompts to what the two graphs take, and images to batches."""
+"""The two graphs' input arrays: of one image with its prompts, and of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,19 @@ from medfocus.engine.preprocess.resize import classifier_pixels, normalise, segm
 from medfocus.settings import Focus, Preprocessing, Prompts
 
 MASK_STRIDE = 4  # SAM2's low-resolution masks have one value for 4×4 pixels of its input
-NO_REGION = -32.0  # a focus logit that says "nothing here", as the segmenter's graph writes it
+NO_REGION = -32.0  # the focus logit outside of any region, as in the segmenter's graph
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What the graphs take of one image.
+    """The graphs' inputs for one image.
 
     Attributes:
-        segmenter: uint8 (S, S, 3); classifier: uint8 (R, R, 3).
-        rows: float32 (cells, h); cols: float32 (cells, w): the pooling weights.
-        points: float32 (P, n, 2), x and y in the S×S frame; labels: int32 (P, n).
+        segmenter: uint8 (S, S, 3).
+        classifier: uint8 (R, R, 3).
+        rows, cols: pooling weights, float32 (cells, h) and (cells, w).
+        points: float32 (P, n, 2), x and y in the S×S frame.
+        labels: int32 (P, n).
         image_size: height and width of the source image.
     """
 
@@ -37,7 +39,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the graphs take of B images with equally shaped prompts; float32, labels int32."""
+    """The graphs' inputs for B images with prompts of one shape."""
 
     segmenter: NDArray[np.float32]  # (B, 3, S, S)
     classifier: NDArray[np.float32]  # (B, 3, R, R)
@@ -50,7 +52,7 @@ class Batch:
     def allocate(
         cls, count: int, preprocessing: Preprocessing, cells: int, prompts: tuple[int, ...]
     ) -> "Batch":
-        """Memory for `count` images with prompts (P, n); what it holds is arbitrary."""
+        """Uninitialised arrays for `count` images with prompts of shape (P, n)."""
         first, second = preprocessing.segmenter, preprocessing.classifier
         weights = (count, cells, first.size // MASK_STRIDE)
         return cls(
@@ -72,7 +74,7 @@ class Batch:
 
 
 def pooled_cells(preprocessing: Preprocessing, focus: Focus) -> int:
-    """Rows and columns of pooling weights: a patch each, or a pixel each where one is painted."""
+    """Rows and columns of pooled cells: one per patch, or in `overlay` mode one per pixel."""
     second = preprocessing.classifier
     return second.size if focus.mode == "overlay" else second.patch_grid
 
@@ -80,15 +82,15 @@ def pooled_cells(preprocessing: Preprocessing, focus: Focus) -> int:
 def prepare(
     image: SourceImage, preprocessing: Preprocessing, focus: Focus, prompts: Prompts
 ) -> Prepared:
-    """Resize an image for both models, and put its prompts into SAM2's frame.
+    """Resize an image for both models, and transform its prompts to SAM2's frame.
 
     Args:
-        image: what was read.
+        image: the decoded image.
         preprocessing, focus: the manifest's.
         prompts: the manifest's, or the caller's own for this image (`own_prompt`).
 
     Raises:
-        ImageError: so long and thin that CLIP's resizing would make it huge.
+        ImageError: so long and thin that resizing it for CLIP would make it too large.
     """
     first = preprocessing.segmenter
     size = image.pixels.shape[0], image.pixels.shape[1]
@@ -102,10 +104,10 @@ def prepare(
 
 
 def classifier_view(image: SourceImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """What CLIP sees of an image, before it is normalised: uint8 (R, R, 3).
+    """CLIP's input for an image, before normalisation: uint8 (R, R, 3).
 
     Raises:
-        ImageError: so long and thin that CLIP's resizing would make it huge.
+        ImageError: so long and thin that resizing it for CLIP would make it too large.
     """
     second = preprocessing.classifier
     return classifier_pixels(
@@ -116,7 +118,7 @@ def classifier_view(image: SourceImage, preprocessing: Preprocessing) -> NDArray
 def pooling(
     image_size: tuple[int, int], preprocessing: Preprocessing, focus: Focus
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rows (cells, h) and cols (cells, w) of the pooling weights of an image of (H, W)."""
+    """Pooling weights, rows (cells, h) and cols (cells, w), for an image of size (H, W)."""
     second, mask = preprocessing.classifier, preprocessing.segmenter.size // MASK_STRIDE
     geometry = Geometry.fit(*image_size, second.size, second.resize_mode)
     return pooling_weights(geometry, pooled_cells(preprocessing, focus), mask, mask)
@@ -129,7 +131,7 @@ def in_frame(prompts: Prompts, size: int) -> tuple[NDArray[np.float32], NDArray[
 
 
 def collate(prepared: Sequence[Prepared], preprocessing: Preprocessing) -> Batch:
-    """A batch of images whose prompts have the same shape."""
+    """Stack and normalise images whose prompts have the same shape."""
     like = prepared[0]
     batch = Batch.allocate(len(prepared), preprocessing, len(like.rows), like.labels.shape)
     for row, item in enumerate(prepared):
@@ -140,6 +142,6 @@ def collate(prepared: Sequence[Prepared], preprocessing: Preprocessing) -> Batch
 def no_focus(
     count: int, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the segmenter answers where there is no region: logits (B, h, w) and score (B,)."""
+    """The segmenter's outputs when no region is found: logits (B, h, w) and score (B,)."""
     side = preprocessing.segmenter.size // MASK_STRIDE
     return np.full((count, side, side), NO_REGION, np.float32), np.zeros(count, np.float32)

@@ -1,4 +1,4 @@
-"""What the classifier sees: its input in source pixels, and its patches in a mask."""
+"""The classifier's view: its input in source pixels, and its patches in a mask."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -28,7 +28,7 @@ def resized_size(height: int, width: int, size: int, mode: ResizeMode) -> tuple[
 
 
 def crop_offset(resized: int, size: int) -> int:
-    """First row (or column) of the centred window of `size`; negative if it starts in padding."""
+    """First row (or column) of the centred crop of `size`; negative if it starts in padding."""
     if resized < size:
         return -((size - resized) // 2)
     return round((resized - size) / 2)
@@ -36,7 +36,7 @@ def crop_offset(resized: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The part of a source image that the classifier's square input shows.
+    """The part of a source image that the classifier's square input covers.
 
     Attributes:
         height: source image height, pixels.
@@ -65,13 +65,13 @@ class Geometry:
             raise InputError(
                 f"image of {height} x {width} for an input of {size} x {size}",
                 "has a side without pixels",
-                "Give sides of at least 1",
+                "give sides of at least 1",
             )
         if mode not in get_args(ResizeMode):
             raise InputError(
                 f"resize mode {mode!r}",
                 "is unknown",
-                f"Use one of {', '.join(get_args(ResizeMode))}",
+                f"use one of {', '.join(get_args(ResizeMode))}",
             )
         resized_height, resized_width = resized_size(height, width, size, mode)
         top = crop_offset(resized_height, size)
@@ -91,10 +91,10 @@ def pooling_weights(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Area-overlap weights that average a whole-image mask over the classifier's patches.
 
-    The mask covers the whole source image, stretched to (mask_height, mask_width); the patches
-    are cells × cells equal footprints of the classifier's input. Overlap of rectangles is
-    separable, so `rows @ mask @ cols.T` (g, g) is the exact area average. What lies outside the
-    image counts as 0.
+    The mask covers the whole source image, resized to (mask_height, mask_width); the patches are
+    cells × cells equal rectangles of the classifier's input. The overlap of rectangles is
+    separable, so `rows @ mask @ cols.T` (g, g) is the exact area average. Outside the image the
+    mask counts as 0.
 
     Returns:
         rows (cells, mask_height) and cols (cells, mask_width), float32, computed in float64.

@@ -1,4 +1,4 @@
-"""A caller's own prompt for one image, in the terms of the zero-shot prompts."""
+"""A caller's own prompt for one image, in the same form as the zero-shot prompts."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,6 +10,7 @@ from medfocus.settings import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGR
 
 Box = Sequence[float]  # left, top, right, bottom in pixels of the source image
 Points = Sequence[Sequence[float]]  # (x, y) or (x, y, label) in pixels of the source image
+MALFORMED = "input.prompt_malformed"
 Corner = tuple[float, float, Literal[0, 1, 2, 3]]
 
 
@@ -22,10 +23,10 @@ def own_prompt(
         box: left, top, right, bottom; or None.
         points: (x, y) or (x, y, label), label 1 for inside and 0 for outside; or None.
         height, width: of the image, pixels.
-        source: what an error calls the image.
+        source: of the image, in errors.
 
     Raises:
-        InputError: neither is given, or one is malformed or lies outside the image.
+        InputError: neither is given, or one is malformed or outside the image.
     """
     corners: list[Corner] = []
     if box is not None:
@@ -33,26 +34,26 @@ def own_prompt(
             box, (4,), f"box of {source}", "left, top, right, bottom"
         )
         if not (left < right and top < bottom):
-            raise InputError(
-                f"box of {source}", "has no area", "give left < right and top < bottom, in pixels"
-            )
+            hint = "give left < right and top < bottom, in pixels"
+            raise InputError(f"box of {source}", "has no area", hint, code=MALFORMED)
         corners = [(left, top, BOX_TOP_LEFT), (right, bottom, BOX_BOTTOM_RIGHT)]
     for point in () if points is None else points:
         x, y, *label = _numbers(point, (2, 3), f"point of {source}", "x, y or x, y, label")
         kind = label[0] if label else FOREGROUND
         if kind not in (BACKGROUND, FOREGROUND):
-            raise InputError(
-                f"point of {source}", f"has label {kind:g}", "use 1 for inside and 0 for outside"
-            )
+            problem, hint = f"has label {kind:g}", "use 1 for inside and 0 for outside"
+            raise InputError(f"point of {source}", problem, hint, code=MALFORMED)
         corners.append((x, y, FOREGROUND if kind else BACKGROUND))
     if not corners:
-        raise InputError(f"points of {source}", "are empty", "give at least one, or None")
+        hint = "give at least one, or None"
+        raise InputError(f"points of {source}", "are empty", hint, code=MALFORMED)
     places = tuple((x / width, y / height) for x, y, _ in corners)
     if not all(0 <= x <= 1 and 0 <= y <= 1 for x, y in places):
         raise InputError(
             f"prompt of {source}",
-            f"lies outside the image, which is {width} pixels wide and {height} high",
+            f"is outside the image, which is {width} pixels wide and {height} high",
             "give pixels of the original image",
+            code="input.prompt_outside_image",
         )
     return Prompts((places,), (tuple(label for *_, label in corners),))
 
@@ -65,5 +66,5 @@ def _numbers(
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in lengths or not np.isfinite(numbers).all():
-        raise InputError(item, "is malformed", f"give {form} as finite numbers")
+        raise InputError(item, "is malformed", f"give {form} as finite numbers", code=MALFORMED)
     return numbers

@@ -1,4 +1,4 @@
-"""Source pixels to the two models' inputs, as open_clip and SAM2 prepare them."""
+"""Source pixels to the two models' inputs, as open_clip and SAM2 preprocess them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +26,18 @@ def classifier_pixels(
         size: side R of the classifier's input, pixels.
         mode: open_clip's resize mode; `Geometry.fit` describes the result.
         interpolation: open_clip's, antialiased.
-        name: what an error calls the image.
+        name: of the image, in errors.
 
     Returns:
         uint8 RGB (R, R, 3).
 
     Raises:
-        ImageError: so long and thin that, resized and not yet cropped, it would pass MAX_PIXELS.
+        ImageError: so long and thin that, resized and not yet cropped, it exceeds MAX_PIXELS.
     """
     height, width = checked_size(image.shape[0], image.shape[1], size, mode, name)
     resized = Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation])
     top, left = crop_offset(height, size), crop_offset(width, size)
-    # pillow's crop fills what lies outside with black, which is open_clip's padding.
+    # Outside the image pillow's crop is black, which is open_clip's padding.
     return np.array(resized.crop((left, top, left + size, top + size)))
 
 
@@ -55,13 +55,14 @@ def checked_size(
             name,
             f"its {height} x {width} pixels would become {resized[0]} x {resized[1]}"
             f" when the shortest side is resized to {size}",
-            'Crop it, or use the resize mode "longest"',
+            'crop it, or use the resize mode "longest"',
+            code="image.too_large",
         )
     return resized
 
 
 def segmenter_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Stretch uint8 RGB (H, W, 3) to SAM2's square frame (S, S, 3): bilinear, antialiased.
+    """Resize uint8 RGB (H, W, 3) to SAM2's square frame (S, S, 3): bilinear, antialiased.
 
     Within one grey level of sam2's SAM2Transforms, which resizes in float32 and does not round.
     """
@@ -73,8 +74,8 @@ def normalise(
 ) -> NDArray[np.float32]:
     """(image / 255 − mean) / std: uint8 (..., S, S, 3) to contiguous float32 (..., 3, S, S).
 
-    Into `out` where it is given. Rounds as torchvision's ToTensor and Normalize do, so that the
-    values are theirs to the bit.
+    Written into `out` if it is given. Rounds like torchvision's ToTensor and Normalize, so that
+    the values are bitwise equal to theirs.
     """
     channels_first = np.moveaxis(image, -1, -3)  # (..., 3, S, S)
     if out is None:

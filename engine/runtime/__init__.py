@@ -1,1 +1,1 @@
-"""TODO."""
+"""Running the two graphs: dynamic batching, the pipeline, its buffers, threads and metrics."""

@@ -1,4 +1,4 @@
-"""The buffers that one batch at a time goes through, and what is done to it there."""
+"""The buffers of one batch, and the steps that a batch goes through in them."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,51 +12,52 @@ from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 
 
 class BatchBuffers(Protocol):
-    """A batch's buffers. The pipeline calls its methods in this order, one batch after another.
+    """Buffers for one batch at a time.
 
-    `prepare` is called from several threads at once, for different rows.
+    For each batch the pipeline calls `begin`, `prepare` once per row (from several threads at
+    once), `segment`, `classify`, `outputs` once per row, and `end`.
     """
 
     @property
     def nbytes(self) -> int:
-        """Of all its buffers."""
+        """Bytes of all buffers."""
 
     def begin(self, requests: Sequence[ImageRequest]) -> None:
-        """Take a batch, of no more images than there is room for, with prompts of one shape."""
+        """Start a batch: at most as many requests as there are rows, with prompts of one shape."""
 
     def prepare(self, row: int) -> None:
-        """Prepare an image into its row.
+        """Preprocess an image into its row.
 
         Raises:
-            MedfocusError: it cannot be prepared; the row's answer then means nothing.
+            MedfocusError: the image cannot be preprocessed; the row's outputs are then undefined.
         """
 
     def segment(self) -> None:
-        """From images and prompts to focus masks."""
+        """Run the segmenter: images and prompts to focus masks."""
 
     def classify(self) -> None:
-        """From images and focus masks to answers."""
+        """Run the classifier: images and focus masks to predictions."""
 
     def outputs(self, row: int) -> GraphOutputs:
-        """A row's answer."""
+        """The outputs of one row, as copies."""
 
     def end(self) -> None:
-        """Forget the batch; whether it was answered or has failed."""
+        """End the batch, whether it succeeded or failed."""
 
 
 class HostBatchBuffers:
-    """Buffers in the host's memory, for backends that take arrays and give arrays.
+    """Buffers in host memory, for backends that take and return arrays.
 
     Args:
-        graphs: what runs them.
+        graphs: the backend.
         manifest: the engine's.
-        count: images that there is room for.
+        count: number of rows, the most images of a batch.
     """
 
     def __init__(self, graphs: Graphs, manifest: Manifest, count: int) -> None:
         self._graphs, self._manifest = graphs, manifest
         cells = pooled_cells(manifest.preprocessing, manifest.focus)
-        # The zero-shot prompts' shape; where a batch has another, it brings its own arrays.
+        # Sized for the zero-shot prompts; a batch of another prompt shape allocates its own.
         prompts = np.shape(manifest.prompts.labels)
         self._buffers = Batch.allocate(count, manifest.preprocessing, cells, prompts)
 
@@ -107,7 +108,7 @@ class HostBatchBuffers:
 
     def outputs(self, row: int) -> GraphOutputs:
         """See `BatchBuffers`."""
-        # Copies, so that keeping one answer does not keep its whole batch.
+        # Copies, so that keeping one prediction does not keep its whole batch.
         return GraphOutputs(
             self._probabilities[row].copy(),
             bool(self._focused[row]),

@@ -1,4 +1,4 @@
-"""What a pipeline runs on: buffers for the batches under way, and its two streams."""
+"""What a backend gives a pipeline to run on: batch buffers and the streams of the two graphs."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from medfocus.engine.runtime.graphs import Graphs
 from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.settings import Device
 
-BATCHES_ON_GPU = 3  # one in each stream, one being prepared
+BATCHES_ON_GPU = 3  # one in each stream, and one being preprocessed
 
 
 class BufferPool(NamedTuple):
-    """Batch buffers of equal size, and the streams for the two graphs; one may serve as both."""
+    """Batch buffers of equal size, and a stream per graph; both graphs may share one stream."""
 
     buffers: list[BatchBuffers]
     segment: Stream
@@ -41,12 +41,19 @@ class BufferPool(NamedTuple):
 
 
 def host_buffer_pool(graphs: Graphs, device: Device, manifest: Manifest, images: int) -> BufferPool:
-    """For backends that take arrays and give arrays, and return once they have computed."""
+    """The pool of a backend whose graphs take and return arrays, and return when computed.
+
+    Args:
+        graphs: the backend.
+        device: where it computes; decides how many batches are under way at once.
+        manifest: the engine's.
+        images: capacity of each batch.
+    """
     batches = 2 if device == "cpu" else BATCHES_ON_GPU
     buffers: list[BatchBuffers] = [
         HostBatchBuffers(graphs, manifest, images) for _ in range(batches)
     ]
     segment = ThreadStream("segment")
-    # On a CPU both models use all cores: side by side they would only hinder each other.
+    # On a CPU each graph uses all cores: run at the same time, they would only slow each other.
     classify = segment if device == "cpu" else ThreadStream("classify")
     return BufferPool(buffers, segment, classify)

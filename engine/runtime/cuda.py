@@ -1,4 +1,4 @@
-"""CUDA's runtime without PyTorch: memory, copies and a stream; every failure is an error."""
+"""The CUDA runtime without PyTorch: memory, copies and a stream; every failure raises."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from medfocus.errors import DeviceError, InputError
 
 
 def call(function: str, *arguments: Any) -> Any:
-    """Call a function of CUDA's runtime, `cudaMalloc` say.
+    """Call a function of the CUDA runtime, for example `cudaMalloc`.
 
     Returns:
         Its result, or None if it has none.
 
     Raises:
         InputError: CUDA's Python bindings are not installed.
-        DeviceError: the function fails, for want of a GPU say.
+        DeviceError: the function fails, for example because there is no GPU.
     """
     cuda = _runtime()
     error, *results = getattr(cuda, function)(*arguments)
@@ -28,20 +28,21 @@ def call(function: str, *arguments: Any) -> Any:
 
 
 def _runtime() -> Any:
-    # Here and not above: an engine with another backend loads where CUDA's bindings are missing.
+    # Imported here: an engine with another backend must load without CUDA's bindings.
     try:
         from cuda.bindings import runtime
     except ModuleNotFoundError as error:
         raise InputError(
             "CUDA",
             "its Python bindings are not installed",
-            "install them (pip install cuda-bindings)",
+            "pip install cuda-bindings",
+            code="backend.not_installed",
         ) from error
     return runtime
 
 
 def architecture() -> int:
-    """The compute capability of this thread's GPU as one number, 90 for 9.0.
+    """The compute capability of this thread's GPU as one number: 90 for 9.0.
 
     Raises:
         InputError, DeviceError: see `call`.
@@ -54,51 +55,51 @@ def architecture() -> int:
 
 
 class Stream:
-    """An own stream, never the default one, which waits for all others."""
+    """A CUDA stream; never the default stream, which synchronises with all others."""
 
     def __init__(self) -> None:
         self._stream = call("cudaStreamCreateWithFlags", _runtime().cudaStreamNonBlocking)
 
     @property
     def handle(self) -> int:
-        """The stream as the number that C takes."""
+        """The stream's handle as an integer, for C APIs."""
         return int(self._stream)
 
     def upload(self, array: NDArray[Any], address: int) -> None:
-        """Begin to copy a dense array to the GPU; it must not change until `wait`."""
+        """Start copying a contiguous array to the GPU; it must not change until `wait`."""
         kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
         call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
 
     def download(self, address: int, array: NDArray[Any]) -> None:
-        """Begin to copy from the GPU into a dense array, which is prepared after `wait`."""
+        """Start copying from the GPU into a contiguous array, which is complete after `wait`."""
         kind = _runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
         call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
 
     def wait(self) -> None:
-        """Wait for all that was begun."""
+        """Wait for everything submitted so far."""
         call("cudaStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Give the stream back."""
+        """Destroy the stream."""
         call("cudaStreamDestroy", self._stream)
 
 
 class Buffer:
-    """Memory on the GPU that grows when more is asked for, and else stays where it is."""
+    """GPU memory that is reallocated only to grow."""
 
     def __init__(self) -> None:
         self._address = 0
         self._bytes = 0
 
     def reserve(self, size: int) -> int:
-        """The address of at least `size` bytes; what was there is lost if it has to grow."""
+        """The address of at least `size` bytes; growing discards the contents."""
         if size > self._bytes:
             self.close()
             self._address, self._bytes = int(call("cudaMalloc", size)), size
         return self._address
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self._address:
             address, self._address, self._bytes = self._address, 0, 0
             call("cudaFree", address)

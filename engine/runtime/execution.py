@@ -1,7 +1,7 @@
-"""What the pipeline is made of: streams that do work in order, and events that say it is done.
+"""What the pipeline runs work on: streams that execute tasks in order, events that mark their end.
 
-The pipeline knows these two protocols only. Here are worker threads; `backends/torch_stream.py` has
-CUDA's streams, in the same words.
+The pipeline knows only these two protocols. This module implements them with worker threads;
+`backends/torch/cuda_stream.py` implements them with CUDA streams.
 """
 
 import threading
@@ -15,35 +15,37 @@ Task = Callable[[], object]
 
 
 class Event(Protocol):
-    """The end of a piece of work, in the future or in the past."""
+    """The end of a task, past or future."""
 
     @property
     def begun(self) -> float:
-        """When the work began, on the clock of `time.perf_counter`; known after `wait`."""
+        """When the task began, on the clock of `time.perf_counter`; valid after `wait`."""
 
     @property
     def ended(self) -> float:
-        """When it ended."""
+        """When the task ended; valid after `wait`."""
 
     def wait(self) -> None:
-        """Let this thread wait until the work has ended.
+        """Block until the task has ended.
 
         Raises:
-            BaseException: what the work, or work that it was to follow, has raised.
+            BaseException: what the task, or a task it depends on, raised.
         """
 
 
 class Stream(Protocol):
-    """Does what it is given, one piece of work at a time, in order."""
+    """Executes tasks one at a time, in the order of submission."""
 
-    def submit(self, work: Task, after: Event | None = None) -> Event:
-        """Queue work, to begin once `after` has ended; where that failed it fails alike.
+    def submit(self, task: Task, after: Event | None = None) -> Event:
+        """Queue a task and return at once.
 
-        Returns at once.
+        Args:
+            task: what to call.
+            after: the task begins once this has ended; if that failed, this fails with its error.
         """
 
     def close(self) -> None:
-        """Wait for the work that is queued, and end. Nothing may be submitted afterwards."""
+        """Wait for all queued tasks, then stop. Nothing may be submitted afterwards."""
 
 
 class ThreadEvent:
@@ -56,11 +58,11 @@ class ThreadEvent:
         self._error: BaseException | None = None
 
     def begin(self) -> None:
-        """The work begins now."""
+        """Record that the task begins now."""
         self.begun = time.perf_counter()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """The work has ended, by an error if there is one."""
+        """Record that the task has ended, with its error if it raised one."""
         self.ended = time.perf_counter()
         self._error = error
         self._happened.set()
@@ -78,14 +80,14 @@ class ThreadStream:
     def __init__(self, name: str) -> None:
         self.name = name
         self._queue: SimpleQueue[tuple[Task, Event | None, ThreadEvent] | None] = SimpleQueue()
-        # A daemon, so that an engine that nobody closed does not keep the process alive.
+        # A daemon, so that an engine that was never closed does not keep the process alive.
         self._thread = threading.Thread(target=self._run, name=f"medfocus-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Task, after: Event | None = None) -> Event:
+    def submit(self, task: Task, after: Event | None = None) -> Event:
         """See `Stream`."""
         event = self._event()
-        self._queue.put((work, after, event))
+        self._queue.put((task, after, event))
         return event
 
     def close(self) -> None:
@@ -96,21 +98,21 @@ class ThreadStream:
     def _event(self) -> ThreadEvent:
         return ThreadEvent()
 
-    def _do(self, work: Task, after: Event | None, event: ThreadEvent) -> None:
+    def _execute(self, task: Task, after: Event | None, event: ThreadEvent) -> None:
         if after is not None:
             after.wait()
         event.begin()
-        work()
+        task()
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            work, after, event = item
+            task, after, event = item
             error = None
             try:
-                self._do(work, after, event)
+                self._execute(task, after, event)
             except BaseException as raised:
-                # What failed for want of memory must not hold its tensors while it is tried again.
+                # After out of memory the frames must not keep tensors alive during the retry.
                 traceback.clear_frames(raised.__traceback__)
                 error = raised
             event.finish(error)
-            del item, work, after, event, error  # what is done must not be kept while it waits
+            del item, task, after, event, error  # an idle stream keeps nothing alive

@@ -1,4 +1,4 @@
-"""The two graphs as the runtime sees them, whatever backend runs them."""
+"""The two graphs as NumPy functions, whichever backend runs them."""
 
 from typing import Protocol
 
@@ -9,7 +9,11 @@ Array = NDArray[np.float32]
 
 
 class Graphs(Protocol):
-    """Arrays in, arrays out, one batch per call."""
+    """Arrays in, arrays out, one batch per call.
+
+    B images, P prompts of n points each, C classes, E embedding size; the segmenter's input is
+    S×S and its masks h×w, the classifier's input R×R in g×g patches, pooled over c×c cells.
+    """
 
     def segment(
         self, image: Array, points: Array, labels: NDArray[np.int32]

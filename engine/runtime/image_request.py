@@ -1,4 +1,4 @@
-"""One image on its way through the pipeline, and what the graphs say of it."""
+"""One image's request to the pipeline, and the outputs of the two graphs for it."""
 
 import time
 from concurrent.futures import Future
@@ -11,12 +11,14 @@ from medfocus.settings import Prompts
 
 @dataclass(frozen=True, eq=False)
 class GraphOutputs:
-    """What the graphs say of one image; memory of its own.
+    """The outputs of the two graphs for one image; copies, no views of a batch.
 
     Attributes:
         probabilities: float32 (C,).
         focused: whether a region steered the classifier.
-        score, focus_logits, patch_focus: of the focus mask: a number, float32 (h, w) and (g, g).
+        score: predicted IoU × stability of the focus mask, in [0, 1].
+        focus_logits: float32 (h, w), the focus mask.
+        patch_focus: float32 (g, g), the focus mask's mean over each patch.
     """
 
     probabilities: Array
@@ -28,14 +30,14 @@ class GraphOutputs:
 
 @dataclass(eq=False)
 class ImageRequest:
-    """An image on its way to an answer.
+    """An image submitted to the pipeline.
 
     Attributes:
-        image: what was read.
+        image: the decoded image.
         prompts: the manifest's, or the caller's own for this image.
-        answer: where the answer or the error goes.
-        submitted: when it came, on the clock of `time.perf_counter`.
-        begun: whether it has been in a batch; it then cannot be cancelled.
+        future: receives the outputs or the error.
+        submitted: when the request was made, on the clock of `time.perf_counter`.
+        begun: whether it has been in a batch; it can then no longer be cancelled.
     """
 
     image: SourceImage
@@ -46,9 +48,9 @@ class ImageRequest:
 
     @property
     def prompts_shape(self) -> tuple[int, int]:
-        """P prompts of n points; images of one batch share it.
+        """(P, n): P prompts of n points; all images of a batch have the same.
 
         Prompts are not padded: a padding point takes part in SAM2's attention, and an image's
-        answer must not depend on its neighbours' prompts.
+        prediction must not depend on its neighbours' prompts.
         """
         return len(self.prompts.labels), len(self.prompts.labels[0])

@@ -1,4 +1,4 @@
-"""Memory: what "out of it" looks like in each runtime, and how much of it an engine takes."""
+"""Memory: recognising out-of-memory errors of each runtime, and measuring what a block takes."""
 
 import traceback
 from collections.abc import Iterator
@@ -21,27 +21,27 @@ OOM_PATTERNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice; the runtimes share no class for it."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(saying in said for saying in OOM_PATTERNS)
+    """Whether an error means out of memory; the runtimes share no exception class for it."""
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(pattern in message for pattern in OOM_PATTERNS)
 
 
-def no_memory_for(source: str, work: str, error: BaseException) -> DeviceError:
-    """The answer for one image whose own size asks for more than there is.
+def no_memory_for(source: str, action: str, error: BaseException) -> DeviceError:
+    """The error of one image that is itself too large for the memory there is.
 
     Args:
         source: the image.
-        work: what was to be done to it.
-        error: that says so.
+        action: what could not be done to it, a verb.
+        error: the out-of-memory error.
     """
-    problem = f"there is no memory to {work} it ({str(error) or type(error).__name__})"
-    return DeviceError(source, problem, "free some, or shrink it")
+    problem = f"there is no memory to {action} it ({str(error) or type(error).__name__})"
+    return DeviceError(source, problem, "free some, or shrink it", code="device.out_of_memory")
 
 
 def clear_frames(error: BaseException) -> None:
-    """Free what an error's frames hold, and those of the errors that it came from.
+    """Release what the frames of an error, and of the errors that caused it, keep alive.
 
-    Whoever keeps the error, to try again with less, would else keep what took the memory.
+    A caller who keeps the error, to retry with smaller batches, would otherwise keep the memory.
     """
     origin: BaseException | None = error
     while origin is not None:
@@ -51,13 +51,13 @@ def clear_frames(error: BaseException) -> None:
 
 @dataclass
 class Usage:
-    """What a block of code took, in bytes; other threads' is in it too.
+    """Memory that a block of code took, in bytes; that of other threads is included.
 
-    Memory that the process had already, and had freed, is not.
+    Memory that the process had allocated and freed before the block is not counted.
 
     Attributes:
-        cpu: by which this process's resident memory rose at the most.
-        cuda: that the GPU has less free than before; runtimes keep what they once took.
+        cpu: peak increase of this process's resident memory.
+        cuda: decrease of the GPU's free memory; runtimes keep what they have once allocated.
     """
 
     cpu: int = 0
@@ -66,10 +66,10 @@ class Usage:
 
 @contextmanager
 def measured() -> Iterator[Usage]:
-    """Measure a block; the figures are there once it has ended."""
+    """Measure a block; the values are set when it ends."""
     usage = Usage()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc(5)
     except OSError as error:
         hint = "leave memory_limit out"
         raise InputError("memory_limit", f"cannot be measured here ({error})", hint) from error
@@ -80,13 +80,13 @@ def measured() -> Iterator[Usage]:
 
 
 def process_memory(key: str) -> int:
-    """This process's memory in bytes: `VmRSS` resident now, `VmHWM` at its highest; proc(5)."""
+    """This process's memory in bytes: `VmRSS` resident now, `VmHWM` its peak; proc(5)."""
     text = Path("/proc/self/status").read_text()
     return 1024 * int(text.partition(f"{key}:")[2].split(maxsplit=1)[0])
 
 
 def _free_on_gpu() -> int:
-    """Bytes; 0 where there is no GPU."""
+    """Bytes; 0 without a GPU."""
     try:
         return int(cuda.call("cudaMemGetInfo"))
     except MedfocusError:

@@ -1,7 +1,8 @@
-"""What an engine has done: numbers a stage, latencies, and the spans that a trace is made of."""
+"""What an engine has done: counts and times per stage, latencies, and the spans of a trace."""
 
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-KEPT = 10_000  # latencies; those of the latest images
+LATENCIES_KEPT = 10_000  # those of the latest images
 
 _T = TypeVar("_T")
 
@@ -19,15 +20,16 @@ STAGES = ("read", "prepare", "segment", "classify", "answer")
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of work that was done; times in seconds on the clock of `time.perf_counter`.
+    """One piece of work; times in seconds on the clock of `time.perf_counter`.
 
     Attributes:
         stage: one of `STAGES`.
-        lane: the thread or stream that did it.
-        begun, ended: when.
+        lane: the thread or stream that ran it.
+        begun, ended: when it ran.
         waited: seconds from when it could have begun to when it did.
-        images: how many it was done for.
-        batch, buffers: which batch, in which buffers of the pool; None before there is one.
+        images: how many images it was for.
+        batch: the batch's number; None before an image is in a batch.
+        buffers: which batch buffers of the pool held the batch; None before.
     """
 
     stage: str
@@ -42,10 +44,16 @@ class Span:
 
 @dataclass(frozen=True)
 class StageStats:
-    """Of one stage: images that went through it, seconds it worked, and seconds work waited for it.
+    """Totals of one stage.
 
-    The stages work side by side, and `read` and `prepare` in several threads: their seconds add
-    up to more than what has passed.
+    The stages run concurrently, and `read` and `prepare` in several threads each: their seconds
+    add up to more than the elapsed time.
+
+    Attributes:
+        images: that went through it.
+        runs: pieces of work; for the two graphs, batches.
+        seconds: spent working.
+        waited: seconds for which work that could have begun had to wait.
     """
 
     images: int = 0
@@ -65,16 +73,17 @@ class StageStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """What an engine has done since it was loaded, and what it holds now.
+    """What an engine has done since it was loaded, and its current load.
 
     Attributes:
-        stages: by name, in the order in which an image goes through them.
+        stages: totals by stage, in the order in which an image goes through them.
         images: that went through all stages.
-        latency: p50, p95 and p99 of the seconds from an image's submission to its answer, of the
-            latest images; empty before the first.
-        waiting: images that wait for buffers; waiting_bytes: of all decoded images unanswered.
-        buffer_bytes: of the buffers.
-        max_batch: most images that run together; lower than asked for after out of memory.
+        latency: p50, p95 and p99 of the latest images' seconds from submission to prediction;
+            empty before the first image.
+        waiting: images queued for a batch.
+        waiting_bytes: decoded images of all unresolved requests, queued or under way.
+        buffer_bytes: all batch buffers.
+        max_batch: most images per batch; lower than requested after out of memory.
     """
 
     stages: Mapping[str, StageStats]
@@ -85,19 +94,25 @@ class Stats:
     buffer_bytes: int
     max_batch: int
 
+    @property
+    def ring_bytes(self) -> int:
+        """Deprecated since 0.2.0: the former name of `buffer_bytes`."""
+        warnings.warn("use Stats.buffer_bytes", DeprecationWarning, stacklevel=2)
+        return self.buffer_bytes
+
 
 class MetricsRecorder:
-    """Where spans and latencies are written down; from any thread."""
+    """Collects spans and latencies; safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stages = {stage: StageStats() for stage in STAGES}
-        self._latencies: deque[float] = deque(maxlen=KEPT)
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._answered = 0
         self._traces: list[list[Span]] = []
 
     def add(self, spans: Iterable[Span]) -> None:
-        """Work that was done."""
+        """Record finished work."""
         with self._lock:
             for span in spans:
                 self._stages[span.stage] = self._stages[span.stage].plus(span)
@@ -105,30 +120,32 @@ class MetricsRecorder:
                     trace.append(span)
 
     def answered(self, latencies: Iterable[float]) -> None:
-        """Images that were answered, by their seconds."""
+        """Record images that went through all stages, by their latency in seconds."""
         with self._lock:
             for seconds in latencies:
                 self._latencies.append(seconds)
                 self._answered += 1
 
-    def timed(self, stage: str, asked: float, work: Callable[..., _T], *arguments: object) -> _T:
-        """Do a piece of work, and write it down even where it raises.
+    def timed(
+        self, stage: str, submitted: float, task: Callable[..., _T], *arguments: object
+    ) -> _T:
+        """Call a task and record its span, even if it raises.
 
         Args:
             stage: one of `STAGES`.
-            asked: when the work was asked for, on the clock of `time.perf_counter`.
-            work: is called with `arguments`.
+            submitted: when the task was queued, on the clock of `time.perf_counter`.
+            task: called with `arguments`.
         """
         begun = time.perf_counter()
         try:
-            return work(*arguments)
+            return task(*arguments)
         finally:
             lane = threading.current_thread().name
-            self.add([Span(stage, lane, begun, time.perf_counter(), begun - asked)])
+            self.add([Span(stage, lane, begun, time.perf_counter(), begun - submitted)])
 
     @contextmanager
     def tracing(self) -> Iterator[list[Span]]:
-        """A list that receives all spans until the block ends."""
+        """A list to which all spans are appended until the block ends."""
         trace: list[Span] = []
         with self._lock:
             self._traces.append(trace)
@@ -139,7 +156,7 @@ class MetricsRecorder:
                 self._traces = [other for other in self._traces if other is not trace]
 
     def stats(self, waiting: int, waiting_bytes: int, buffer_bytes: int, max_batch: int) -> Stats:
-        """All of it, with what the pipeline knows."""
+        """The totals so far, together with the pipeline's current load."""
         with self._lock:
             stages, answered = dict(self._stages), self._answered
             latencies = list(self._latencies)

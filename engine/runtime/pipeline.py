@@ -1,10 +1,11 @@
-"""Images in, answers out: batches through a pool of buffers, on two streams.
+"""Images in, predictions out: batches go through a pool of buffers, on two streams.
 
-    waiting ─► prepare (host threads) ─► segment (a stream) ─► classify (a stream) ─► answer
+    queue ─► prepare (worker pool) ─► segment (stream) ─► classify (stream) ─► answer (thread)
 
-Concurrent requests are batched dynamically: what is queued when buffers become free runs as one
-batch, whoever asked for it. While the streams are busy more requests gather, so batches grow with
-the load, and on an idle engine a single image starts at once. The pipeline knows streams and events, and not what they run on.
+Concurrent requests are batched dynamically: the requests that are queued when buffers become free
+run as one batch, whichever callers they came from. While the streams are busy more requests
+queue, so batches grow with the load; on an idle engine a single image starts at once. The
+pipeline knows streams and events, not the devices behind them.
 """
 
 import atexit
@@ -32,16 +33,16 @@ from medfocus.engine.runtime.request_batcher import RequestBatcher
 from medfocus.engine.runtime.worker_pool import WorkerPool
 from medfocus.errors import DeviceError, InputError, MedfocusError, without_traceback
 
-MOST_BYTES = 2**30  # of decoded images, waiting and under way
+MOST_BYTES = 2**30  # of decoded images, queued and under way
 
-_CLOSED = InputError("engine", "is closed", "load it again")
+_CLOSED = InputError("engine", "is closed", "load it again", code="engine.closed")
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _Batch:
     """A batch under way, and the events of its stages."""
 
     number: int
@@ -53,21 +54,21 @@ class _Run:
 
 
 class Pipeline:
-    """Answers requests until it is closed; safe to share between threads.
+    """Runs requests until it is closed; safe to share between threads.
 
     Args:
-        pool: buffers, one set per batch that can be under way.
-        segment, classify: streams for the two graphs; one may serve as both.
-        max_batch: most images of a batch.
+        buffers: one per batch that can be under way.
+        segment, classify: the streams of the two graphs; both may be the same stream.
+        max_batch: most images per batch.
         max_wait: seconds for which a batch that is not full waits for more images.
-        threads: that read and prepare images.
-        most_bytes: of decoded images; see `submit`.
-        release: called at the end, once nothing is under way.
+        threads: how many threads read and preprocess images.
+        most_bytes: limit on decoded images; see `submit`.
+        release: called at the end, when nothing is under way any more.
     """
 
     def __init__(
         self,
-        pool: Sequence[BatchBuffers],
+        buffers: Sequence[BatchBuffers],
         segment: Stream,
         classify: Stream,
         *,
@@ -77,98 +78,104 @@ class Pipeline:
         most_bytes: int = MOST_BYTES,
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        self._pool, self._segment, self._classify = pool, segment, classify
+        self._buffers, self._segment, self._classify = buffers, segment, classify
         self._answers = ThreadStream("answers")
         self._workers = WorkerPool(threads)
         self._batcher = RequestBatcher(max_batch, max_wait, most_bytes)
         self._metrics = MetricsRecorder()
-        self._buffer_bytes = sum(buffers.nbytes for buffers in pool)
-        self._pool_size = len(pool)
-        self._abandoned = False
+        self._buffer_bytes = sum(one.nbytes for one in buffers)
+        self._batches_under_way = len(buffers)
+        self._exiting = False
         self._process = os.getpid()
         self._release = release
-        self._free: SimpleQueue[BatchBuffers] = SimpleQueue()
-        for buffers in pool:
-            self._free.put(buffers)
-        # Daemons, as the streams' threads: an engine that nobody closed must not hold the process.
+        self._idle: SimpleQueue[BatchBuffers] = SimpleQueue()
+        for one in buffers:
+            self._idle.put(one)
+        # A daemon, like the streams' threads: an unclosed engine must not keep the process alive.
         self._batches = threading.Thread(target=self._run, name="medfocus-batches", daemon=True)
         self._batches.start()
         _OPEN.add(self)
 
     def _run(self) -> None:
         for number in count():
-            buffers = self._free.get()
+            buffers = self._idle.get()
             requests = self._batcher.take()
             if not requests:
                 break
             self._launch(number, buffers, requests)
-            del requests  # what is answered must not be kept while this waits
+            del requests  # an idle pipeline keeps no images alive
         for stream in (self._segment, self._classify, self._answers):
             stream.close()
         self._workers.close()
         self._release()
-        self._pool, self._free = [], SimpleQueue()  # their memory goes even where we stay
+        self._buffers, self._idle = [], SimpleQueue()  # frees them even while `self` is referenced
 
     def _launch(self, number: int, buffers: BatchBuffers, requests: list[ImageRequest]) -> None:
-        """The whole schedule of a batch."""
+        """Schedule all stages of a batch."""
         try:
             buffers.begin(requests)
             prepared = PreprocessingTasks(self._workers, buffers, requests)
-            segmented = self._segment.submit(partial(self._do, buffers.segment), after=prepared)
-            classified = self._classify.submit(partial(self._do, buffers.classify), after=segmented)
+            segmented = self._segment.submit(partial(self._stage, buffers.segment), after=prepared)
+            classified = self._classify.submit(
+                partial(self._stage, buffers.classify), after=segmented
+            )
         except Exception as error:
-            self._leave(buffers)
+            self._recycle(buffers)
             self._fail(requests, error)
         else:
-            run = _Run(number, buffers, requests, prepared, segmented, classified)
-            self._answers.submit(partial(self._answer, run))
+            batch = _Batch(number, buffers, requests, prepared, segmented, classified)
+            self._answers.submit(partial(self._answer, batch))
 
-    def _answer(self, run: _Run) -> None:
+    def _answer(self, batch: _Batch) -> None:
         try:
-            run.classified.wait()
-            run.segmented.wait()  # it has ended; on CUDA its times are read now
+            batch.classified.wait()
+            batch.segmented.wait()  # has ended before; on CUDA this reads its times
             begun = time.perf_counter()
-            answers = [run.buffers.outputs(row) for row in range(len(run.requests))]
-            spans = self._spans(run, begun)
+            outputs = [batch.buffers.outputs(row) for row in range(len(batch.requests))]
+            spans = self._spans(batch, begun)
         except BaseException as error:
             failure = error
         else:
-            self._leave(run.buffers)
+            self._recycle(batch.buffers)
             self._metrics.add(spans)
-            self._metrics.answered(spans[-1].ended - request.submitted for request in run.requests)
-            for request, answer, wrong in zip(
-                run.requests, answers, run.prepared.errors, strict=True
+            self._metrics.answered(
+                spans[-1].ended - request.submitted for request in batch.requests
+            )
+            for request, output, wrong in zip(
+                batch.requests, outputs, batch.prepared.errors, strict=True
             ):
-                self._batcher.settle(request, answer if wrong is None else wrong)
+                self._batcher.settle(request, output if wrong is None else wrong)
             return
-        self._leave(run.buffers)
-        self._fail(run.requests, failure)
-        failure.__traceback__ = None  # which holds this frame, and so all of the batch
+        self._recycle(batch.buffers)
+        self._fail(batch.requests, failure)
+        failure.__traceback__ = None  # which refers to this frame, and so to the whole batch
 
-    def _do(self, stage: Callable[[], None]) -> None:
-        if self._abandoned:
+    def _stage(self, work: Callable[[], None]) -> None:
+        if self._exiting:
             raise without_traceback(_CLOSED)
-        stage()
+        work()
 
-    def _leave(self, buffers: BatchBuffers) -> None:
+    def _recycle(self, buffers: BatchBuffers) -> None:
         buffers.end()
-        self._free.put(buffers)
+        self._idle.put(buffers)
 
     def _fail(self, requests: list[ImageRequest], error: BaseException) -> None:
-        """A batch could not be run: again in halves, or its callers' error, or the end of all."""
+        """Handle a batch that raised: retry it in halves, fail its requests, or fail the engine."""
         outcome: MedfocusError
         if is_out_of_memory(error) and len(requests) > 1:
             if self._batcher.put_back(requests):
                 return
             outcome = self._batcher.failure or _CLOSED
         elif is_out_of_memory(error):
-            problem = f"there is no memory to run so much as this image ({error})"
             outcome = DeviceError(
-                requests[0].image.source, problem, "free some, or use another device"
+                requests[0].image.source,
+                f"there is no memory to run even this one image ({error})",
+                "free some, or use another device",
+                code="device.out_of_memory",
             )
         elif isinstance(error, MedfocusError) and not isinstance(error, DeviceError):
             outcome = error
-        else:  # a device that has failed once answers nothing more
+        else:  # after a failure the device's state is unknown, so the engine ends
             log.error("the backend failed", exc_info=error)
             problem = f"its backend failed ({type(error).__name__}: {error})"
             outcome = DeviceError("engine", problem, "load the engine again")
@@ -176,24 +183,24 @@ class Pipeline:
         for request in requests:
             self._batcher.settle(request, outcome)
 
-    def _spans(self, run: _Run, answering: float) -> list[Span]:
-        """What a batch has taken, from its events; the last span is its answer's."""
-        prepared, segmented, classified = run.prepared, run.segmented, run.classified
+    def _spans(self, batch: _Batch, answering: float) -> list[Span]:
+        """The spans of a batch, from its events; the last is that of the `answer` stage."""
+        prepared, segmented, classified = batch.prepared, batch.segmented, batch.classified
         stages = (
             ("segment", segmented.begun, segmented.ended, prepared.ended),
             ("classify", classified.begun, classified.ended, segmented.ended),
             ("answer", answering, time.perf_counter(), classified.ended),
         )
         spans = prepared.spans + [
-            Span(stage, stage, begun, ended, begun - before, len(run.requests))
+            Span(stage, stage, begun, ended, begun - before, len(batch.requests))
             for stage, begun, ended, before in stages
         ]
-        place = self._pool.index(run.buffers)
-        return [replace(span, batch=run.number, buffers=place) for span in spans]
+        index = self._buffers.index(batch.buffers)
+        return [replace(span, batch=batch.number, buffers=index) for span in spans]
 
     @property
     def failure(self) -> MedfocusError | None:
-        """Why nothing more is taken: it was closed, or its backend has died."""
+        """Why no more requests are accepted: it was closed, or its backend failed."""
         return self._batcher.failure
 
     @property
@@ -203,48 +210,46 @@ class Pipeline:
 
     @property
     def max_batch(self) -> int:
-        """Most images that run together; lower than at first after out of memory."""
+        """Most images per batch; lower than at first after out of memory."""
         return self._batcher.max_batch
 
     @property
     def room(self) -> int:
         """How many images can be under way."""
-        return self.max_batch * self._pool_size
+        return self.max_batch * self._batches_under_way
 
-    def read(self, work: Callable[..., _T], *arguments: object) -> "Future[_T]":
-        """Let one of the host's threads read a source."""
+    def read(self, task: Callable[..., _T], *arguments: object) -> "Future[_T]":
+        """Read a source in the worker pool."""
         try:
-            asked = time.perf_counter()
+            submitted = time.perf_counter()
             return self._workers.submit(
-                partial(self._metrics.timed, "read", asked, work, *arguments)
+                partial(self._metrics.timed, "read", submitted, task, *arguments)
             )
-        except RuntimeError:  # closed meanwhile
+        except RuntimeError:  # closed in the meantime
             refused: Future[_T] = Future()
             refused.set_exception(without_traceback(self.failure or _CLOSED))
             return refused
 
     def submit(self, requests: Sequence[ImageRequest]) -> None:
-        """Let requests be answered, in one batch as far as there is room in it.
+        """Queue requests together: they share a batch as far as it has room.
 
-        Waits until the decoded images of all requests, these included, are at most `most_bytes`; one
-        call's own are let in alone, whatever their size. Where nothing more is taken, `failure`
-        is their answer.
+        Blocks until the decoded images of all unresolved requests, these included, are at most
+        `most_bytes`; if nothing else is unresolved they are accepted whatever their size. If
+        `failure` is set, they are resolved with it.
         """
         self._batcher.put(requests)
 
     def stats(self) -> Stats:
-        """What was done until now, and what waits."""
-        waiting = self._batcher
-        return self._metrics.stats(
-            len(waiting), waiting.bytes, self._buffer_bytes, waiting.max_batch
-        )
+        """What was done so far, and the current load."""
+        queue = self._batcher
+        return self._metrics.stats(len(queue), queue.bytes, self._buffer_bytes, queue.max_batch)
 
     def tracing(self) -> AbstractContextManager[list[Span]]:
-        """A list that receives all spans until the block ends."""
+        """A list to which all spans are appended until the block ends."""
         return self._metrics.tracing()
 
     def stop(self) -> None:
-        """Take nothing more; once what is under way is answered, all threads end."""
+        """Accept no more requests; the threads end once the batches under way are answered."""
         self._batcher.stop(_CLOSED)
 
     def close(self) -> None:
@@ -258,7 +263,10 @@ _OPEN: "weakref.WeakSet[Pipeline]" = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Runtimes do not bear to be torn down while they compute; what has not begun is let go."""
+    """End all pipelines at exit: a runtime must not be torn down while it computes.
+
+    Stages that have not begun are cancelled.
+    """
     for pipeline in [pipeline for pipeline in _OPEN if not pipeline.forked]:
-        pipeline._abandoned = True
+        pipeline._exiting = True
         pipeline.close()

@@ -1,4 +1,4 @@
-"""The first stage of a batch: its images are prepared by the host's threads, each for itself."""
+"""The first stage of a batch: its images are preprocessed by the worker pool, one task each."""
 
 import threading
 import time
@@ -14,23 +14,23 @@ from medfocus.errors import ImageError, MedfocusError
 
 
 class PreprocessingTasks:
-    """The event that every row of a batch is prepared, or has failed.
+    """The event that every image of a batch is preprocessed, or has failed.
 
-    A row that fails has its error and leaves the others alone, so waiting raises nothing.
+    A failed image does not affect the others, so `wait` raises nothing; see `errors`.
 
     Attributes:
-        errors: one per row, None where it was prepared.
-        spans: what each row took.
+        errors: one per row, None where the image was preprocessed.
+        spans: one per row, in the order in which they ended.
     """
 
     def __init__(
-        self, host: WorkerPool, buffers: BatchBuffers, requests: list[ImageRequest]
+        self, workers: WorkerPool, buffers: BatchBuffers, requests: list[ImageRequest]
     ) -> None:
-        self._asked = time.perf_counter()
+        self._submitted = time.perf_counter()
         self.errors: list[MedfocusError | None] = [None] * len(requests)
         self.spans: list[Span] = []
         self._futures: list[Future[None]] = [
-            host.submit(partial(self._prepare_row, buffers, row, request.image.source))
+            workers.submit(partial(self._prepare_row, buffers, row, request.image.source))
             for row, request in enumerate(requests)
         ]
 
@@ -55,15 +55,15 @@ class PreprocessingTasks:
         except MedfocusError as error:
             self.errors[row] = error
         except Exception as error:
-            self.errors[row] = _unprepared(source, error)
-        lane, waited = threading.current_thread().name, begun - self._asked
+            self.errors[row] = _preprocessing_error(source, error)
+        lane, waited = threading.current_thread().name, begun - self._submitted
         self.spans.append(Span("prepare", lane, begun, time.perf_counter(), waited))
 
 
-def _unprepared(source: str, error: Exception) -> MedfocusError:
+def _preprocessing_error(source: str, error: Exception) -> MedfocusError:
     if is_out_of_memory(error):
-        # Not the batch in halves, as where a stage is: what is missing goes by this image's own
-        # size, and halves down to it alone would leave the engine slow for all that follow.
+        # Halving the batch, as the graphs' stages do, would not help: the memory needed depends
+        # on this image's own size, and the engine would stay slow for all later requests.
         return no_memory_for(source, "prepare", error)
     problem = f"cannot be prepared ({type(error).__name__}: {error})"
     return ImageError(source, problem, "check the image, or report this")

@@ -1,4 +1,4 @@
-"""A caller's sources through the pipeline: read ahead, submitted together, answered in order."""
+"""Streaming a caller's sources through the pipeline: read ahead, batch, yield in order."""
 
 import os
 from collections import deque
@@ -17,7 +17,7 @@ from medfocus.errors import ImageError, MedfocusError, without_traceback
 from medfocus.settings import Prompts
 
 CHUNK_BYTES = 2**28  # of decoded images that are submitted together
-READ_AHEAD = 8  # sources that are read before they are needed
+READ_AHEAD = 8  # sources read before they are needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +30,14 @@ class PromptedSource:
 
 
 class PendingPrediction(NamedTuple):
-    """An image that is answered, or a source that could not be read.
+    """An image whose outputs are pending, or a source that could not be read.
 
     Attributes:
-        number: of the source, from 0.
-        source: the file or name that it came from, with "#frame" where that holds several.
-        image_size: height and width in pixels; None where it could not be read.
-        warnings: what was done to the image when it was read.
-        future: what the graphs say, or the error; done once `stream_sources` yields it.
+        number: index of the source, from 0.
+        source: the file or name that the image came from, with "#frame" if that holds several.
+        image_size: height and width in pixels; None if the source could not be read.
+        warnings: how the image was altered when it was read.
+        future: the graphs' outputs, or the error; done once `stream_sources` yields it.
     """
 
     number: int
@@ -57,16 +57,16 @@ class _Reading(NamedTuple):
 def stream_sources(
     pipeline: Pipeline, prompted: Iterable[PromptedSource], prompts: Prompts, batch_size: int
 ) -> Iterator[PendingPrediction]:
-    """Answer sources in their order, one item per image of each.
+    """Run sources through the pipeline and yield, in their order, one item per image.
 
-    What is wrong with one source is its answer. Where the iterable itself raises, all that came
-    before is answered first. The work goes on while the caller has the generator wait; when it is
-    closed, pending work is cancelled.
+    A source that cannot be read yields one item with its error. If the iterable raises, the items
+    of all earlier sources are yielded first. The pipeline keeps working between `next` calls;
+    closing the generator cancels pending work.
 
     Args:
-        pipeline: what answers.
+        pipeline: what runs the graphs.
         prompted: pulled in the caller's thread, no faster than the pipeline takes them.
-        prompts: for sources that bring none.
+        prompts: for sources that have none of their own.
         batch_size: images that are submitted together.
     """
     pending: deque[PendingPrediction] = deque()
@@ -78,7 +78,7 @@ def stream_sources(
                 pending.append(prediction)
                 if request is not None:
                     chunk.append(request)
-                del request  # its image must not outlive its answer
+                del request  # its image must not outlive its prediction
                 crowded = len(pending) > pipeline.room + batch_size
                 if crowded or len(chunk) == batch_size or _nbytes(chunk) >= CHUNK_BYTES:
                     pipeline.submit(chunk)
@@ -120,7 +120,7 @@ def _read_ahead(
 
 
 def _begin(pipeline: Pipeline, number: int, item: PromptedSource) -> _Reading:
-    """Files are read by the pipeline's threads; what is in memory at once, before it can change."""
+    """Read files in the worker pool; copy in-memory images now, before the caller changes them."""
     source = item.source
     if isinstance(source, str | Path):
         name = os.fspath(source)
@@ -145,7 +145,7 @@ def _frames(
         return
     frames.reverse()
     while frames:
-        image = frames.pop()  # a page that was submitted must not be kept for the others' sake
+        image = frames.pop()  # so that a submitted page is freed before the last one is done
         size = image.pixels.shape[0], image.pixels.shape[1]
         try:
             own = item.box is not None or item.points is not None

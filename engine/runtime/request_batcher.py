@@ -1,4 +1,4 @@
-"""Where requests wait until they go into a batch together, and where their answers are given out."""
+"""Dynamic batching: requests are queued here until they run in a batch, then resolved here."""
 
 import logging
 import threading
@@ -13,16 +13,16 @@ log = logging.getLogger(__name__)
 
 
 class RequestBatcher:
-    """Requests that are not answered; safe to share between threads.
+    """The queue of unresolved requests; safe to share between threads.
 
     Args:
-        max_batch: most images of a batch.
+        max_batch: most images per batch.
         max_wait: seconds for which a batch that is not full waits for more images.
-        most_bytes: of decoded images, of all requests that are not answered.
+        most_bytes: limit on the decoded images of all unresolved requests.
 
     Attributes:
-        failure: why nothing more is taken, once that is so.
-        bytes: of the images of all requests that are not answered.
+        failure: why no more requests are accepted; None while they are.
+        bytes: decoded images of all unresolved requests, queued or under way.
     """
 
     def __init__(self, max_batch: int, max_wait: float, most_bytes: int) -> None:
@@ -31,17 +31,16 @@ class RequestBatcher:
         self.bytes = 0
         self._requests: deque[ImageRequest] = deque()
         self._changed = threading.Condition()
-        self._admission_lock = (
-            threading.Lock()
-        )  # who waits for room; small ones must not slip past it
+        # Held while waiting for room, so that small requests cannot overtake a large one forever.
+        self._admission_lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._requests)
 
     def put(self, requests: Sequence[ImageRequest]) -> None:
-        """Let requests wait together, once there is room for their images.
+        """Queue requests together, once there is room for their images.
 
-        Where nothing more is taken, that is their answer.
+        If `failure` is set, they are resolved with it.
         """
         wanted = sum(request.image.pixels.nbytes for request in requests)
         with self._admission_lock, self._changed:
@@ -55,7 +54,7 @@ class RequestBatcher:
             self.stop(self.failure)
 
     def take(self) -> list[ImageRequest]:
-        """The next batch, once there is one; none when nothing more is taken."""
+        """Wait for the next batch; an empty list once `failure` is set."""
         with self._changed:
             while not self.failure:
                 self._changed.wait_for(lambda: self._requests or self.failure)
@@ -69,7 +68,7 @@ class RequestBatcher:
         return []
 
     def _take(self) -> list[ImageRequest]:
-        """The request that has waited longest, and those behind it with prompts of the same shape."""
+        """The oldest request, and those behind it whose prompts have the same shape."""
         batch: list[ImageRequest] = []
         others: list[ImageRequest] = []
         while self._requests and len(batch) < self.max_batch:
@@ -85,10 +84,10 @@ class RequestBatcher:
         return batch
 
     def put_back(self, requests: Sequence[ImageRequest]) -> bool:
-        """Let a batch that was too large wait again, in front, for batches of half its size.
+        """Requeue a batch that ran out of memory, first in line, and halve the batch size.
 
         Returns:
-            Whether it waits; not where nothing more is taken.
+            Whether it was requeued; False once `failure` is set.
         """
         with self._changed:
             if self.failure:
@@ -102,18 +101,18 @@ class RequestBatcher:
             return True
 
     def settle(self, request: ImageRequest, outcome: GraphOutputs | MedfocusError) -> None:
-        """Give a request its answer, or its error."""
+        """Resolve a request with its outputs or its error."""
         with self._changed:
             self._release(request)
         if not (request.begun or request.future.set_running_or_notify_cancel()):
-            return  # its caller has given up
+            return  # cancelled by its caller
         if isinstance(outcome, MedfocusError):
             request.future.set_exception(without_traceback(outcome))
         else:
             request.future.set_result(outcome)
 
     def stop(self, why: MedfocusError) -> None:
-        """Take nothing more, and settle what waits with `why`, or with an earlier failure."""
+        """Accept no more requests; resolve the queued ones with `why` or an earlier failure."""
         with self._changed:
             self.failure = failure = self.failure or why
             requests = list(self._requests)

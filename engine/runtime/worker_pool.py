@@ -1,4 +1,4 @@
-"""The host's threads, which read and prepare images."""
+"""The threads that read and preprocess images."""
 
 import threading
 from collections.abc import Callable
@@ -10,10 +10,10 @@ _T = TypeVar("_T")
 
 
 class WorkerPool:
-    """Threads that do what they are given, first come, first served.
+    """A fixed number of threads that run tasks in the order of submission.
 
-    Not concurrent.futures' pool: that one takes nothing more once the main thread has ended,
-    while other threads of a service may still ask.
+    Unlike `concurrent.futures.ThreadPoolExecutor` it still accepts work after the main thread has
+    ended, when other threads of a service may still make requests.
     """
 
     def __init__(self, count: int) -> None:
@@ -27,21 +27,21 @@ class WorkerPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Callable[[], _T]) -> "Future[_T]":
-        """Queue work. Returns at once.
+    def submit(self, task: Callable[[], _T]) -> "Future[_T]":
+        """Queue a task and return at once.
 
         Raises:
-            RuntimeError: they are closed.
+            RuntimeError: the pool is closed.
         """
         future: Future[_T] = Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("closed")
-            self._queue.put((future, work))
+            self._queue.put((future, task))
         return future
 
     def close(self) -> None:
-        """Wait for the work that is queued, and end."""
+        """Wait for all queued tasks, then end the threads."""
         with self._lock:
             self._closed = True
             for _ in self._threads:
@@ -51,10 +51,10 @@ class WorkerPool:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            future, work = item
+            future, task = item
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(work())
+                    future.set_result(task())
                 except BaseException as error:
                     future.set_exception(error)
-            del item, future, work  # what is done must not be kept while it waits
+            del item, future, task  # an idle thread keeps nothing alive

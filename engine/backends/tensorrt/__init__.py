@@ -1,1 +1,1 @@
-"""TODO."""
+"""The TensorRT backend: serialised plans, run without PyTorch."""

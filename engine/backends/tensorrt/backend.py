@@ -1,4 +1,4 @@
-"""The TensorRT backend: a plan a graph, each with its own context and stream. No PyTorch."""
+"""The TensorRT backend: one plan per graph, each with its own context and stream. No PyTorch."""
 
 import re
 
@@ -22,10 +22,10 @@ from medfocus.settings import Device
 
 
 class TensorRTBackend:
-    """Both graphs' plans for the GPU that is there.
+    """Both graphs as plans for the GPU in this machine.
 
     Args:
-        directory: an engine directory with plans of this GPU's architecture and this TensorRT.
+        directory: an engine directory with plans for this GPU's architecture and this TensorRT.
         device: `auto` or `cuda`.
 
     Raises:
@@ -38,14 +38,15 @@ class TensorRTBackend:
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
         if device == "cpu":
-            raise InputError("device cpu", "TensorRT runs on GPUs", "use cuda or auto")
+            raise InputError(
+                "device cpu", "TensorRT runs on GPUs", "use cuda or auto", code="device.unavailable"
+            )
         self.device: Device = "cuda"
         version = require_tensorrt()
         folder = plan_folder(cuda.architecture(), version)
         _require_plans(directory, folder)
-        from medfocus.engine.backends.tensorrt.plan_runner import (
-            PlanRunner,  # it needs TensorRT to be imported
-        )
+        # Imported here, for it imports TensorRT.
+        from medfocus.engine.backends.tensorrt.plan_runner import PlanRunner
 
         self._segmenter = PlanRunner(directory, f"{folder}/{SEGMENTER_PLAN}")
         self._classifier = PlanRunner(directory, f"{folder}/{CLASSIFIER_PLAN}")
@@ -78,15 +79,11 @@ class TensorRTBackend:
 def _require_plans(directory: EngineDirectory, folder: str) -> None:
     wanted = {f"{folder}/{SEGMENTER_PLAN}", f"{folder}/{CLASSIFIER_PLAN}"}
     if not wanted <= set(directory.manifest.files):
-        there = sorted(
-            {
-                m[1]
-                for name in directory.manifest.files
-                if (m := re.match(rf"({PLANS}/[^/]+)/", name))
-            }
-        )
+        matches = (re.match(rf"({PLANS}/[^/]+)/", name) for name in directory.manifest.files)
+        found = sorted({match[1] for match in matches if match})
         raise EngineDirectoryError(
             str(directory.path / folder),
-            f"is not there; this engine has {', '.join(there) or 'no plans'}",
+            f"does not exist; this engine has {', '.join(found) or 'no plans'}",
             "export the engine with --targets tensorrt on this machine, or use another backend",
+            code="engine.no_plans",
         )

@@ -1,4 +1,4 @@
-"""The PyTorch backend: the graphs themselves, in half precision by PyTorch's autocast."""
+"""The PyTorch backend: the original graphs, in half precision through autocast."""
 
 import threading
 from collections.abc import Iterator
@@ -39,16 +39,16 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class TorchBackend:
     """Both graphs on one device.
 
-    In half precision the residual stream is float32, autocast runs the matrix products in half,
-    and their weights are stored so. It knows no blocks: a graph of which the engine's policy has
-    blocks in float32 runs in float32 altogether.
+    In half precision the residual stream is float32; matrix products run in half through autocast,
+    and their weights are stored in half. The precision policy cannot be applied per block here: a
+    graph with any block in float32 runs in float32 as a whole.
 
     Args:
-        directory: an engine directory that holds the three .safetensors files.
-        device: `auto` takes CUDA where there is one.
+        directory: an engine directory with the three .safetensors files.
+        device: `auto` takes CUDA if there is a CUDA device.
 
     Raises:
-        InputError: `cuda` where there is none.
+        InputError: `cuda` without a CUDA device.
         EngineDirectoryError: a file is missing or was changed.
         WeightsError: tensors that do not fit the manifest's architectures.
     """
@@ -58,7 +58,8 @@ class TorchBackend:
     def __init__(self, directory: EngineDirectory, device: str) -> None:
         available = torch.cuda.is_available()
         if device == "cuda" and not available:
-            raise InputError("device cuda", "torch sees no CUDA device", "use cpu or auto")
+            problem, hint = "torch finds no CUDA device", "use cpu or auto"
+            raise InputError("device cuda", problem, hint, code="device.unavailable")
         self.device: Device = "cuda" if available and device != "cpu" else "cpu"
         self._precision = DTYPES[directory.manifest.backends[self.name]]
         self._float32 = {
@@ -106,15 +107,14 @@ class TorchBackend:
         """See `Backend.buffer_pool`."""
         if self.device == "cpu":
             return host_buffer_pool(self, self.device, manifest, images)
-        pool = [
+        buffers = [
             TorchBatchBuffers(self, manifest, images, self.device) for _ in range(BATCHES_ON_GPU)
         ]
+        sizes = [*(size for size in manifest.buckets if size < images), images]
         captures = captures_of(manifest)
-        for buffers in pool:
-            buffers.capture(
-                [*(size for size in manifest.buckets if size < images), images], captures
-            )
-        return BufferPool([*pool], CudaStream("segment"), CudaStream("classify"))
+        for one in buffers:
+            one.capture(sizes, captures)
+        return BufferPool([*buffers], CudaStream("segment"), CudaStream("classify"))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -125,8 +125,8 @@ class TorchBackend:
 
     def _autocast(self, graph: str) -> AbstractContextManager[None]:
         half = self._is_half(graph)
-        dtype = self._precision if half else torch.bfloat16  # float32 is no dtype of autocast
-        # No cache of weights: within a capture it would belong to the CUDA graph.
+        dtype = self._precision if half else torch.bfloat16  # autocast does not accept float32
+        # No weight cache: allocated during a capture, it would belong to the CUDA graph.
         return torch.autocast(self.device, dtype, enabled=half, cache_enabled=False)
 
     def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
@@ -140,10 +140,10 @@ _found: list[str] = []
 
 @contextmanager
 def _exact_float32(device: Device) -> Iterator[None]:
-    """A float32 is meant: on CUDA, cuDNN rounds a convolution's inputs to ten bits by default.
+    """Compute float32 in float32: on CUDA, cuDNN by default rounds convolution inputs to TF32.
 
-    The setting is the process's, and two streams' threads are in here at once: the first sets
-    it, and the last puts back what it found.
+    The setting is global to the process, and the two streams' threads use it concurrently: the
+    first to enter sets it, and the last to leave restores it.
     """
     if device == "cpu":
         yield

@@ -1,7 +1,7 @@
 """A batch's buffers for PyTorch on a GPU: one upload, everything else on the device.
 
-An image goes up as it was read and is resized there, for both models. One that is larger than its
-share of the upload is resized by the host first. In the buffers images of one size lie together,
+Images are uploaded as read and resized on the device, for both models. An image larger than its
+share of the upload is resized by the host first. In the buffers images of one size are contiguous,
 whatever their order in the batch.
 """
 
@@ -25,15 +25,15 @@ from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixel
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 from medfocus.models.graphs import ClassifierOutput, SegmenterOutput
 
-# Pixels of a resized and not yet cropped image, as a multiple of CLIP's: no long, thin image may
-# take the device's memory.
+# Limit on an image resized for CLIP, before the crop, as a multiple of CLIP's input: a long, thin
+# image must not exhaust the device's memory.
 MOST_RESIZED = 16
 
 Stage = Literal["segment", "classify"]
 
 
 class TensorGraphs(Protocol):
-    """The two graphs on the device's tensors."""
+    """The two graphs, on tensors of the device."""
 
     def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
         """See `Graphs.segment`."""
@@ -45,13 +45,13 @@ class TensorGraphs(Protocol):
 
 
 class TorchBatchBuffers:
-    """See `Slot`.
+    """See `BatchBuffers`.
 
     Args:
-        graphs: what runs.
+        graphs: the backend.
         manifest: the engine's.
-        count: images that there is room for.
-        device: `cuda`; on `cpu` the same, without pinned memory and CUDA graphs.
+        count: number of rows, the most images of a batch.
+        device: `cuda`, or for tests `cpu`, without pinned memory and CUDA graphs.
     """
 
     def __init__(self, graphs: TensorGraphs, manifest: Manifest, count: int, device: str) -> None:
@@ -85,14 +85,14 @@ class TorchBatchBuffers:
 
     @property
     def nbytes(self) -> int:
-        """See `Slot`; on the device."""
+        """See `BatchBuffers`; those on the device."""
         buffers = [
             value.device for value in vars(self).values() if isinstance(value, HostDeviceBuffer)
         ]
         return sum(tensor.nbytes for tensor in (*buffers, self._image, self._seen))
 
     def begin(self, requests: Sequence[ImageRequest]) -> None:
-        """See `Slot`."""
+        """See `BatchBuffers`."""
         self._requests = requests
         self._sizes = [self._size(request.image.pixels) for request in requests]
         self._packing = pack(self._sizes, self._share)
@@ -108,7 +108,7 @@ class TorchBatchBuffers:
             self._own_prompts = points, labels
 
     def _size(self, pixels: NDArray[np.uint8]) -> Size | None:
-        """The size in which an image goes up; None where the host is to resize it."""
+        """The size in which an image is uploaded; None if the host is to resize it first."""
         second = self._second
         height, width = pixels.shape[:2]
         rows, columns = resized_size(height, width, second.size, second.resize_mode)
@@ -116,7 +116,7 @@ class TorchBatchBuffers:
         return (height, width) if fits else None
 
     def prepare(self, row: int) -> None:
-        """See `Slot`."""
+        """See `BatchBuffers`."""
         image, second = self._requests[row].image, self._second
         place, into = self._packing.rows[row], self._pixels.host[self._packing.uploads[row]].numpy()
         if self._sizes[row] is not None:
@@ -133,7 +133,7 @@ class TorchBatchBuffers:
 
     @torch.inference_mode()
     def segment(self) -> None:
-        """See `Slot`."""
+        """See `BatchBuffers`."""
         count = len(self._requests)
         self._pixels.up(self._packing.nbytes)
         for buffers in (self._rows, self._cols, self._points, self._labels):
@@ -145,7 +145,7 @@ class TorchBatchBuffers:
 
     @torch.inference_mode()
     def classify(self) -> None:
-        """See `Slot`."""
+        """See `BatchBuffers`."""
         count = len(self._requests)
         self.run("classify", count)
         masks, found = (self._logits, self._score), (self._probabilities, self._patch_focus)
@@ -153,7 +153,7 @@ class TorchBatchBuffers:
             buffers.down(count)
 
     def outputs(self, row: int) -> GraphOutputs:
-        """See `Slot`."""
+        """See `BatchBuffers`."""
         place = self._packing.rows[row]
         return GraphOutputs(
             self._probabilities.host[place].numpy().copy(),
@@ -164,7 +164,7 @@ class TorchBatchBuffers:
         )
 
     def end(self) -> None:
-        """See `Slot`."""
+        """See `BatchBuffers`."""
         self._requests = ()
 
     def _preprocess(self, group: Group) -> None:
@@ -182,7 +182,7 @@ class TorchBatchBuffers:
         self._seen[group.rows] = normalise(seen, *self._second_scale)
 
     def run(self, stage: Stage, count: int) -> None:
-        """A stage's graph on `count` rows: a CUDA graph where one was captured, eager where not."""
+        """Run a stage on `count` rows: as a CUDA graph if one was captured, else eagerly."""
         bucket = min((b for s, b in self._captured if s == stage and b >= count), default=None)
         if bucket is None or (stage == "segment" and self._own_prompts is not None):
             self._eager(stage, count)
@@ -210,10 +210,10 @@ class TorchBatchBuffers:
 
     @torch.inference_mode()
     def capture(self, buckets: Sequence[int], captures: "Captures") -> None:
-        """Capture a CUDA graph a bucket a stage.
+        """Capture one CUDA graph per stage and bucket.
 
-        Where one is refused its whole stage runs eagerly, and `captures` loses it, so that no
-        other buffers captures into the same memory.
+        If a capture fails, its whole stage runs eagerly and is removed from `captures`, so that
+        no other batch buffers capture into the same memory.
         """
         self._own_prompts = None
         for stage in [*captures]:
@@ -233,10 +233,10 @@ Captures = dict[Stage, Capture]
 
 
 def captures_of(manifest: Manifest) -> Captures:
-    """For each stage that can be captured."""
+    """A `Capture` for each stage that can be captured."""
     mode = manifest.focus.mode
     stages: list[Stage] = [] if mode == "none" else ["segment"]
-    if mode != "hard":  # whose shapes depend on how many patches are kept
+    if mode != "hard":  # its shapes depend on how many patches are kept
         stages.append("classify")
     return {stage: Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream()) for stage in stages}
 

@@ -1,4 +1,4 @@
-"""One CUDA graph captured, or refused without harm to what runs afterwards."""
+"""Capturing a CUDA graph; a failed capture leaves later work unaffected."""
 
 import logging
 from collections.abc import Callable
@@ -10,11 +10,15 @@ log = logging.getLogger(__name__)
 
 
 class Capture(NamedTuple):
-    """What the CUDA graphs of a stage, of all batch buffers, have in common.
+    """What the CUDA graphs of one stage share, across all batch buffers.
 
-    They run one after another on the stage's stream and leave nothing behind but what they write
-    into buffers, so they share memory. They are captured on a stream of their own, for cuBLAS
-    keeps a workspace a stream, which two stages' graphs must not share.
+    They run one after another on the stage's stream, and their only results are those in the
+    buffers, so they share a memory pool. Each stage captures on a stream of its own, because
+    cuBLAS keeps one workspace per stream, which the graphs of two stages must not share.
+
+    Attributes:
+        pool: the handle of the CUDA graphs' memory pool.
+        stream: the stream to capture on.
     """
 
     pool: Any
@@ -22,32 +26,32 @@ class Capture(NamedTuple):
 
 
 def captured(work: Callable[[], None], shared: Capture, name: str) -> torch.cuda.CUDAGraph | None:
-    """Work as a CUDA graph; None, and a warning, where the capture is refused.
+    """Capture `work` as a CUDA graph; None, with a warning logged, if the capture fails.
 
-    Into the pool of a capture that was refused nothing more should be captured.
+    After a failure nothing more should be captured into the same pool.
 
     Args:
-        work: is done twice before, then once as a capture.
+        work: called twice to warm up, then once for the capture.
         shared: see `Capture`.
-        name: what the warning calls the work.
+        name: of the work, in the warning.
     """
     current = torch.cuda.current_stream()
     shared.stream.wait_stream(current)
-    with torch.cuda.stream(shared.stream):  # kernels are compiled and chosen beforehand
+    with torch.cuda.stream(shared.stream):  # compile and select kernels before the capture
         for _ in range(2):
             work()
     torch.cuda.synchronize()
-    graph, refused = torch.cuda.CUDAGraph(), False
+    graph, failed = torch.cuda.CUDAGraph(), False
     try:
         with torch.cuda.graph(
             graph, pool=shared.pool, stream=shared.stream, capture_error_mode="thread_local"
         ):
             work()
     except RuntimeError as error:
-        log.warning("%s: no CUDA graph, it runs without (%s)", name, error)
-        refused = True
+        log.warning("%s: CUDA graph capture failed, running eagerly (%s)", name, error)
+        failed = True
     finally:
-        # Where a capture cannot be ended either, torch leaves its stream as this thread's.
+        # If ending the capture fails too, torch leaves the capture's stream current.
         torch.cuda.set_stream(current)
     torch.cuda.synchronize()
-    return None if refused else graph
+    return None if failed else graph

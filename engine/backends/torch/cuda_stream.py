@@ -1,4 +1,4 @@
-"""CUDA's streams as the pipeline's, through PyTorch; each is launched by a thread of its own."""
+"""CUDA streams for the pipeline, through PyTorch; each has a thread that launches its work."""
 
 import time
 from contextlib import suppress
@@ -7,12 +7,12 @@ import torch
 
 from medfocus.engine.runtime.execution import Event, Task, ThreadEvent, ThreadStream
 
-RENEWED = 600.0  # seconds that a clock is used; after them it still tells 0.06 ms
-SAMPLES = 5  # of a clock's zero
+CLOCK_SECONDS = 600.0  # a clock's age at which it is replaced; its resolution is then 0.06 ms
+ZERO_SAMPLES = 5  # measurements of a clock's zero; the best one is used
 
 
 class CudaEvent(ThreadEvent):
-    """The end of work on the GPU; times are CUDA's, on the clock of `time.perf_counter`."""
+    """The end of a task's GPU work; times are CUDA's, on the clock of `time.perf_counter`."""
 
     def __init__(self, clock: "_Clock") -> None:
         super().__init__()
@@ -20,19 +20,19 @@ class CudaEvent(ThreadEvent):
         self._begin, self.end = _event(), _event()
 
     def begin(self) -> None:
-        """See `ThreadEvent`; on the current stream."""
+        """See `ThreadEvent`; records on the current stream."""
         self._begin.record()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """See `ThreadEvent`; the work has been launched, and may still run."""
+        """See `ThreadEvent`; the GPU work has been launched and may still run."""
         try:
             self.end.record()
-        except BaseException as failed:  # the device has failed meanwhile
+        except BaseException as failed:  # the device has failed in the meantime
             error = error or failed
         super().finish(error)
 
     def launched(self) -> None:
-        """Let this thread wait until the work is launched; raise what that raised."""
+        """Block until the task has launched its work; raises what the task raised."""
         super().wait()
 
     def wait(self) -> None:
@@ -43,35 +43,35 @@ class CudaEvent(ThreadEvent):
 
 
 class CudaStream(ThreadStream):
-    """A CUDA stream, with the thread that launches its work, and an NVTX range a piece of work."""
+    """A CUDA stream and the thread that launches its work, with one NVTX range per task."""
 
     def __init__(self, name: str) -> None:
         self.cuda = torch.cuda.Stream()
-        # On the same device, but a stream of their own: clocks wait for none of the work.
+        # Clocks get a stream of their own on the same device, so that they wait for no work.
         self._clocks = torch.cuda.Stream(self.cuda.device)
         self._clock = _Clock(self._clocks)
         super().__init__(name)
 
     def close(self) -> None:
-        """See `Stream`. What was launched has ended too, so that its buffers may be freed."""
+        """See `Stream`. The GPU work has ended too, so that its buffers may be freed."""
         super().close()
-        with suppress(RuntimeError):  # a device that has failed runs nothing more
+        with suppress(RuntimeError):  # a failed device has no work left
             self.cuda.synchronize()
 
     def _event(self) -> CudaEvent:
-        if time.perf_counter() - self._clock.began > RENEWED:
+        if time.perf_counter() - self._clock.began > CLOCK_SECONDS:
             self._clock = _Clock(self._clocks)
         return CudaEvent(self._clock)
 
-    def _do(self, work: Task, after: Event | None, event: ThreadEvent) -> None:
+    def _execute(self, task: Task, after: Event | None, event: ThreadEvent) -> None:
         if isinstance(after, CudaEvent):
-            after.launched()  # a CUDA event that was not recorded yet would be waited for in vain
+            after.launched()  # CUDA does not wait for an event that was not recorded yet
             self.cuda.wait_event(after.end)
         elif after is not None:
             after.wait()
         with torch.cuda.nvtx.range(f"medfocus {self.name}"):
             event.begin()
-            work()
+            task()
 
     def _run(self) -> None:
         with torch.cuda.stream(self.cuda):
@@ -79,28 +79,28 @@ class CudaStream(ThreadStream):
 
 
 class _Clock:
-    """From CUDA's clock, which knows differences only, to that of `time.perf_counter`.
+    """Converts CUDA event times, which are differences only, to the clock of `time.perf_counter`.
 
-    A difference is a float32 of milliseconds: a clock that is old ticks coarsely. It is of events
-    on one device. A thread that wakes late would shift all times, so of some zeros the one is kept
-    that was waited for least.
+    A difference is a float32 of milliseconds, so the resolution decreases with the clock's age,
+    and both events must be on one device. A thread that wakes up late would shift all times, so
+    the zero is measured several times and the measurement with the shortest wait is kept.
 
     Args:
-        stream: on the device of the events that are to be read, and idle.
+        stream: idle, on the device of the events to be read.
     """
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        zeros = [_zero(stream) for _ in range(SAMPLES)]
+        zeros = [_zero(stream) for _ in range(ZERO_SAMPLES)]
         before, after, self._zero = min(zeros, key=lambda zero: zero[1] - zero[0])
         self.began = (before + after) / 2
 
     def read(self, event: torch.cuda.Event) -> float:
-        """Seconds at which an event happened."""
+        """When an event happened, in seconds."""
         return self.began + float(self._zero.elapsed_time(event)) / 1e3
 
 
 def _zero(stream: torch.cuda.Stream) -> tuple[float, float, torch.cuda.Event]:
-    """The host's times before and after an event, and the event."""
+    """Host times before and after an event, and the event."""
     event, before = _event(), time.perf_counter()
     event.record(stream)
     event.synchronize()

@@ -1,4 +1,4 @@
-"""Weights stored in the half precision that autocast multiplies them in."""
+"""Storing weights in the half precision that autocast would cast them to in every call."""
 
 import torch
 from torch import nn
@@ -10,13 +10,14 @@ PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, PackedAttention)
 
 
 def store_half(graph: nn.Module, dtype: torch.dtype) -> None:
-    """Round once, in place, the weights that autocast would round in every call.
+    """Cast once, in place, the weights that autocast would cast in every call.
 
-    The answers' bits stay. LayerNorm, embeddings and all that is no product's keep float32, and
-    so do the convolutions that `Segmenter.pyramid` makes one of before they are rounded.
+    The outputs stay bitwise equal. LayerNorm, embeddings and everything that is not a matrix
+    product stay in float32, and so do the convolutions that `Segmenter.pyramid` composes into one
+    before casting.
 
     Args:
-        graph: either of the two.
+        graph: the segmenter or the classifier.
         dtype: autocast's, float16 or bfloat16.
     """
     composed: set[nn.Module] = set()

@@ -1,31 +1,31 @@
-"""Memory that is there twice, on the host and on the device, and copies that nobody waits for."""
+"""Pairs of host and device memory, and asynchronous copies between them."""
 
 import torch
 from torch import Tensor
 
 
 class HostDeviceBuffer:
-    """The same memory on the host, where it is pinned for CUDA, and on the device."""
+    """One tensor on the host, pinned if the device is CUDA, and one on the device."""
 
     def __init__(self, device: str, dtype: torch.dtype, *shape: int) -> None:
-        # The host's device is named too: the process may have made another its default.
+        # The host's device is given explicitly: the process may have set another default.
         self.host = torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=device == "cuda")
         self.device = torch.zeros(shape, dtype=dtype, device=device)
 
     def up(self, count: int) -> None:
-        """Begin to copy the first `count` along the first axis to the device."""
+        """Start copying the first `count` rows to the device."""
         self.device[:count].copy_(self.host[:count], non_blocking=True)
 
     def down(self, count: int) -> None:
-        """Begin to copy the first `count` along the first axis to the host."""
+        """Start copying the first `count` rows to the host."""
         self.host[:count].copy_(self.device[:count], non_blocking=True)
 
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, in the current stream's order.
+    """A copy on the device, in the order of the current stream.
 
-    Through pinned memory on CUDA: from any other the host would wait until the copy has ended, and
-    so until all has that the stream was given before.
+    On CUDA through pinned memory: a copy from pageable memory would block the host until the
+    stream has finished all earlier work.
     """
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
     return pinned.to(device, non_blocking=True)

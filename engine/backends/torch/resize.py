@@ -1,7 +1,7 @@
-"""Source pixels to the two models' inputs with PyTorch, on whatever device they lie.
+"""Source pixels to the two models' inputs with PyTorch, on the device of the pixels.
 
-To the bit what `engine/preprocess/resize.py` gives with pillow 13: a pass across and a pass down, each a
-sum of whole pixels times whole weights, rounded to a whole level.
+Bitwise equal to `engine/preprocess/resize.py` with pillow 13: a horizontal and a vertical pass,
+each a sum of integer pixels times fixed-point weights, rounded to an integer level.
 """
 
 from functools import lru_cache
@@ -15,8 +15,8 @@ from torch import Tensor
 from medfocus.engine.preprocess.geometry import crop_offset, resized_size
 from medfocus.settings import ClassifierInput, Interpolation
 
-BITS = 22  # after the point of a weight; with those of a level they fill an int32
-SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # pixels to either side, where nothing shrinks
+BITS = 22  # fractional bits of a weight; with the bits of a level they fill an int32
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # pixels to either side, when not downsizing
 
 
 def segmenter_image(image: Tensor, size: int) -> Tensor:
@@ -30,12 +30,12 @@ def classifier_image(image: Tensor, settings: ClassifierInput) -> Tensor:
     height, width = resized_size(image.shape[2], image.shape[3], size, settings.resize_mode)
     resized = resize(image, height, width, settings.interpolation)
     top, left = crop_offset(height, size), crop_offset(width, size)
-    # A negative padding crops; what lies outside the image is black.
+    # Negative padding crops; outside the image is black.
     return F.pad(resized, (-left, size - width + left, -top, size - height + top))
 
 
 def resize(image: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
-    """Levels, int32 (n, 3, H, W) from 0 to 255 -> (n, 3, height, width)."""
+    """Resize levels, int32 from 0 to 255: (n, 3, H, W) -> (n, 3, height, width)."""
     passes = [(3, width), (2, height)]
     if down_first(image.shape[2], image.shape[3], height, width):
         passes.reverse()
@@ -46,7 +46,7 @@ def resize(image: Tensor, height: int, width: int, interpolation: Interpolation)
 
 
 def down_first(height: int, width: int, new_height: int, new_width: int) -> bool:
-    """Whether pillow makes the pass down first: since version 13, found by trial."""
+    """Whether pillow makes the vertical pass first: since version 13, found by experiment."""
     return new_height < height and 2 * (width - new_width) < height - new_height
 
 
@@ -64,7 +64,7 @@ def _pass(image: Tensor, axis: int, target: int, interpolation: Interpolation) -
 def _taps(
     length: int, target: int, interpolation: Interpolation, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Which pixels each new one is made of, and their weights: (K, target), int64 and int32.
+    """The source pixels of each new pixel, and their weights: (K, target), int64 and int32.
 
     Pillow's precompute_coeffs and normalize_coeffs_8bpc (src/libImaging/Resample.c): the filter
     is widened where the image shrinks, cut off at the edges, normalised and rounded.

@@ -1,4 +1,4 @@
-"""How a batch's images, of whatever sizes, lie behind each other in one upload."""
+"""Packing a batch's images, of any sizes, into one contiguous upload."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,12 +8,12 @@ Size = tuple[int, int]  # height and width
 
 
 class Group(NamedTuple):
-    """Images of one size: neighbours in the upload and in all other buffers of the batch.
+    """Images of one size: contiguous in the upload and in all other buffers of the batch.
 
     Attributes:
-        size: of each; None where the host has resized them, for both models.
-        rows: of the other buffers.
-        upload: bytes of the upload.
+        size: height and width; None for images that the host has resized, for both models.
+        rows: their rows of the other buffers.
+        upload: their bytes of the upload.
     """
 
     size: Size | None
@@ -22,13 +22,14 @@ class Group(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Where each image of a batch goes.
+    """Where each image of a batch is placed.
 
     Attributes:
-        order: the images, by their numbers in the batch, in the order of the buffers' rows.
-        rows: each image's row of the buffers; uploads: its bytes of the upload.
+        order: the images' indices in the batch, in the order of the buffers' rows.
+        rows: each image's row of the buffers.
+        uploads: each image's bytes of the upload.
         groups: all rows, by size.
-        nbytes: of the upload.
+        nbytes: size of the upload.
     """
 
     order: list[int]
@@ -39,14 +40,14 @@ class Packing(NamedTuple):
 
 
 def pack(sizes: Sequence[Size | None], share: int) -> Packing:
-    """Put images of one size together, so that slices are all that is needed to address them.
+    """Place images of one size together, so that a slice addresses them.
 
-    An index, of rows that do not lie together, would be made on the host and waited for. Images
-    of one size keep their order.
+    Indexing scattered rows would need an index tensor, made on the host and waited for. Images of
+    one size keep their order.
 
     Args:
-        sizes: of each RGB image; None where the host resizes it.
-        share: bytes that an image takes which the host has resized.
+        sizes: of each RGB image; None if the host resizes it.
+        share: bytes of an image that the host has resized.
     """
     order = sorted(range(len(sizes)), key=lambda image: sizes[image] or ())
     rows, uploads = [0] * len(sizes), [slice(0)] * len(sizes)

@@ -1,0 +1,64 @@
+"""What a caller gives `Engine.classify` and `Engine.stream`, as sources paired with prompts."""
+
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from medfocus.engine.io.images import ImageSource
+from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.runtime.read_ahead import PromptedSource
+from medfocus.errors import InputError
+
+_MISSING: Any = object()
+
+
+def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+    """The images of a batch; a single image is a batch of one.
+
+    Raises:
+        InputError: the batch is empty, or neither an image nor a collection.
+    """
+    if _is_one_image(batch):
+        return [batch]  # type: ignore[list-item]
+    try:
+        items = list(batch)  # type: ignore[arg-type]
+    except TypeError:
+        problem, hint = f"is a {type(batch).__name__}", "give a list of images, or one image"
+        raise InputError("batch", problem, hint) from None
+    if not items:
+        raise InputError("batch", "is empty", "give at least one image", code="input.empty")
+    return items
+
+
+def with_prompts(
+    sources: Iterable[ImageSource],
+    boxes: Iterable[Box | None] | None,
+    points: Iterable[Points | None] | None,
+) -> Iterator[PromptedSource]:
+    """Pair each source with its prompts, one source at a time.
+
+    Raises:
+        InputError: `sources` is a single image, or `boxes` or `points` is longer or shorter than
+            `sources`.
+    """
+    if _is_one_image(sources):
+        raise InputError("sources", "is one image", "give a list of it, or use classify")
+    columns = [column for column in (boxes, points) if column is not None]
+    for source, *prompts in zip_longest(sources, *columns, fillvalue=_MISSING):
+        if any(value is _MISSING for value in (source, *prompts)):
+            raise InputError(
+                "boxes, points",
+                "need one entry per source",
+                "give None for a source that has none",
+                code="input.count_mismatch",
+            )
+        box = None if boxes is None else prompts[0]
+        yield PromptedSource(source, box, None if points is None else prompts[-1])
+
+
+def _is_one_image(given: object) -> bool:
+    """Whether it is an image itself, not a collection of images."""
+    return isinstance(given, str | Path | Image.Image) or getattr(given, "ndim", None) in (2, 3)
