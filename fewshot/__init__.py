@@ -1,1 +1,1 @@
-"""Adaptation with few labelled images, evaluation, and data sets."""
+"""Few-shot adaptation, evaluation and data sets."""

@@ -1,4 +1,4 @@
-"""The frozen models that every adaptation starts from."""
+"""The frozen models that all adaptations start from."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,11 +23,11 @@ from medfocus.settings import Device, Focus, Preprocessing, Prompts, Selection
 
 @dataclass(frozen=True)
 class WeightSources:
-    """Where a preset's weights come from; None takes what is shipped.
+    """Where a preset's weights come from; None selects the preset's own.
 
     Attributes:
-        clip, sam2: a file, or owner/name@<commit>:<file>.
-        text_folder: of a Hugging Face text encoder.
+        clip, sam2: a file, or owner/name@<commit>:<file> on the Hugging Face hub.
+        text_folder: the folder of a Hugging Face text encoder.
     """
 
     clip: str | None = None
@@ -37,15 +37,15 @@ class WeightSources:
 
 @dataclass(frozen=True, eq=False)
 class Backbones:
-    """A CLIP and a SAM2 on one device. They are shared and never changed.
+    """A CLIP and a SAM2 on one device, shared and never modified.
 
     Attributes:
-        preset: their names, and CLIP's preprocessing.
+        preset: the model names and CLIP's preprocessing.
         loaded: both towers of CLIP.
-        clip: its image encoder.
+        clip: CLIP's image encoder.
         segmenter: SAM2 and the selection of its masks.
-        segmenter_sha256: of SAM2's weight file.
-        device: where all of it is.
+        segmenter_sha256: hash of SAM2's weight file.
+        device: of the image encoder and the segmenter.
     """
 
     preset: Preset
@@ -57,26 +57,30 @@ class Backbones:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before each of the two models."""
+        """How images are prepared for each of the two models."""
         return self.preset.preprocessing(self.clip, self.segmenter.segmenter)
 
     def check(self, image: SourceImage) -> None:
-        """Raises an ImageError where CLIP's view of an image cannot be made."""
+        """Check that CLIP's view of an image can be made.
+
+        Raises:
+            ImageError: it cannot.
+        """
         classifier_view(image, self.preprocessing)
 
     @property
     def prompts(self) -> Prompts:
-        """The zero-shot prompts that SAM2 gets."""
+        """The zero-shot prompts for SAM2."""
         return ZERO_SHOT
 
     def text(self, class_prompts: Sequence[str]) -> Tensor:
-        """Class prompts, a sentence each, to class embeddings (C, E) of length 1, on the CPU."""
+        """Embed C class prompts, one sentence each: (C, E) of length 1, on the CPU."""
         return class_embeddings(self.loaded.model, self.loaded.tokenize, class_prompts, "{}")
 
     def zero_shot_head(
         self, classes: Sequence[str], class_prompts: Sequence[str], focus: Focus
     ) -> Head:
-        """The head that learned nothing: the class prompts' embeddings."""
+        """The untrained head: the embeddings of the class prompts."""
         return Head(
             self.preset.clip,
             self.loaded.sha256,
@@ -91,14 +95,15 @@ class Backbones:
         """The classifier's graph with this head, in evaluation mode, on the device.
 
         Raises:
-            InputError: a head that was made with another CLIP or other weights.
-            WeightsError: an adapter that does not fit this image encoder.
+            InputError: the head was trained with another CLIP or other weights.
+            WeightsError: the head's adapter does not fit this image encoder.
         """
         if (head.clip, head.clip_sha256) != (self.preset.clip, self.loaded.sha256):
             raise InputError(
                 "head",
-                f"was made with {head.clip}, or with other weights of it",
-                "give the preset and the weights that it was made with",
+                f"was trained with {head.clip}, or with other weights of it",
+                "pass the preset and the weights that it was trained with",
+                code="head.model_mismatch",
             )
         clip = self.clip
         if head.adapter:
@@ -117,12 +122,12 @@ def load_backbones(
 
     Args:
         preset_name: a name from `PRESETS`.
-        weights: files; what is shipped where there are none.
-        device: `auto` takes CUDA where there is one.
+        weights: overrides the preset's own weights.
+        device: "cpu", "cuda", or "auto" for CUDA if available.
 
     Raises:
-        InputError: an unknown name, or `cuda` where there is none.
-        WeightsError: weights that are missing, unsafe or do not fit.
+        InputError: an unknown preset, or CUDA is not available.
+        WeightsError: weights are missing, unsafe or do not fit.
     """
     chosen = preset(preset_name)
     place = choose_device(device)
@@ -136,13 +141,18 @@ def load_backbones(
 
 
 def choose_device(name: str) -> Device:
-    """`auto` is CUDA where there is one.
+    """Resolve "auto" to CUDA if available, otherwise the CPU.
 
     Raises:
-        InputError: `cuda` where there is none.
+        InputError: "cuda", but torch sees no CUDA device.
     """
     if name != "cpu" and torch.cuda.is_available():
         return "cuda"
     if name == "cuda":
-        raise InputError("device cuda", "torch sees no CUDA device", "use cpu or auto")
+        raise InputError(
+            "device cuda",
+            "torch sees no CUDA device",
+            "use cpu or auto",
+            code="device.unavailable",
+        )
     return "cpu"

@@ -1,4 +1,4 @@
-"""Labelled images as the two graphs take them, read and segmented once."""
+"""Labelled images as inputs of the two graphs, read and segmented once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,19 +29,18 @@ BATCH = 32
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """N images with their labels and their focus masks; every frame of a file is one.
+    """N images with their labels and focus masks; each frame of a file is one image.
 
     Attributes:
-        pixels: uint8 (N, R, R, 3), CLIP's view before it is normalised.
+        pixels: uint8 (N, R, R, 3), CLIP's view before normalisation.
         sizes: height and width of each source image.
         focus_logits: float32 (N, h, w); score: (N,).
         labels: int64 (N,).
-        files: int64 (N,), which of the items an image is of.
-        groups: int64 (N,), equal where images are of one file, of one patient, or the same picture.
+        files: int64 (N,), index of each image's item.
+        groups: int64 (N,), equal for images of one file or patient, and for identical images.
         content: SHA-256 of each image's shape and pixels.
-        lesions: float32 (N, h, w) in [0, 1], how much of each cell of SAM2's frame the lesion
-            covers; None where no item has masks. An item without any, among others that have
-            some, has no lesion.
+        lesions: float32 (N, h, w) in [0, 1], the lesion's coverage of each cell of SAM2's frame;
+            None if no item has masks. If some have, an item without masks has no lesion.
     """
 
     pixels: NDArray[np.uint8]
@@ -59,17 +58,17 @@ class Examples:
 
     @property
     def with_lesion(self) -> Tensor:
-        """(N,) bool: whose lesion is there, and covers more than half of some cell."""
+        """(N,) bool: the lesion is known and covers more than half of at least one cell."""
         if self.lesions is None:
             return torch.zeros(len(self), dtype=torch.bool)
         return (self.lesions > 0.5).any(2).any(1)
 
     def rows_of(self, files: Sequence[int]) -> Tensor:
-        """(M,) int64, ascending: which images are of these items."""
+        """(M,) int64, ascending: the images of these items."""
         return torch.isin(self.files, torch.tensor(files)).nonzero()[:, 0]
 
     def take(self, rows: Tensor) -> "Examples":
-        """Some of the images: (M,) int64, which."""
+        """The images of some rows, (M,) int64."""
         return Examples(
             self.pixels[rows.numpy()],
             tuple(self.sizes[row] for row in rows),
@@ -86,10 +85,11 @@ class Examples:
 def load_examples(
     items: Sequence[Item], backbones: Backbones, store: FocusStore, progress: Progress
 ) -> Examples:
-    """Read images, and segment those that the store does not know.
+    """Read images, and segment those that are not in the store.
 
     Raises:
-        ImageError: files or masks that cannot be read, all of them counted and some named.
+        ImageError: files or masks cannot be read; gives their number and names some of them.
+        FileError: the store cannot be written to.
     """
     preprocessing = backbones.preprocessing
     side = preprocessing.segmenter.size // MASK_STRIDE
@@ -111,7 +111,7 @@ def load_examples(
             keys.append([("file", index), ("content", content[-1]), ("group", item.group or index)])
             found.append(_segmented(image, content[-1], backbones, store))
             if with_lesions:
-                # Averaged over the cells of SAM2's low-resolution frame: (side, side).
+                # The mean over each cell of SAM2's low-resolution frame: (side, side).
                 lesions.append(F.adaptive_avg_pool2d(torch.from_numpy(lesion)[None], side)[0])
     if errors:
         raise unreadable(errors, len(items))
@@ -129,7 +129,7 @@ def load_examples(
 
 
 def content_hash(image: SourceImage) -> str:
-    """SHA-256 of an image's shape and pixels, whatever file they came from."""
+    """SHA-256 of an image's shape and pixels, independent of the file format."""
     digest = sha256(str(image.pixels.shape).encode())
     digest.update(np.ascontiguousarray(image.pixels).data)
     return digest.hexdigest()
@@ -139,10 +139,10 @@ def content_hash(image: SourceImage) -> str:
 def _segmented(
     image: SourceImage, content: str, backbones: Backbones, store: FocusStore
 ) -> tuple[Tensor, Tensor]:
-    """An image's focus logits (h, w) and score (), from the store where they are kept.
+    """An image's focus logits (h, w) and score (), from the store if they are there.
 
-    Each image is segmented by itself: the last bits of one that shares a batch depend on it, and
-    what a batch would hold depends on what the store holds already.
+    Each image is segmented in a batch of its own. In a shared batch, its last bits would depend on
+    the batch size, and so on what is already in the store.
     """
     known = store.read(content)
     if known is not None:
@@ -160,13 +160,16 @@ def _segmented(
 def classifier_inputs(
     examples: Examples, rows: Tensor, backbones: Backbones, focus: Focus
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the classifier's graph takes of some images, on the device.
+    """The classifier graph's inputs for some images, on the device.
 
     Args:
         examples: the images.
-        rows: (B,) which of them.
-        backbones: for its preprocessing and device.
-        focus: decides what the masks are pooled over.
+        rows: (B,) indices into the examples.
+        backbones: gives the preprocessing and the device.
+        focus: its mode decides whether masks are pooled per patch or per pixel.
+
+    Returns:
+        image (B, 3, R, R), focus logits (B, h, w), and pooling weights for rows and columns.
     """
     preprocessing = backbones.preprocessing
     second = preprocessing.classifier
@@ -186,16 +189,16 @@ def _pooling(
     return torch.from_numpy(rows), torch.from_numpy(cols)
 
 
-@torch.no_grad()  # and not inference mode: heads are trained on what comes out
+@torch.no_grad()  # not inference mode: heads are trained on the embeddings
 def embed(
     examples: Examples, backbones: Backbones, graph: ClassifierGraph
 ) -> tuple[Tensor, Tensor]:
-    """What the engine would compute: unit embeddings (N, E) and focused (N,), on the CPU.
+    """Unit embeddings (N, E) and focused (N,) as the engine computes them, on the CPU.
 
     Args:
         examples: the images.
-        backbones: for its preprocessing and device.
-        graph: its head is not used.
+        backbones: gives the preprocessing and the device.
+        graph: the classifier; its head is not used.
     """
     embeddings, focused = [], []
     for rows in torch.split(torch.arange(len(examples)), BATCH):

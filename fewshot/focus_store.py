@@ -1,8 +1,7 @@
-"""Focus masks on the disk, so that an image is segmented once and never again."""
+"""A cache of focus masks on disk, so that each image is segmented only once."""
 
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -11,24 +10,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from medfocus.errors import InputError
+from medfocus.atomic_write import atomic_write
+from medfocus.errors import FileError, InputError
 from medfocus.fewshot.backbones import Backbones
 
 
 def default_folder() -> Path:
-    """Where masks are kept: `medfocus/focus` in the user's cache folder."""
+    """The default cache folder: `medfocus/focus` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medfocus" / "focus"
 
 
 class FocusStore:
-    """A file a mask, named after the image's pixels, in a folder named after what made it.
+    """One file per mask, named by the hash of the image's pixels, in one folder per segmenter.
 
-    A file appears whole or not at all, so runs may share a store, and an interrupt loses nothing.
-    File names and contents tell nothing of where an image came from.
+    Files are written atomically, so concurrent runs can share a store and an interrupted run loses
+    nothing. Neither names nor contents of the files reveal where an image came from.
 
     Args:
         root: the folder of all stores.
-        backbones: the segmenter, its prompts and its selection; other ones get another folder.
+        backbones: its segmenter, prompts and mask selection determine the store's folder.
     """
 
     def __init__(self, root: Path, backbones: Backbones) -> None:
@@ -43,35 +43,30 @@ class FocusStore:
         self.folder = root / digest[:16]
 
     def read(self, content: str) -> tuple[Tensor, Tensor] | None:
-        """Focus logits (h, w) and score () of an image; None where they are not kept.
+        """An image's focus logits (h, w) and score (); None if they are not stored.
 
         Args:
-            content: the hash of its pixels.
+            content: the hash of the image's pixels.
         """
         try:
             tensors = load(self._file(content).read_bytes())
             return tensors["focus_logits"], tensors["score"]
         except (OSError, SafetensorError, KeyError):
-            return None  # a damaged file is made anew
+            return None  # a damaged file is written again
 
     def write(self, content: str, focus_logits: Tensor, score: Tensor) -> None:
-        """Keep what the segmenter found in an image.
+        """Store an image's focus logits (h, w) and score ().
 
         Raises:
-            InputError: the folder cannot be written to.
+            FileError: the folder cannot be written to.
         """
-        file = self._file(content)
         tensors = {"focus_logits": focus_logits.contiguous(), "score": score.contiguous()}
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-                part.write(save(tensors))
-            Path(part.name).replace(file)
-        except OSError as error:
-            raise InputError(
-                str(self.folder),
-                f"cannot be written to ({error.strerror})",
-                "name another folder with --cache",
+            atomic_write(self._file(content), save(tensors))
+        except InputError as error:
+            hint = "choose another folder with --cache"
+            raise FileError(
+                str(self.folder), error.problem, hint, code="file.unwritable"
             ) from error
 
     def _file(self, content: str) -> Path:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Programs for a checkout, not installed: pre-training the `tiny` weights, rendering docs."""

@@ -1,1 +1,1 @@
-"""What few labelled images change: class embeddings, prompts, weights of the image encoder."""
+"""Few-shot adaptations: linear probe, Tip-Adapter-F, VPT, LoRA and full fine-tuning."""

@@ -1,4 +1,4 @@
-"""Labelled images to a head, by any of the adaptations."""
+"""Fit a head to labelled images with any of the adaptations."""
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -27,17 +27,17 @@ from medfocus.settings import Focus
 
 Adaptation = Literal["zero-shot", "probe", "tip", "vpt", "lora", "full"]
 
-STEPS = 32  # of the optimiser, where there is one: 512 images
+STEPS = 32  # optimiser steps of vpt, lora and full: 512 images
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told apart, and how it is looked at.
+    """A classification task.
 
     Attributes:
         classes: C class names.
-        class_prompts: a sentence each.
-        focus: how masks steer.
+        class_prompts: C class prompts, one sentence per class.
+        focus: how masks steer CLIP.
     """
 
     classes: tuple[str, ...]
@@ -54,25 +54,30 @@ def fit_head(
     steps: int = STEPS,
     frozen: Frozen | None = None,
 ) -> Head:
-    """A head for a task from labelled images; what else is chosen is chosen on them as well.
+    """Fit a head; its focus strength and temperature are chosen on the training images too.
 
     The same arguments give the same bits on one machine.
 
     Args:
-        adaptation: which.
-        task: what it is for.
-        examples: the labelled images; `zero-shot` looks at none.
+        adaptation: the method.
+        task: classes, prompts and focus.
+        examples: the labelled images; `zero-shot` uses none.
         backbones: the frozen models.
-        seed: of all that is random in the training.
-        steps: of the optimiser in `vpt`, `lora` and `full`.
-        frozen: embeds the examples with frozen models, where that is known.
+        seed: of all randomness in the training.
+        steps: optimiser steps of `vpt`, `lora` and `full`.
+        frozen: embeds the examples with the frozen models, if the caller caches that.
 
     Raises:
         InputError: an unknown adaptation, or a class without an image.
     """
     if adaptation not in get_args(Adaptation):
         known = ", ".join(get_args(Adaptation))
-        raise InputError(f"adaptation {adaptation!r}", "not known", f"use one of {known}")
+        raise InputError(
+            f"adaptation {adaptation!r}",
+            "is unknown",
+            f"use one of {known}",
+            code="input.unknown_adaptation",
+        )
     start = backbones.zero_shot_head(task.classes, task.class_prompts, task.focus)
     if adaptation == "zero-shot":
         return start
@@ -98,8 +103,8 @@ def fit_head(
     head = replace(head, strength=choice.strength)
     if adaptation not in ("probe", "tip"):
         head = _tune(adaptation, head, task, examples, backbones, seed, steps)
-    # On frozen features whatever was trained: a trained encoder has seen every image, is sure of
-    # all of them, and would make the head far too sure of others.
+    # Always on frozen features: a trained encoder has seen every image and is confident on all of
+    # them, which would make the head far too confident on others.
     return _calibrated(head, choice.held_out, labels)
 
 
@@ -112,7 +117,7 @@ def _tune(
     seed: int,
     steps: int,
 ) -> Head:
-    """A head trained on, with all that goes into the image encoder."""
+    """Train a head further, together with the image encoder's adapter."""
     model, clip = deepcopy((backbones.loaded.model, backbones.clip))
     tensors = {name: tensor.clone() for name, tensor in head.tensors().items()}
     graph = ClassifierGraph(
@@ -134,12 +139,12 @@ def _tune(
         head,
         class_embeddings=class_embeddings,
         strength=graph.strength.detach().cpu(),
-        adapter={name: part.detach().cpu() for name, part in change.adapter().items()},
+        adapter={name: tensor.detach().cpu() for name, tensor in change.adapter().items()},
     )
 
 
 def _calibrated(head: Head, logits: Tensor | None, labels: Tensor) -> Head:
-    """The head with its logits over the temperature at which they say how often it is right."""
+    """The head with its logits divided by the temperature fitted on held-out logits."""
     if logits is None:
         return head
     temperature = fit_temperature(logits, labels)
@@ -158,4 +163,9 @@ def _check_classes(task: Task, examples: Examples) -> None:
     counts = examples.labels.bincount(minlength=len(task.classes))
     for name, count in zip(task.classes, counts.tolist(), strict=True):
         if count == 0:
-            raise InputError(f"class {name!r}", "has no image to learn from", "give some of it")
+            raise InputError(
+                f"class {name!r}",
+                "has no image to learn from",
+                "add images of this class",
+                code="dataset.missing_class",
+            )

@@ -1,4 +1,4 @@
-"""Answers of held-out folds: all that is chosen without a test image is chosen by them."""
+"""Cross-validation on the training images, for all choices made without test images."""
 
 from collections.abc import Callable
 
@@ -15,32 +15,35 @@ Refit = Callable[[Tensor, Tensor], Head]  # (N, E) features and (N,) labels to a
 
 
 def logits_of(head: Head, features: Tensor) -> Tensor:
-    """Unit embeddings (N, E) to logits (N, C), as the classifier's graph computes them."""
+    """Unit embeddings (N, E) to logits (N, C), as in the classifier's graph."""
     return class_logits(features, head.class_embeddings, head.logit_scale, head.cache)
 
 
 def held_out_logits(
     refit: Refit, features: Tensor, labels: Tensor, groups: Tensor, seed: int
 ) -> Tensor | None:
-    """Logits (N, C) of each image by a head that saw none of its group; None with one of a class.
+    """Out-of-fold logits (N, C): each image's by a head fitted without its group.
 
     Args:
         refit: fits a head.
-        features: (N, E) frozen embeddings; labels: (N,) int64, every class among them.
-        groups: (N,) int64, equal where images belong together.
-        seed: of the folds, which are stratified.
+        features: (N, E) frozen embeddings; labels: (N,) int64, with every class present.
+        groups: (N,) int64, equal for images that belong together.
+        seed: of the stratified folds.
+
+    Returns:
+        None if a class has a single group, so that no fold can be held out.
     """
     of_class = [len(groups[labels == label].unique()) for label in labels.unique()]
     folds = min(FOLDS, *of_class)
     if folds < 2:
         return None
-    if len(groups.unique()) == len(groups):  # then the classes' shares can be kept best
-        dealt = StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels)
+    if len(groups.unique()) == len(groups):  # without groups, classes are stratified better
+        splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels)
     else:
-        dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        dealt = dealer.split(features, labels, groups)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        splits = splitter.split(features, labels, groups)
     logits = torch.empty(len(labels), int(labels.max()) + 1)
-    for seen, held_out in dealt:
+    for seen, held_out in splits:
         head = refit(features[seen], labels[seen])
         logits[held_out] = logits_of(head, features[held_out])
     return logits

@@ -1,4 +1,4 @@
-"""Fine-tuning of both towers, as the paper does it."""
+"""Full fine-tuning of both towers, as in the paper (arXiv 2501.03839)."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ LEARNING_RATE = 1e-4
 
 
 def change_all(graph: ClassifierGraph, model: Any, tokens: Tensor) -> Change:
-    """Train every weight; the class embeddings are what the text tower makes of the prompts.
+    """Train all weights; the text tower computes the class embeddings from the prompts.
 
     Args:
-        graph: the classifier; its image encoder is the model's.
-        model: open_clip's, both towers.
-        tokens: (C, length) the tokenized class prompts.
+        graph: the classifier, which shares its image encoder with the model.
+        model: open_clip's CLIP, both towers.
+        tokens: (C, T) the tokenized class prompts.
     """
     return Change(
         [{"params": [*model.parameters()], "lr": LEARNING_RATE}],

@@ -21,12 +21,12 @@ TARGETS = (
 
 
 class LowRank(nn.Module):
-    """W + up · down; at first up is 0, so that nothing changes."""
+    """W + up · down; up starts at 0, so the weight starts unchanged."""
 
     def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
         super().__init__()
         rows, columns = weight.shape
-        bound = 1 / math.sqrt(columns)  # as nn.Linear, which LoRA's A starts as
+        bound = 1 / math.sqrt(columns)  # nn.Linear's initialisation, as of LoRA's A
         down = (2 * torch.rand(RANK, columns, generator=generator) - 1) * bound
         self.down = nn.Parameter(down.to(weight.device))
         self.up = nn.Parameter(weight.new_zeros(rows, RANK))
@@ -37,10 +37,10 @@ class LowRank(nn.Module):
 
 
 def change_low_rank(graph: ClassifierGraph, seed: int) -> Change:
-    """Put a `LowRank` on each attention projection; they and the class embeddings are trained.
+    """Add a `LowRank` to each attention projection; train them and the class embeddings.
 
-    Attention reads its packed projection as one tensor, q alone from it in the last layer; so the
-    tensor is parametrised, and no module replaced.
+    The packed projection is read as one tensor (only its q rows in the last layer), so the tensor
+    is parametrised instead of replacing a module.
     """
     generator = torch.Generator().manual_seed(seed)
     changes: dict[str, LowRank] = {}

@@ -1,4 +1,4 @@
-"""The text-initialised linear probe: class embeddings moved from the text towards the images."""
+"""The text-initialised linear probe: class embeddings moved from the prompts to the images."""
 
 import numpy as np
 import torch
@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from torch import Tensor
 
-TEXT_PULL = 1.0  # weight of the distance to the text embeddings; no validation set chooses it
-ITERATIONS = 100  # L-BFGS steps; the objective is convex up to the normalisation, and small
+TEXT_PULL = 1.0  # weight of the distance to the text embeddings; not tuned
+ITERATIONS = 100  # L-BFGS steps; the problem is small, and convex up to the normalisation
 
 Matrix = NDArray[np.float64]
 
@@ -17,16 +17,16 @@ Matrix = NDArray[np.float64]
 def fit_probe(
     features: Tensor, labels: Tensor, text: Tensor, logit_scale: Tensor, pull: float = TEXT_PULL
 ) -> Tensor:
-    """Class embeddings that minimise cross-entropy + pull · |W - text|² / C.
+    """Class embeddings W that minimise cross-entropy + pull · |W - text|² / C, in float64.
 
-    Starting from, and staying near, the text needs no validation set (as CLAP, arXiv 2312.12730,
-    and LP++, arXiv 2404.02285, argue). Computed in float64.
+    Starting from the text and staying near it needs no validation set (CLAP, arXiv 2312.12730;
+    LP++, arXiv 2404.02285).
 
     Args:
         features: (N, E) of length 1; labels: (N,) int64 in [0, C).
         text: (C, E) class embeddings of the prompts, of length 1.
         logit_scale: () CLIP's factor on the cosine.
-        pull: how strongly the text holds.
+        pull: weight of the distance to the text.
 
     Returns:
         (C, E) of length 1.
@@ -43,7 +43,7 @@ def fit_probe(
         moved = weights - start
         loss = -(truth * logs).sum() / len(truth) + pull * (moved**2).sum() / len(start)
         along_unit = (np.exp(logs) - truth).T @ scaled / len(truth)  # (C, E)
-        # Of a unit vector only what is across it depends on the weights.
+        # Normalisation removes the component of the gradient along the vector itself.
         across = along_unit - (along_unit * unit).sum(1, keepdims=True) * unit
         gradient = across / length + 2 * pull * moved / len(start)
         return float(loss), gradient.ravel()

@@ -1,4 +1,4 @@
-"""How hard the focus pulls, chosen on the training images."""
+"""The focus strength λ, chosen on the training images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,18 +11,18 @@ from medfocus.fewshot.adapt.folds import Refit, held_out_logits
 from medfocus.fewshot.evaluation.temperature import fit_temperature
 from medfocus.settings import FocusMode
 
-STRENGTHS = (0.0, 0.2, 0.5, 1.0)  # tried beside the preset's own; 0 is plain CLIP
+STRENGTHS = (0.0, 0.2, 0.5, 1.0)  # candidates in addition to the preset's; 0 is plain CLIP
 
 Frozen = Callable[[Tensor], Tensor]  # (L,) strength to (N, E), the frozen models' unit embeddings
 
 
 class Choice(NamedTuple):
-    """A focus strength and what the images look like with it.
+    """A focus strength and the embeddings and logits that result from it.
 
     Attributes:
         strength: (L,) the same λ in every layer.
         features: (N, E) of length 1.
-        held_out: (N, C) logits of held-out folds; None where no fold can be held out.
+        held_out: (N, C) out-of-fold logits; None if no fold can be held out.
     """
 
     strength: Tensor
@@ -39,33 +39,34 @@ def choose_strength(
     groups: Tensor,
     seed: int,
 ) -> Choice:
-    """The λ, the same in every layer, that answers held-out folds clearly best.
+    """Choose the λ, the same in every layer, by cross-validation.
 
-    By cross-entropy, each λ at its best temperature. The default gives way only to one that is
-    better by more than the standard error of the difference: a few images say little of λ.
+    Compares the out-of-fold cross-entropy, each λ at its best temperature. Since a few images say
+    little about λ, the default is kept unless another one is better by more than the standard
+    error of the difference.
 
     Args:
-        mode: how masks steer; λ plays a part in `soft` alone.
-        default: (L,) what the choice starts from, and stays where no fold can be held out.
+        mode: how masks steer CLIP; only `soft` has a λ to choose.
+        default: (L,) the default, kept if no fold can be held out.
         frozen: embeds the images.
         refit: fits a head to some of them.
-        labels: (N,) int64; groups: (N,) int64, which no fold tears apart.
+        labels: (N,) int64; groups: (N,) int64, kept together by the folds.
         seed: of the folds.
     """
 
-    def answered(strength: Tensor) -> Choice:
+    def evaluate(strength: Tensor) -> Choice:
         features = frozen(strength)
         held_out = held_out_logits(refit, features, labels, groups, seed)
         return Choice(strength, features, held_out)
 
-    start = answered(default)
+    start = evaluate(default)
     if mode != "soft" or start.held_out is None:
         return start
-    before = _losses(start, labels)
+    start_losses = _losses(start, labels)
     best, margin = start, 0.0
     for value in STRENGTHS:
-        other = answered(torch.full_like(default, value))
-        gain = before - _losses(other, labels)
+        other = evaluate(torch.full_like(default, value))
+        gain = start_losses - _losses(other, labels)
         error = float(gain.std()) / len(gain) ** 0.5
         if float(gain.mean()) > max(margin, error):
             best, margin = other, float(gain.mean())
@@ -73,7 +74,7 @@ def choose_strength(
 
 
 def _losses(choice: Choice, labels: Tensor) -> Tensor:
-    """The cross-entropy of each image (N,)."""
+    """The out-of-fold cross-entropy of each image (N,)."""
     assert choice.held_out is not None
     temperature = fit_temperature(choice.held_out, labels)
     return F.cross_entropy(choice.held_out / temperature, labels, reduction="none")

@@ -1,4 +1,4 @@
-"""Tip-Adapter-F: the few images as a cache beside the text, its keys fine-tuned."""
+"""Tip-Adapter-F: the training images as a cache with fine-tuned keys (arXiv 2207.09519)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +6,7 @@ from torch import Tensor
 
 from medfocus.models.graphs import Cache
 
-# The paper's starting values (arXiv 2207.09519); it searches better ones on a validation set,
-# which few-shot users do not have.
+# The paper's initial values. It tunes them on a validation set, which few-shot users do not have.
 RATIO = 1.0
 SHARPNESS = 5.5
 STEPS = 100
@@ -15,11 +14,11 @@ LEARNING_RATE = 1e-3
 
 
 def fit_tip(features: Tensor, labels: Tensor, text: Tensor, logit_scale: Tensor) -> Cache:
-    """A cache of all images, its keys moved to where cross-entropy on them is least.
+    """A cache of all images, its keys trained to minimise the cross-entropy on them.
 
     Args:
         features: (N, E) of length 1; labels: (N,) int64 in [0, C).
-        text: (C, E) class embeddings of the prompts, of length 1; they stay.
+        text: (C, E) class embeddings of the prompts, of length 1; not trained.
         logit_scale: () CLIP's factor on the cosine.
     """
     keys = features.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""What adaptations with gradients through the image encoder share: the objective and the loop."""
+"""Objective and training loop of the adaptations that train the image encoder."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -12,7 +12,7 @@ from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.examples import Examples, classifier_inputs
 from medfocus.models.graphs import ClassifierGraph
 
-CONTRASTIVE = 0.5  # the paper's λ, whose value it does not give
+CONTRASTIVE = 0.5  # the paper's λ; it does not give the value
 BATCH = 16
 CLASS_RATE = 1e-3  # learning rate of class embeddings
 STRENGTH_RATE = 0.05  # learning rate of the focus strengths
@@ -23,8 +23,8 @@ class Change(NamedTuple):
 
     Attributes:
         groups: the optimiser's parameter groups.
-        class_embeddings: gives (C, E), of any length, as they are now.
-        adapter: gives the change of the image encoder, as `models.adapter` takes it.
+        class_embeddings: returns the current class embeddings (C, E), not normalised.
+        adapter: returns the current adapter, in the form of `models.clip.adapter`.
     """
 
     groups: list[dict[str, Any]]
@@ -33,16 +33,16 @@ class Change(NamedTuple):
 
 
 def class_group(graph: ClassifierGraph) -> dict[str, Any]:
-    """The parameter group of class embeddings that are learned themselves."""
+    """The parameter group of class embeddings trained directly."""
     return {"params": [graph.class_embeddings], "lr": CLASS_RATE, "weight_decay": 0.0}
 
 
 def objective(logits: Tensor, labels: Tensor) -> Tensor:
-    """The paper's λ·Lc + (1 - λ)·Le.
+    """λ·Lc + (1 - λ)·Le of the paper (arXiv 2501.03839).
 
     Le is the cross-entropy over the classes. Lc is CLIP's symmetric contrastive loss between the
-    images of a batch and the prompts of the classes in it; where several images share a prompt,
-    each is a positive of it (as in UniCL, arXiv 2204.03610).
+    images of a batch and the prompts of the classes in it; all images of a class are positives of
+    its prompt (UniCL, arXiv 2204.03610).
 
     Args:
         logits: (B, C); labels: (B,) int64.
@@ -57,7 +57,7 @@ def objective(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def batches(count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows (B,) without end: every image once, in random order, then all again."""
+    """Endless batches of indices (B,): all images in random order, then all again."""
     order = torch.empty(0, dtype=torch.int64)
     while True:
         while len(order) < BATCH:
@@ -74,15 +74,15 @@ def train(
     seed: int,
     steps: int,
 ) -> None:
-    """Train the change, and in `soft` the focus strengths, with AdamW and a cosine decay.
+    """Train in place with AdamW and a cosine schedule; in `soft`, also the focus strengths.
 
     Args:
-        graph: the classifier; it changes in place.
-        change: what is trained; all else stays.
-        examples: the labelled images, with the masks to steer with.
-        backbones: for its preprocessing and device.
+        graph: the classifier.
+        change: what is trained; everything else is frozen.
+        examples: the labelled images with their masks.
+        backbones: gives the preprocessing and the device.
         seed: of the order of the images.
-        steps: of the optimiser, with 16 images each.
+        steps: optimiser steps of 16 images each.
     """
     groups = [*change.groups]
     if graph.focus.mode == "soft":
@@ -104,4 +104,4 @@ def train(
         optimiser.step()
         schedule.step()
         with torch.no_grad():
-            graph.strength.clamp_(min=0)  # below 0 the region would be turned away from
+            graph.strength.clamp_(min=0)  # a negative strength would steer away from the region

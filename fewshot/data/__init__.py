@@ -1,1 +1,1 @@
-"""Labelled images: image folders, tables, recipes of published data sets, and splits."""
+"""Labelled images: image folders, tables, published data sets, and splits."""

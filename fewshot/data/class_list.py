@@ -1,4 +1,4 @@
-"""A list of classes that a data set must keep to."""
+"""A class list: the classes a data set must have, and their order."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,14 +8,14 @@ from medfocus.fewshot.data.dataset import Dataset
 
 
 def with_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    """The data set with its classes in the order of a list.
+    """Reorder a data set's classes to match a class list.
 
     Args:
-        dataset: whatever classes its labels or folders name.
-        classes: all that there may be, and must be.
+        dataset: its classes come from its labels or folder names.
+        classes: exactly the classes of the data set, in the wanted order.
 
     Raises:
-        InputError: a file whose label is not in the list, or a class of the list without a file.
+        InputError: a file has a label that is not listed, or a listed class has no file.
     """
     for item in dataset.items:
         label = dataset.classes[item.label]
@@ -24,11 +24,15 @@ def with_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
                 str(item.path),
                 f"is labelled {label!r}, which is not in the class list",
                 f"use one of {', '.join(classes)}, or add it to the list",
+                code="dataset.unknown_class",
             )
     for name in classes:
         if name not in dataset.classes:
             raise InputError(
-                f"class {name!r}", f"has no file in {dataset.name}", "add some, or strike it off"
+                f"class {name!r}",
+                f"has no file in {dataset.name}",
+                "add files of this class, or remove it from the list",
+                code="dataset.missing_class",
             )
     prompts = dict(zip(dataset.classes, dataset.prompts, strict=True))
     return replace(

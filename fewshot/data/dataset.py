@@ -1,4 +1,4 @@
-"""What every data set comes down to, whatever layout it was read from."""
+"""The in-memory form of a labelled data set, independent of its layout on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,15 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled file; every frame of it has the same label.
+    """One labelled file; all its frames share the label.
 
     Attributes:
         path: of the image.
         label: index of its class.
-        group: what must not be torn apart by a split, a patient say; None where it is not known.
-            It is never written anywhere.
-        part: where the data set's authors put it; None in a data set that is one pool.
-        masks: of its lesion, black and white and of the image's size; several are joined.
+        group: what a split keeps together, such as a patient; None if unknown. It is never
+            written to a file.
+        part: assigned by the data set's authors; None if the data set has no parts.
+        masks: black-and-white images of its lesion, of the image's size; their union is used.
     """
 
     path: Path
@@ -32,11 +32,11 @@ class Dataset:
     """Labelled files.
 
     Attributes:
-        name: what reports call it.
-        root: the folder that all its paths lie in.
+        name: shown in reports.
+        root: the folder that contains all its paths.
         classes: C class names.
-        prompts: C class prompts, a sentence each.
-        items: in the order of their paths.
+        prompts: C class prompts, one sentence per class.
+        items: sorted by path.
     """
 
     name: str

@@ -1,16 +1,16 @@
-"""The image-folder layout: a folder a class, named after it, with that class's images inside."""
+"""The image-folder layout: one folder per class, named after the class."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
 from medfocus.fewshot.data.splitting.groups import patient_group
 from medfocus.models.clip.text import CLASS_PROMPT
 
 LAYOUT = "lay images out as FOLDER/<class>/<image> or FOLDER/{train,test}/<class>/<image>"
 
-_Files = dict[str, list[Path]]  # of each class, by its name
+_Files = dict[str, list[Path]]  # class name to image files
 
 _PARTS: dict[str, Part] = {
     "train": "train",
@@ -18,24 +18,25 @@ _PARTS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
-# What file managers and labelling tools leave beside images.
+# Files that file managers and labelling tools leave next to images.
 _LEFTOVERS = ("thumbs.db", "desktop.ini")
 _TABLES = (".csv", ".json", ".txt", ".xlsx")
 
 
 def read_folder(root: Path) -> Dataset:
-    """An image folder: one pool, FOLDER/<class>, or the two parts FOLDER/{train,test}/<class>.
+    """Read an image folder: FOLDER/<class>, or FOLDER/{train,test}/<class>.
 
-    The parts may be named training and testing, in any case. A dash or underscore in a class
-    folder's name stands for a blank in the class's. Every file below a class folder is one of its
-    images, except hidden ones, tables and notes; DICOM files are grouped by their patients.
+    The parts may also be named training and testing; case is ignored. Dashes and underscores in a
+    class folder's name become spaces. Every file below a class folder is one of its images, except
+    hidden files, tables and notes. DICOM files are grouped by patient.
 
     Raises:
-        InputError: no such folder, no class folders in it, a class without files or twice there,
-            one part without the other, parts beside class folders, or parts of other classes.
+        FileError: no such folder, or a file name that is not UTF-8.
+        InputError: the folder has no class folders, a class is empty or occurs twice, one of the
+            two parts is missing, parts are mixed with class folders, or their classes differ.
     """
     if not root.is_dir():
-        raise InputError(str(root), "is no folder", LAYOUT)
+        raise FileError(str(root), "is not a folder", LAYOUT, code="file.missing")
     folders = subfolders(root)
     parts = _part_folders(root, folders)
     if not parts:
@@ -46,15 +47,18 @@ def read_folder(root: Path) -> Dataset:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder that are not hidden, by name."""
+    """The visible folders in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every file below a folder that may be an image, in the order of their paths.
+    """Every file below a folder that may be an image, sorted by path.
 
-    Left out are hidden files and what tools leave beside images. A file of any other kind is
-    kept, so that a wrong one is reported when it is read.
+    Skips hidden files and the leftovers of file managers and labelling tools. Files of any other
+    kind are kept, so that a wrong one is reported when it is read.
+
+    Raises:
+        FileError: a file name that is not UTF-8.
     """
     files = sorted(
         path
@@ -65,7 +69,9 @@ def image_files(folder: Path) -> list[Path]:
         try:
             str(path).encode()
         except UnicodeEncodeError as error:
-            raise InputError(repr(str(path)), "is not named in UTF-8", "rename it") from error
+            raise FileError(
+                repr(str(path)), "has a name that is not UTF-8", "rename it", code="file.bad_name"
+            ) from error
     return files
 
 
@@ -78,7 +84,7 @@ def _leftover(path: Path) -> bool:
 
 
 def _part_folders(root: Path, folders: list[Path]) -> dict[Part, Path]:
-    """The folders of the two parts; none where all folders are classes."""
+    """The folders of the two parts; empty if all folders are classes."""
     parts = [folder for folder in folders if folder.name.lower() in _PARTS]
     if not parts:
         return {}
@@ -88,33 +94,45 @@ def _part_folders(root: Path, folders: list[Path]) -> dict[Part, Path]:
     if others:
         raise InputError(
             str(root),
-            f"holds {others[0]} beside {names}: parts of a data set, or classes?",
+            f"holds {others[0]} next to {names}: parts of a data set, or classes?",
             "keep only the train and test folders in it, or rename the class",
+            code="dataset.wrong_layout",
         )
     if len(parts) > len(named):
-        raise InputError(str(root), f"holds {names}, which is one part twice", "join them")
+        raise InputError(
+            str(root),
+            f"holds {names}, which are the same part",
+            "merge the two folders",
+            code="dataset.wrong_layout",
+        )
     if len(named) == 1:
         other = "test" if "train" in named else "train"
         raise InputError(
             str(root),
             f"holds {names} but no {other} folder",
-            f"add the {other} folder, or give {parts[0]} to have a part held out of it",
+            f"add the {other} folder, or pass {parts[0]} to have a test part held out of it",
+            code="dataset.wrong_layout",
         )
     return named
 
 
 def _class_folders(folder: Path) -> _Files:
-    """The image files of every class, by its name; sorted by it."""
+    """The image files of each class, sorted by class name."""
     classes: _Files = {}
     for path in subfolders(folder):
         name = path.name.replace("-", " ").replace("_", " ")
         if name in classes:
-            raise InputError(str(folder), f"has two folders for the class {name!r}", "join them")
+            raise InputError(
+                str(folder),
+                f"has two folders for the class {name!r}",
+                "merge the two folders",
+                code="dataset.wrong_layout",
+            )
         classes[name] = image_files(path)
         if not classes[name]:
-            raise InputError(str(path), "holds no images", LAYOUT)
+            raise InputError(str(path), "holds no images", LAYOUT, code="dataset.empty")
     if not classes:
-        raise InputError(str(folder), "holds no class folders", LAYOUT)
+        raise InputError(str(folder), "holds no class folders", LAYOUT, code="dataset.empty")
     return dict(sorted(classes.items()))
 
 
@@ -124,8 +142,9 @@ def _check_same_classes(root: Path, train: _Files, test: _Files) -> None:
         only = "train" if differing[0] in train else "test"
         raise InputError(
             str(root),
-            f"has the class {differing[0]!r} in its {only} part alone",
+            f"has the class {differing[0]!r} only in its {only} part",
             "give both parts the same class folders",
+            code="dataset.missing_class",
         )
 
 

@@ -1,4 +1,4 @@
-"""An item's images with the masks of its lesion, and what becomes of items that have none."""
+"""Reads an item's images and lesion masks; reports or skips items that cannot be used."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,38 +15,38 @@ from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Dataset, Item
 from medfocus.fewshot.data.splitting.leaks import leave_out_copies
 
-WHITE = 128  # a mask's pixel is of the lesion from here on; lossy files are nowhere quite black
-NAMED = 10  # unreadable files in one error; the others are counted
+WHITE = 128  # lesion pixels have at least this value; lossy files have no pure black
+NAMED = 10  # unreadable files named in one error; the rest are counted
 
 
 def read_item(item: Item) -> list[tuple[SourceImage, NDArray[np.float32]]]:
-    """Every frame of an item's file, each with its lesion: (H, W) 1 inside and 0 outside.
+    """Every frame of an item's file with its lesion mask: (H, W), 1 inside and 0 outside.
 
     Raises:
-        ImageError: the file or a mask cannot be read, or a mask is of another size or all dark.
+        ImageError: the file or a mask cannot be read, or a mask has another size or is all dark.
     """
     images = read_images(item.path)
     sizes = [image.pixels.shape[:2] for image in images]
-    lesions = {size: _joined(item.masks, size) for size in set(sizes)}
+    lesions = {size: _union(item.masks, size) for size in set(sizes)}
     return [(image, lesions[size]) for image, size in zip(images, sizes, strict=True)]
 
 
 def leave_out_unreadable(
     items: Sequence[Item], prepare: Callable[[SourceImage], object], report: Console
 ) -> tuple[Item, ...]:
-    """Those of some items that can be used; each of the others is reported, and their number.
+    """The items that can be used; the others are reported by name.
 
     Args:
-        items: to be read, all of them.
-        prepare: raises an ImageError where a model cannot take an image.
-        report: is told.
+        items: all of them are read.
+        prepare: raises an ImageError if a model cannot take an image.
+        report: receives one line per skipped file.
 
     Raises:
-        ImageError: none of them can be used.
+        ImageError: none of the items can be used.
     """
     good, errors = [], []
     with Progress(console=report) as progress:
-        for item in progress.track(items, description="looking for unreadable files"):
+        for item in progress.track(items, description="checking files"):
             try:
                 for image, _ in read_item(item):
                     prepare(image)
@@ -63,7 +63,7 @@ def leave_out_unreadable(
 def leave_out_bad(
     dataset: Dataset, prepare: Callable[[SourceImage], object], report: Console
 ) -> Dataset:
-    """A data set without the files that would be refused: unreadable ones, and copies.
+    """A data set without the files that would be refused: unreadable ones and copies.
 
     Raises:
         ImageError: none of the files can be used.
@@ -75,28 +75,34 @@ def leave_out_bad(
 
 
 def unreadable(errors: Sequence[ImageError], count: int) -> ImageError:
-    """One error for all of them, of `count` files."""
+    """One error that sums up the errors of `count` files."""
     named = [f"{error.item} ({error.problem})" for error in errors[:NAMED]]
     more = [f"{len(errors) - NAMED} more"] if len(errors) > NAMED else []
     return ImageError(
         f"{len(errors)} of {count} files",
         f"cannot be used: {'; '.join(named + more)}",
-        "hint or remove them, or leave them out with --skip-bad",
+        "fix or remove them, or leave them out with --skip-bad",
     )
 
 
-def _joined(masks: Sequence[Path], size: tuple[int, ...]) -> NDArray[np.float32]:
-    joined = np.zeros(size, np.float32)
+def _union(masks: Sequence[Path], size: tuple[int, ...]) -> NDArray[np.float32]:
+    union = np.zeros(size, np.float32)
     for path in masks:
         (mask, *more) = (image.pixels.max(-1) for image in read_images(path))
         if more or mask.shape != size:
             frames = f" in {1 + len(more)} frames" if more else ""
             raise ImageError(
-                str(path), f"of {mask.shape}{frames}, on an image of {size}", "give one of its size"
+                str(path),
+                f"is a mask of {mask.shape}{frames} for an image of {size}",
+                "provide a mask of the image's size",
+                code="image.invalid_mask",
             )
         if 0 < mask.max() < WHITE:
             raise ImageError(
-                str(path), f"is nowhere brighter than {mask.max()} of 255", "paint the lesion white"
+                str(path),
+                f"is a mask nowhere brighter than {mask.max()} of 255",
+                "paint the lesion white",
+                code="image.invalid_mask",
             )
-        joined = np.maximum(joined, mask >= WHITE)
-    return joined
+        union = np.maximum(union, mask >= WHITE)
+    return union

@@ -1,4 +1,4 @@
-"""What is known of the published data sets: layout, counts, origin, licence, citation."""
+"""The published data sets: layout, counts, origin, licence, citation."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ class PublishedPart:
     """A part of a published data set.
 
     Attributes:
-        part: as its authors call it; None in a data set that is one pool.
-        folder: that holds its class folders; "" for the data set's own.
-        counts: of the images of each class.
+        part: train or test; None if the data set has no parts.
+        folder: contains its class folders; "" for the data set's own folder.
+        counts: number of images of each class.
     """
 
     part: Part | None
@@ -29,12 +29,13 @@ class Recipe:
         title: as published.
         modality: of the images.
         classes: C class names.
-        phrases: C ends of class prompts, as a caption would say them.
+        phrases: C captions, each the end of a class prompt.
         folders: C class folders, as published.
-        parts: two, or one pool.
-        lesion_classes: whose images each have one mask or more, named <image>_mask, <image>_mask_1.
-        page: where a user gets it.
-        licence: as its page states it; None where that is not known for sure.
+        parts: train and test, or a single one without a name.
+        lesion_classes: classes whose images have one or more masks, named <image>_mask,
+            <image>_mask_1 and so on.
+        page: where to download it.
+        licence: as stated on its page; None if not known for certain.
         citation: of the data set.
     """
 
@@ -75,9 +76,9 @@ COVID = Recipe(
     citation="Pranav Raikote. Covid-19 Image Dataset. Kaggle, 2020",
 )
 
-# Told by its size: 24 of the 25 accuracies that the paper's authors list for lung disease are
+# Identified by its size: 24 of the 25 accuracies that the paper's authors list for lung disease are
 # whole numbers of 2025 images, which is this data set's test part. Its third part, val, is
-# left unread: it is nobody's training or test data here.
+# ignored.
 LUNG = Recipe(
     title="Lungs Disease Dataset (4 types)",
     modality="chest X-ray",
@@ -130,10 +131,9 @@ BRAIN = Recipe(
     " doi:10.34740/KAGGLE/DSV/2645886",
 )
 
-# Whether the paper's breast-cancer set is this one is not known: 20 of the 25 accuracies that the
-# paper's authors list for it are whole numbers of 307 images, which no fifth or class of this data
-# set has.
-# The normal images have masks too, all black; they show no lesion and are left out.
+# It is not known whether the paper used this breast-cancer set: 20 of the 25 accuracies that its
+# authors list are whole numbers of 307 images, which no fifth or class of this data set has.
+# The normal images also have masks, all black; they show no lesion and are ignored.
 BREAST = Recipe(
     title="Breast Ultrasound Images Dataset (BUSI)",
     modality="breast ultrasound",

@@ -1,16 +1,18 @@
-"""One path to a data set: a table, a published data set or an image folder."""
+"""Reads a data set from a path: a table, a published data set or an image folder."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.folder import read_folder
 from medfocus.fewshot.data.recipes import read_recipe
 from medfocus.fewshot.data.table import read_table
 
 TABLE = "dataset.csv"
-"""In a folder, this table says what is in it."""
+"""A folder with a table of this name is read by that table."""
+
+_HINT = "pass a table (.csv) or an image folder"
 
 
 def read_dataset(path: Path, recipe: str | None = None) -> Dataset:
@@ -18,19 +20,21 @@ def read_dataset(path: Path, recipe: str | None = None) -> Dataset:
 
     Args:
         path: a table; or a folder, which is read by its `dataset.csv` if it has one.
-        recipe: of a published data set, a key of `RECIPES`: the folder is read as its authors
-            laid it out, and checked to be whole.
+        recipe: a key of `RECIPES`: the folder is read in that data set's published layout and
+            checked to be complete.
 
     Raises:
-        InputError: what cannot be read as a data set, naming the item and the hint.
+        FileError: a file or folder is missing or cannot be read.
+        InputError: the path does not hold a usable data set.
     """
     try:
         return _read(path, recipe)
     except OSError as error:
-        raise InputError(
+        raise FileError(
             str(error.filename or path),
             f"cannot be read ({error.strerror})",
-            "check that you may read this folder and those in it",
+            "check the permissions of this folder and those in it",
+            code="file.unreadable",
         ) from error
 
 
@@ -42,7 +46,7 @@ def _read(path: Path, recipe: str | None) -> Dataset:
     if path.is_dir():
         return read_folder(path)
     if path.is_file() and path.suffix.lower() != ".csv":
-        raise InputError(str(path), "is no CSV file", "give a table (.csv) or an image folder")
+        raise InputError(str(path), "is not a CSV file", _HINT, code="dataset.invalid_table")
     if not path.exists():
-        raise InputError(str(path), "does not exist", "give a table (.csv) or an image folder")
+        raise FileError(str(path), "does not exist", _HINT, code="file.missing")
     return read_table(path)

@@ -1,4 +1,4 @@
-"""Tables: a CSV file that names images and their labels."""
+"""Tables: a CSV file that lists images and their labels."""
 
 import csv
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
 from medfocus.fewshot.data.splitting.groups import group_of, patient_group
 from medfocus.models.clip.text import CLASS_PROMPT
@@ -16,33 +16,36 @@ _REQUIRED = ("path", "label")
 
 @dataclass(frozen=True)
 class _Row:
-    number: int  # as a spreadsheet shows it: the header is row 1
+    number: int  # as in a spreadsheet: the header is row 1
     cells: dict[str, str]
 
 
 def read_table(path: Path) -> Dataset:
-    """A CSV file in UTF-8 with a header and a row an image.
+    """Read a CSV file in UTF-8 with a header and one row per image.
 
-    Columns: `path` and `label`; `group` (what a split must not tear apart; where it is blank, a
-    DICOM file's patient), `split` (train or test, in every row) and `mask` (of the lesion;
-    several are separated by semicolons) may be there. Any other column is left unread. Paths are
-    relative to the table's folder and must stay inside it, links followed. Classes are sorted.
+    Columns: `path` and `label` are required; optional are `group` (what a split keeps together;
+    if blank, a DICOM file's patient), `split` (train or test, in every row) and `mask` (of the
+    lesion; several are separated by semicolons). Other columns are ignored. Paths are relative to
+    the table's folder and must stay inside it, also through links. Classes are sorted by name.
 
     Raises:
-        InputError: no such file, no UTF-8, columns missing or twice there, no rows, or a row
-            that cannot be used, which is named by its number.
+        FileError: the table is missing or cannot be read.
+        InputError: it is not UTF-8, columns are missing or duplicated, it has no rows, or a row
+            cannot be used; the row is named by its number.
     """
     root = path.parent.resolve()
     rows = list(_rows(path))
     if not rows:
-        raise InputError(str(path), "has no rows below its header", "list an image a row")
+        raise InputError(
+            str(path), "has no rows below its header", "add one row per image", code="dataset.empty"
+        )
     classes = tuple(sorted({_cell(path, row, "label") for row in rows}))
     items: dict[Path, tuple[int, Item]] = {}
     for row in rows:
         item = _item(path, root, row, classes)
         if item.path in items:
             raise _wrong(
-                path, row, f"names the file of row {items[item.path][0]} again", "remove one row"
+                path, row, f"names the same file as row {items[item.path][0]}", "remove one row"
             )
         items[item.path] = row.number, item
     return Dataset(
@@ -60,11 +63,19 @@ def _rows(path: Path) -> Iterator[_Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
     except OSError as error:
-        raise InputError(
-            str(path), f"cannot be read ({error.strerror})", "check the path and its permissions"
+        raise FileError(
+            str(path),
+            f"cannot be read ({error.strerror})",
+            "check the path and its permissions",
+            code="file.unreadable",
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(str(path), f"is no CSV in UTF-8 ({error})", "save it as such") from error
+        raise InputError(
+            str(path),
+            f"is not CSV in UTF-8 ({error})",
+            "save it as CSV in UTF-8",
+            code="dataset.invalid_table",
+        ) from error
     header = lines[0] if lines else []
     _check_header(path, header)
     for number, line in enumerate(lines[1:], 2):
@@ -74,7 +85,8 @@ def _rows(path: Path) -> Iterator[_Row]:
             raise InputError(
                 f"{path}, row {number}",
                 f"has {len(line)} cells under {len(header)} columns",
-                "quote cells that hold a comma",
+                "quote cells that contain a comma",
+                code="dataset.invalid_row",
             )
         yield _Row(number, dict(zip(header, line, strict=True)))
 
@@ -86,12 +98,18 @@ def _check_header(path: Path, header: list[str]) -> None:
             str(path),
             f"has no column {' and no column '.join(missing)}; its columns are"
             f" {', '.join(header) or 'none'}",
-            "name them in the first row, separated by commas",
+            "name the columns in the first row, separated by commas",
+            code="dataset.invalid_table",
         )
     known = (*_REQUIRED, "group", "split", "mask")
-    twice = [column for column in known if header.count(column) > 1]
-    if twice:
-        raise InputError(str(path), f"has two columns {twice[0]}", "remove one")
+    duplicated = [column for column in known if header.count(column) > 1]
+    if duplicated:
+        raise InputError(
+            str(path),
+            f"has two columns {duplicated[0]}",
+            "remove one",
+            code="dataset.invalid_table",
+        )
 
 
 def _item(path: Path, root: Path, row: _Row, classes: tuple[str, ...]) -> Item:
@@ -116,25 +134,31 @@ def _part(path: Path, row: _Row) -> Part | None:
     part = row.cells.get("split")
     if part not in (None, "train", "test"):
         raise _wrong(
-            path, row, f"has the split {part!r}", "write train or test in every row, or in none"
+            path,
+            row,
+            f"has the split {part!r}",
+            "write train or test in every row, or leave the column out",
         )
     return cast(Part | None, part)
 
 
 def _inside(path: Path, root: Path, row: _Row, name: str) -> Path:
-    """A file named in the table; links are followed before it is compared with the root."""
+    """A file named in the table; links are resolved before its place is checked."""
     try:
         file = (root / name).resolve()
         if not file.is_relative_to(root):
-            raise _wrong(
-                path, row, f"names {name!r}, outside the table's folder", "move the file into it"
+            raise InputError(
+                f"{path}, row {row.number}",
+                f"names {name!r}, outside the table's folder",
+                "move the file into the table's folder",
+                code="dataset.outside_folder",
             )
         if file.is_file():
             return file
     except (OSError, RuntimeError, ValueError):
-        pass  # a name that no file can have, or links in a circle
-    raise _wrong(path, row, f"names {name!r}, which is no file", "check the path")
+        pass  # a name that no file can have, or a loop of links
+    raise _wrong(path, row, f"names {name!r}, which is not a file", "check the path")
 
 
 def _wrong(path: Path, row: _Row, problem: str, hint: str) -> InputError:
-    return InputError(f"{path}, row {row.number}", problem, hint)
+    return InputError(f"{path}, row {row.number}", problem, hint, code="dataset.invalid_row")

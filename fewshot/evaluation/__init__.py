@@ -1,1 +1,1 @@
-"""How good the answers are, how sure one can be, and whether they came from the lesion."""
+"""Metrics, confidence intervals, temperature scaling and explanations."""

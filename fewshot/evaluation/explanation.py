@@ -1,4 +1,4 @@
-"""Whether an answer was made from the lesion: where attention lay, and what the answer hung on."""
+"""Whether an answer is based on the lesion: attention maps, deletion and insertion."""
 
 from collections.abc import Callable
 
@@ -13,27 +13,36 @@ from medfocus.models.clip.encoder import FocusCLIP
 
 @torch.inference_mode()
 def attention_rollout(clip: FocusCLIP, image: Tensor, key_bias: Tensor | None = None) -> Tensor:
-    """Where CLS looks, through all layers (attention rollout, arXiv 2005.00928).
+    """The attention of CLS through all layers (attention rollout, arXiv 2005.00928).
 
-    A layer's attention, the mean over its heads, is mixed half and half with the identity, which
-    stands for the residual; the layers' matrices are multiplied.
+    The product over the layers of (A + I) / 2, where A is the mean attention over the heads and
+    the identity stands for the residual connection.
 
     Args:
         clip: an image encoder without visual prompts.
         image: (B, 3, R, R) normalised.
-        key_bias: (L, B, 1 + g²) as `FocusCLIP.forward` takes it; None is plain CLIP.
+        key_bias: (L, B, 1 + g²) as for `FocusCLIP.forward`; None for plain CLIP.
 
     Returns:
-        (B, g, g) float32, of each image adding up to 1.
+        (B, g, g) float32, with sum 1 for each image.
 
     Raises:
-        InputError: visual prompts, or not one bias a layer.
+        InputError: CLIP has visual prompts, or there is not one bias per layer.
     """
     if clip.prompts is not None:
-        raise InputError("CLIP", "has visual prompts", "explain an adaptation without them")
+        raise InputError(
+            "CLIP",
+            "has visual prompts",
+            "explain an adaptation without them",
+            code="model.has_prompts",
+        )
     if key_bias is not None and len(key_bias) != clip.layers:
-        shape = f"shape {tuple(key_bias.shape)}"
-        raise InputError("key_bias", shape, f"pass one bias a layer: ({clip.layers}, B, 1 + g²)")
+        raise InputError(
+            "key_bias",
+            f"has the shape {tuple(key_bias.shape)}",
+            f"pass one bias per layer: ({clip.layers}, B, 1 + g²)",
+            code="input.shape_mismatch",
+        )
     tokens = clip.embed_patches(image)  # (B, N, W)
     count = tokens.shape[1]
     identity = torch.eye(count, device=tokens.device)
@@ -49,7 +58,7 @@ def attention_rollout(clip: FocusCLIP, image: Tensor, key_bias: Tensor | None = 
 
 
 def _probabilities(attention: PackedAttention, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-    """What `attention.forward` weighs the values with: (B, H, N, N) float32, keys last."""
+    """The weights that `attention.forward` gives the values: (B, H, N, N) float32, keys last."""
     qkv = F.linear(tokens, *attention.projection())
     # (B, N, 3·H·D) -> q, k: (B, H, N, D)
     parts = qkv.reshape(*qkv.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -61,18 +70,18 @@ def _probabilities(attention: PackedAttention, tokens: Tensor, key_bias: Tensor 
 
 
 def mass_inside(attention: Tensor, lesion: Tensor) -> Tensor:
-    """Share of the attention that lies on the lesion: (B, g, g) and covered shares -> (B,)."""
+    """Share of the attention on the lesion: attention and coverage (B, g, g) -> (B,)."""
     return (attention * lesion).sum((1, 2)) / attention.sum((1, 2))
 
 
 def pointing_game(attention: Tensor, lesion: Tensor) -> Tensor:
-    """Does the patch with the most attention touch the lesion? (B,) bool (arXiv 1608.00507)."""
+    """Whether the patch with the most attention touches the lesion: (B,) (arXiv 1608.00507)."""
     place = attention.flatten(1).argmax(1, keepdim=True)
     return lesion.flatten(1).gather(1, place)[:, 0] > 0
 
 
 def iou(mask: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union: bool (B, h, w) twice -> (B,); nothing against nothing is 1."""
+    """Intersection over union: two bool (B, h, w) -> (B,); 1 if both are empty."""
     union = (mask | truth).sum((1, 2))
     shared = (mask & truth).sum((1, 2))
     return torch.where(union > 0, shared / union.clamp(min=1), 1.0)
@@ -87,22 +96,22 @@ def deletion_insertion(
     label: Tensor,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """How fast an answer goes, and comes, with its most important patches (RISE, 1806.07421).
+    """Deletion and insertion scores of patch importance (RISE, arXiv 1806.07421).
 
-    Patches are replaced by the baseline, or put back into it, the most important first (of equal
-    ones that of the lower index), in `steps` steps, equal but for whole patches. Deletion is good
-    when it is low, insertion when it is high.
+    Patches are replaced by the baseline (deletion), or inserted into it (insertion), the most
+    important first and ties by index, in `steps` steps of nearly equal numbers of patches. Lower
+    deletion and higher insertion are better.
 
     Args:
         predict: images (B, 3, R, R) to probabilities (B, C).
         image: (B, 3, R, R).
         importance: (B, g, g).
-        baseline: what stands for a patch that is gone; broadcast to the image.
-        label: (B,) int64, the class whose probability is followed.
-        steps: how many.
+        baseline: replaces deleted patches; broadcast to the image.
+        label: (B,) int64, the class whose probability is tracked.
+        steps: number of steps.
 
     Returns:
-        areas under the two curves over the share of patches, (B,) each, in [0, 1]; trapezium rule.
+        areas under the two curves over the share of patches, (B,) each, in [0, 1] (trapezium rule).
     """
     grid = importance.shape[1]
     patches = grid * grid
@@ -120,7 +129,7 @@ def deletion_insertion(
         for curve, gone in zip(curves, (pixels, ~pixels), strict=True):
             probabilities = predict(torch.where(gone, baseline, image))
             curve.append(probabilities.gather(1, label[:, None])[:, 0])
-    # The true shares: whole patches do not divide into equal steps.
+    # The actual shares: the patches may not divide into equal steps.
     shares = torch.tensor(counts, device=order.device) / patches
     deletion, insertion = (torch.trapezoid(torch.stack(curve, 1), shares) for curve in curves)
     return deletion, insertion

@@ -1,4 +1,4 @@
-"""How sure one can be of an accuracy, and of a difference of two."""
+"""Confidence intervals of an accuracy, and of the difference of two accuracies."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from scipy.stats import binomtest
 from medfocus.errors import InputError
 
 DRAWS = 2000
-Right = NDArray[np.bool_]
+Correct = NDArray[np.bool_]
 
 
 class Interval(NamedTuple):
-    """A mean and its interval, of 95% where nothing else is asked for."""
+    """A mean and its confidence interval, 95% by default."""
 
     mean: float
     low: float
@@ -26,45 +26,42 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     return Interval(successes / trials, float(interval.low), float(interval.high))
 
 
-def bootstrap_mean(right: Right, seed: int = 0, draws: int = DRAWS) -> Interval:
-    """Accuracy over several training seeds, and where it would lie with other seeds and images.
-
-    Seeds and images are both drawn anew, independently of each other, so that both sources of
-    chance are in the 95% interval (percentiles of Owen's pigeonhole bootstrap, 2007).
+def bootstrap_mean(correct: Correct, seed: int = 0, draws: int = DRAWS) -> Interval:
+    """Mean accuracy over training seeds, with a 95% interval over seeds and images.
 
     Args:
-        right: (S, N), the answers of S training seeds on the same N images.
-        seed: of the bootstrap's own draws.
-        draws: how many.
+        correct: (S, N), the answers of S training seeds on the same N images.
+        seed: of the bootstrap.
+        draws: number of bootstrap resamples.
     """
-    return _percentiles(_two_way(right.astype(np.float64), seed, draws), right.mean())
+    return _interval(correct.astype(np.float64), seed, draws)
 
 
 def bootstrap_difference(
-    first: Right, second: Right, seed: int = 0, draws: int = DRAWS
+    first: Correct, second: Correct, seed: int = 0, draws: int = DRAWS
 ) -> Interval:
-    """Accuracy of `first` less that of `second`, on the same images with the same seeds, paired.
+    """Accuracy of `first` minus that of `second`, paired by training seed and image.
 
     Args:
         first, second: (S, N) each.
-        seed: of the bootstrap's own draws.
-        draws: how many.
+        seed: of the bootstrap.
+        draws: number of bootstrap resamples.
 
     Raises:
-        InputError: of different shapes.
+        InputError: the shapes differ.
     """
     if first.shape != second.shape:
         raise InputError(
             "paired answers",
-            f"are of shapes {first.shape} and {second.shape}",
+            f"have the shapes {first.shape} and {second.shape}",
             "compare runs of the same seeds on the same images",
+            code="input.shape_mismatch",
         )
-    gain = first.astype(np.float64) - second
-    return _percentiles(_two_way(gain, seed, draws), gain.mean())
+    return _interval(first.astype(np.float64) - second, seed, draws)
 
 
-def mcnemar(first: Right, second: Right) -> float:
-    """The exact p-value that two answerers are right equally often (McNemar 1947).
+def mcnemar(first: Correct, second: Correct) -> float:
+    """The p-value of McNemar's exact test that two classifiers are equally accurate.
 
     Args:
         first, second: (N,) each, on the same images.
@@ -74,16 +71,16 @@ def mcnemar(first: Right, second: Right) -> float:
     return float(binomtest(only_first, differing).pvalue) if differing else 1.0
 
 
-def _two_way(values: NDArray[np.float64], seed: int, draws: int) -> NDArray[np.float64]:
-    """Means (draws,) of values (S, N) with rows and columns each drawn with replacement."""
+def _interval(values: NDArray[np.float64], seed: int, draws: int) -> Interval:
+    """The mean of values (S, N), with percentiles of Owen's pigeonhole bootstrap (2007).
+
+    Rows and columns are resampled independently, so that the interval covers the variation of both
+    seeds and images. `scipy.stats.bootstrap` resamples along one axis only.
+    """
     seeds, images = values.shape
     rng = np.random.default_rng(seed)
-    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)  # (draws, S) how often each
-    columns = rng.multinomial(images, np.full(images, 1 / images), draws)  # (draws, N)
-    means: NDArray[np.float64] = ((rows @ values) * columns).sum(1) / values.size
-    return means
-
-
-def _percentiles(draws: NDArray[np.float64], mean: float) -> Interval:
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return Interval(float(mean), float(low), float(high))
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)  # (draws, S) counts
+    columns = rng.multinomial(images, np.full(images, 1 / images), draws)  # (draws, N) counts
+    means = ((rows @ values) * columns).sum(1) / values.size
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Interval(float(values.mean()), float(low), float(high))

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes probabilities say how often they are right."""
+"""Temperature scaling: one parameter that calibrates probabilities."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -11,23 +11,32 @@ LIMITS = (1 / 20, 20.0)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T > 0 for which softmax(logits / T) has the least cross-entropy (arXiv 1706.04599).
+    """The T > 0 that minimises the cross-entropy of softmax(logits / T) (arXiv 1706.04599).
 
-    The cross-entropy is convex in 1 / T, so that there is one such T within the limits. Where all
-    answers are right and sure, float64 cannot tell many T apart, and one of them is returned.
+    The cross-entropy is convex in 1 / T, so the minimum within the limits is unique, except that
+    float64 cannot distinguish many T if all answers are correct with high confidence.
 
     Args:
         logits: (N, C), of images that were not trained on; labels: (N,) int64.
 
     Raises:
-        InputError: shapes that do not fit, no image, or logits that are not finite.
+        InputError: shapes do not match, there is no image, or logits are not finite.
     """
     scores, truth = logits.double().numpy(), labels.numpy()
     if scores.ndim != 2 or truth.shape != scores.shape[:1] or not len(truth):
-        shapes = f"are of shape {scores.shape} with labels {truth.shape}"
-        raise InputError("logits", shapes, "give (N, C) logits and (N,) labels, N > 0")
+        raise InputError(
+            "logits",
+            f"have the shape {scores.shape} with labels of {truth.shape}",
+            "pass (N, C) logits and (N,) labels, N > 0",
+            code="input.shape_mismatch",
+        )
     if not np.isfinite(scores).all():
-        raise InputError("logits", "are not finite", "look for what diverged in the training")
+        raise InputError(
+            "logits",
+            "are not finite",
+            "check whether the training diverged",
+            code="input.not_finite",
+        )
     rows = np.arange(len(truth))
 
     def cross_entropy(log_temperature: float) -> float:

@@ -1,1 +1,1 @@
-"""Many runs side by side: which settings, what came of them, tables and a page about it."""
+"""Studies: a grid of settings, its runs and their report."""

@@ -1,4 +1,4 @@
-"""A head's answers on images that it has not seen."""
+"""Evaluates a head on images that it was not trained on."""
 
 import numpy as np
 from rich.progress import Progress
@@ -25,21 +25,21 @@ def evaluate_head(
     store: FocusStore,
     progress: Progress,
 ) -> tuple[Run, Examples]:
-    """Answer a split's test images, exactly as an engine with this head would.
+    """Classify a split's test images exactly as an engine with this head would.
 
     Returns:
-        the answers, and the images.
+        the run, and the test images.
 
     Raises:
-        InputError: other classes or other models than the head's; a test image that it was
-            trained on.
-        ImageError: an image that cannot be read.
+        InputError: the classes or models differ from the head's, or it was trained on a test image.
+        ImageError: an image cannot be read.
     """
     if head.classes != dataset.classes:
         raise InputError(
             f"head for {', '.join(head.classes)}",
-            f"does not fit {dataset.name}, of {', '.join(dataset.classes)}",
-            "evaluate it on data of its own classes",
+            f"does not fit {dataset.name} with the classes {', '.join(dataset.classes)}",
+            "evaluate it on data with its own classes",
+            code="head.class_mismatch",
         )
     items = [dataset.items[index] for index in split.test]
     examples = load_examples(items, backbones, store, progress)
@@ -48,10 +48,10 @@ def evaluate_head(
     graph = backbones.classifier(head, Focus(mode=head.focus))
     features, focused = embed(examples, backbones, graph)
     setting = Setting(dataset.name, head.focus, "found", head.adaptation, split.amount, split.seed)
-    return answers(setting, head, features, focused, examples.labels, 0.0), examples
+    return apply_head(setting, head, features, focused, examples.labels, 0.0), examples
 
 
-def answers(
+def apply_head(
     setting: Setting,
     head: Head,
     features: Tensor,
@@ -59,7 +59,7 @@ def answers(
     labels: Tensor,
     seconds: float,
 ) -> Run:
-    """What a head makes of unit embeddings (N, E), in float64 from the logits on."""
+    """Classify unit embeddings (N, E) with a head, in float64 from the logits on."""
     calibrated = logits_of(head, features).double()
     probabilities = (head.temperature * calibrated).softmax(1).numpy()
     return Run(

@@ -1,15 +1,14 @@
-"""Many settings, a process a core, each run on the disk as soon as it is done."""
+"""Runs a grid of settings in one process per core and saves each run when it finishes."""
 
 import json
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.progress import Progress
 
@@ -22,20 +21,20 @@ from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.worker import StudyConfig, Worker, one_thread
 from medfocus.settings import FocusMode
 
-PROCESSES = 8  # at most: each holds the models and the images
-NO_IMAGES = "none"  # the amount that zero-shot learns from
+PROCESSES = 8  # maximum: each holds the models and the images in memory
+NO_IMAGES = "none"  # the amount of zero-shot
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which settings a study runs: all combinations, and the ablations at the first amount.
+    """The settings of a study: all combinations, and the ablations at the smallest amount.
 
     Attributes:
         focus: the modes.
-        adaptations: `zero-shot` is run once a mode, whatever amounts and seeds there are.
+        adaptations: `zero-shot` runs once per mode, regardless of amounts and seeds.
         amounts: of training images, ascending.
-        seeds: of the choice of training images and of the training.
-        ablations: other masks, for each steered mode, at the smallest amount.
+        seeds: how many; each sets the choice of training images and the training.
+        ablations: masks other than SAM2's, run for every mode but `none` at the smallest amount.
     """
 
     focus: tuple[FocusMode, ...]
@@ -46,10 +45,12 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
-            raise InputError(f"{self.seeds} seeds", "are too few", "take 1 or more")
+            raise InputError(
+                f"{self.seeds} seeds", "are too few", "use 1 or more", code="input.out_of_range"
+            )
 
     def settings(self, dataset: str, with_lesions: bool) -> Iterator[Setting]:
-        """The settings of a data set; true masks only where it has lesions' masks."""
+        """The settings of a data set; true masks only if it has lesion masks."""
         for focus in self.focus:
             for adaptation in self.adaptations:
                 amounts: Sequence[object] = self.amounts
@@ -69,28 +70,28 @@ class Grid:
 
 
 def run_grid(folder: Path, worker: Worker, grid: Grid, progress: Progress) -> list[Run]:
-    """Run every setting that the folder does not hold yet, in processes of the worker's plan.
+    """Run all settings whose runs are not in the folder yet, in parallel processes.
 
     Args:
-        folder: gets `study.json`, `splits/` and `runs/`, a file each; what is there is not run
-            again.
-        worker: what it holds is what the folder's runs must have been made with.
-        grid: which settings.
-        progress: shows what is done.
+        folder: receives `study.json`, `splits/` and one file per run in `runs/`; existing runs are
+            reused.
+        worker: its configuration and models must be those of the existing runs.
+        grid: the settings.
+        progress: shows the progress.
 
     Raises:
-        InputError: the folder is of another study, or a data set cannot be split.
+        InputError: the folder belongs to another study, or a data set cannot be split.
         DeviceError: a process was killed.
-        MedfocusError: of what a run raises. The runs before it are kept.
+        MedfocusError: raised by a run; finished runs are kept.
     """
-    plan = worker.plan
-    splits = _splits(plan, grid, progress)
+    config = worker.config
+    splits = _splits(config, grid, progress)
     _check_identity(folder, worker, grid)
     for (dataset, amount, seed), split in splits.items():
         split.save(folder / "splits" / f"{dataset}.{_word(amount)}.{seed}.json")
     settings = [
         setting
-        for name, dataset in plan.datasets.items()
+        for name, dataset in config.datasets.items()
         for setting in grid.settings(name, any(item.masks for item in dataset.items))
     ]
     runs = {setting: read_run(folder, setting) for setting in settings}
@@ -99,12 +100,12 @@ def run_grid(folder: Path, worker: Worker, grid: Grid, progress: Progress) -> li
         "adapting", total=len(settings), completed=len(settings) - len(missing)
     )
     if missing:
-        # Spawned: a forked process would inherit torch's threads in whatever state they are.
+        # Spawned: a forked process would inherit torch's threads in an undefined state.
         with ProcessPoolExecutor(
-            1 if plan.device == "cuda" else min(os.cpu_count() or 1, PROCESSES, len(missing)),
+            1 if config.device == "cuda" else min(os.cpu_count() or 1, PROCESSES, len(missing)),
             multiprocessing.get_context("spawn"),
             _start,
-            (plan,),
+            (config,),
         ) as pool:
             futures = [
                 pool.submit(_work, folder, setting, _split_of(setting, grid, splits))
@@ -117,20 +118,22 @@ def run_grid(folder: Path, worker: Worker, grid: Grid, progress: Progress) -> li
                     progress.advance(task)
             except BrokenProcessPool as error:
                 raise DeviceError(
-                    "a process of the study",
-                    "was killed, for want of memory perhaps",
-                    "give the same command again with more memory: it goes on where it stopped",
+                    "a worker process of the study",
+                    "was killed, possibly because memory ran out",
+                    "run the same command again with more memory; finished runs are kept",
+                    code="device.process_killed",
                 ) from error
             finally:
-                _cancel(futures)
+                for future in futures:
+                    future.cancel()
     return [run for run in runs.values() if run is not None]
 
 
 def read_run(folder: Path, setting: Setting) -> Run | None:
-    """A run that the folder holds, or None.
+    """Read a setting's run from the folder; None if it is not there.
 
     Raises:
-        InputError: a file that is no run.
+        InputError: the file is not a run of this setting.
     """
     path = _run_path(folder, setting)
     if not path.exists():
@@ -138,54 +141,59 @@ def read_run(folder: Path, setting: Setting) -> Run | None:
     try:
         run = Run.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(str(path), f"is no run ({error})", "delete it") from error
+        raise InputError(
+            str(path), f"is not a run ({error})", "delete it", code="input.invalid_run"
+        ) from error
     if run.setting != setting:
-        raise InputError(str(path), "is a run of another setting", "delete it")
+        raise InputError(
+            str(path), "is a run of another setting", "delete it", code="input.invalid_run"
+        )
     return run
 
 
 Splits = Mapping[tuple[str, str, int], Split]
 
 
-def _splits(plan: StudyConfig, grid: Grid, progress: Progress) -> Splits:
+def _splits(config: StudyConfig, grid: Grid, progress: Progress) -> Splits:
     wanted = [
         (name, amount, seed)
-        for name in plan.datasets
+        for name in config.datasets
         for amount in grid.amounts
         for seed in range(grid.seeds)
     ]
     return {
-        (name, str(amount), seed): make_split(plan.datasets[name], amount, seed)
+        (name, str(amount), seed): make_split(config.datasets[name], amount, seed)
         for name, amount, seed in progress.track(wanted, description="splitting")
     }
 
 
 def _split_of(setting: Setting, grid: Grid, splits: Splits) -> Split:
-    """The split that a setting trains on; zero-shot shares the test images of all of them."""
+    """A setting's split; for zero-shot any split, since all have the same test images."""
     amount = str(grid.amounts[0]) if setting.amount == NO_IMAGES else setting.amount
     return splits[setting.dataset, amount, setting.seed]
 
 
 def _check_identity(folder: Path, worker: Worker, grid: Grid) -> None:
-    """A folder goes on with the study that it was begun with, and with no other."""
-    plan, backbones = worker.plan, worker.backbones
+    """Refuse to continue a folder with other data, weights or settings."""
+    config, backbones = worker.config, worker.backbones
     identity = {
-        "preset": plan.preset,
+        "preset": config.preset,
         "clip": backbones.loaded.sha256,
         "sam2": backbones.segmenter_sha256,
-        "text_folder": str(plan.weights.text_folder),
-        "device": plan.device,
-        "steps": plan.steps,
+        "text_folder": str(config.weights.text_folder),
+        "device": config.device,
+        "steps": config.steps,
         "grid": {**asdict(grid), "amounts": [str(amount) for amount in grid.amounts]},
-        "data": {name: fingerprint(dataset) for name, dataset in plan.datasets.items()},
+        "data": {name: fingerprint(dataset) for name, dataset in config.datasets.items()},
     }
     text = json.dumps(identity, indent=1) + "\n"
     path = folder / "study.json"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise InputError(
             str(folder),
-            "holds another study, or one of data or weights that have changed",
-            "name another folder, or delete this one",
+            "holds another study, or its data or weights have changed",
+            "choose another folder, or delete this one",
+            code="input.other_study",
         )
     atomic_write(path, text)
 
@@ -193,11 +201,11 @@ def _check_identity(folder: Path, worker: Worker, grid: Grid) -> None:
 _worker: Worker | None = None
 
 
-def _start(plan: StudyConfig) -> None:
+def _start(config: StudyConfig) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     one_thread()
-    _worker = Worker(plan)
+    _worker = Worker(config)
 
 
 def _work(folder: Path, setting: Setting, split: Split) -> Run:
@@ -214,8 +222,3 @@ def _run_path(folder: Path, setting: Setting) -> Path:
 
 def _word(text: str) -> str:
     return text.replace("%", "-percent").replace(" ", "-")
-
-
-def _cancel(futures: Sequence[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()

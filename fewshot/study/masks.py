@@ -1,4 +1,4 @@
-"""The masks that a study steers with: found, true, or somewhere else."""
+"""The masks that steer CLIP in a study: found by SAM2, true, or random."""
 
 from dataclasses import replace
 
@@ -13,19 +13,21 @@ _SEED = 20  # of the random masks
 
 
 def with_masks(examples: Examples, masks: Masks) -> Examples:
-    """The examples with `masks` to steer them.
+    """Replace the examples' focus masks.
 
-    `true` are the lesions' own, as an ideal segmenter would find them. `random` are the found ones
-    shifted round the frame, each by an amount of its own: shape and size stay.
+    `true` masks are those of the lesions, as an ideal segmenter would find them. `random` masks are
+    the found ones, each shifted cyclically by a random offset, which keeps shape and size.
 
     Raises:
-        InputError: `true` for a data set without lesion masks.
+        InputError: `true` masks of a data set without lesion masks.
     """
     if masks == "found":
         return examples
     if masks == "true":
         if examples.lesions is None:
-            raise InputError("true masks", "are not known", "leave the ablation out")
+            raise InputError(
+                "true masks", "are unknown", "leave the ablation out", code="dataset.no_masks"
+            )
         return replace(examples, focus_logits=logits_of_lesions(examples.lesions))
     generator = torch.Generator().manual_seed(_SEED)
     height, width = examples.focus_logits.shape[1:]

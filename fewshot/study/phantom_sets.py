@@ -1,11 +1,12 @@
-"""Four labelled sets of phantoms that stand in for the paper's where those cannot be had.
+"""Four labelled phantom sets that replace the paper's data sets where those are unavailable.
 
-Organ, number of classes and imbalance are those of the paper's sets. The class lives in one
-lesion; everything else varies and misleads: each picture also holds decoys, smaller and fainter
-lesions whose kinds are drawn without regard to the class, and the usual labels and devices.
+Organ, number of classes and imbalance are those of the paper's sets. The label is set by one
+lesion; everything else varies independently of it: each image also has decoys (smaller, fainter
+lesions of random kinds), and the usual text labels and devices.
 """
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from medfocus.errors import InputError
+from medfocus.atomic_write import atomic_write
+from medfocus.errors import FileError
 from medfocus.phantoms.anatomies import ANATOMIES
 from medfocus.phantoms.catalogue import LesionKind
 from medfocus.phantoms.distractors import add_distractors
@@ -28,25 +30,25 @@ from medfocus.phantoms.texture import Anatomy
 SetName = Literal["covid", "lung", "brain", "breast"]
 
 SIDE = 256  # pixels
-PER_PART = 400  # images to draw the training images from, and as many to test on
-DIAMETERS = (0.15, 0.25)  # of the lesion, in image sides: smaller than in pre-training
+PER_PART = 400  # images in the training part, and as many in the test part
+DIAMETERS = (0.15, 0.25)  # of the lesion, relative to the image side; smaller than in pre-training
 DECOYS = 4
-DECOY_SIZE = (0.4, 0.8)  # of the largest lesion's
+DECOY_SIZE = (0.4, 0.8)  # relative to the largest lesion
 DECOY_OPACITY = (0.4, 0.7)
 _ATTEMPTS = 30
-_STREAM = 5  # keeps these pictures apart from all others drawn from the same seeds
+_STREAM = 5  # separates these random streams from others with the same seeds
 
 
 @dataclass(frozen=True)
 class PhantomSet:
-    """A set's organ, its classes and how often each occurs."""
+    """A set's organ, its lesion kinds (the classes) and their shares."""
 
     organ: str
     kinds: tuple[LesionKind, ...]
     shares: tuple[float, ...]
 
     def counts(self, images: int) -> list[int]:
-        """How many of `images` each class gets: the shares rounded, the rest to the first."""
+        """The number of images per class: the shares rounded, the remainder added to the first."""
         counts = [round(share * images) for share in self.shares]
         counts[0] += images - sum(counts)
         return counts
@@ -78,13 +80,13 @@ PHANTOM_SETS: dict[SetName, PhantomSet] = {
 
 
 def draw_phantom(name: SetName, number: int, kind: LesionKind) -> Phantom:
-    """A picture of a set; the same arguments give the same bits.
+    """Draw one image of a set; the same arguments give the same bits.
 
-    Anatomy, sites, decoys, noise and devices do not know the kind.
+    Anatomy, sites, decoys, noise and devices are independent of the kind.
 
     Args:
         name: the set.
-        number: of the picture, from 0; pictures of one number share all but the lesion.
+        number: of the image, from 0; images with the same number differ in the lesion only.
         kind: of the lesion.
     """
     chosen = PHANTOM_SETS[name]
@@ -107,7 +109,7 @@ def draw_phantom(name: SetName, number: int, kind: LesionKind) -> Phantom:
 def _paint_decoy(
     rng: np.random.Generator, anatomy: Anatomy, lesion: Site, kinds: tuple[LesionKind, ...]
 ) -> None:
-    """A translucent lesion of any of the kinds, clear of the true one, centred in the organ."""
+    """Paint a translucent lesion of a random kind in the organ, away from the true lesion."""
     radius = rng.uniform(*DECOY_SIZE) * DIAMETERS[1] * SIDE / 2
     centres = np.argwhere(anatomy.room)
     for _ in range(_ATTEMPTS):
@@ -125,39 +127,38 @@ def _paint_decoy(
 
 
 def write_set(out: Path, name: SetName, per_part: int = PER_PART) -> Path:
-    """Draw a set: `dataset.csv` beside the folders `images` and `masks`.
+    """Draw a set into a folder: `dataset.csv`, `images/` and `masks/`.
 
     Args:
         out: a new or empty folder.
         name: the set.
-        per_part: how many pictures for training, and as many for testing.
+        per_part: number of training images, and of test images.
 
     Returns:
-        the table, which `read_dataset` takes.
+        the table, which `read_dataset` reads.
 
     Raises:
-        InputError: a folder that holds something already.
+        FileError: the folder is not empty or cannot be written to.
     """
     if out.exists() and any(out.iterdir()):
-        raise InputError(str(out), "is not empty", "name a new folder")
+        raise FileError(str(out), "is not empty", "choose a new folder", code="file.exists")
     chosen = PHANTOM_SETS[name]
     kinds = [
         kind
         for kind, count in zip(chosen.kinds, chosen.counts(per_part), strict=True)
         for _ in range(count)
     ]
-    jobs = [(part, kind) for part in ("train", "test") for kind in kinds]
+    images = [(part, kind) for part in ("train", "test") for kind in kinds]
     rows = []
-    steps = track(jobs, f"drawing phantoms: {name}", console=Console(stderr=True))
+    steps = track(images, f"drawing phantoms: {name}", console=Console(stderr=True))
     for number, (part, kind) in enumerate(steps):
         phantom = draw_phantom(name, number, kind)
         file = f"{part}-{number:04d}.png"
         save_picture(Image.fromarray(phantom.image), out / "images" / file)
         save_picture(Image.fromarray(phantom.mask).convert("L"), out / "masks" / file)
         rows.append((f"images/{file}", kind.name, part, f"masks/{file}"))
+    text = io.StringIO()
+    csv.writer(text).writerows([("path", "label", "split", "mask"), *rows])
     table = out / "dataset.csv"
-    with table.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("path", "label", "split", "mask"))
-        writer.writerows(rows)
+    atomic_write(table, text.getvalue())
     return table

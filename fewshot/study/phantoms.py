@@ -1,16 +1,20 @@
-"""The phantom sets as a study's data, drawn where they are missing."""
+"""The phantom sets as data of a study, drawn if missing."""
 
 import shutil
 from pathlib import Path
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.study.phantom_sets import PHANTOM_SETS, write_set
 
 
 def phantom_datasets(folder: Path) -> dict[str, Dataset]:
-    """The four sets in `<folder>/<name>`; one that an interrupt left half drawn is drawn anew."""
+    """The four sets in `<folder>/<name>`; missing or interrupted ones are drawn.
+
+    Raises:
+        FileError: the folder cannot be written to.
+    """
     datasets: dict[str, Dataset] = {}
     for name in PHANTOM_SETS:
         place = folder / name
@@ -21,8 +25,11 @@ def phantom_datasets(folder: Path) -> dict[str, Dataset]:
                 write_set(part, name)
                 part.rename(place)
             except OSError as error:
-                raise InputError(
-                    str(folder), f"cannot be written to ({error.strerror})", "choose another place"
+                raise FileError(
+                    str(folder),
+                    f"cannot be written to ({error.strerror})",
+                    "choose another folder",
+                    code="file.unwritable",
                 ) from error
         datasets[name] = read_dataset(place)
     return datasets

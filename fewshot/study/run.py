@@ -1,4 +1,4 @@
-"""One adaptation and its answers on the test images, as a file."""
+"""One run of a study: an adaptation and its predictions on the test images."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,13 +14,13 @@ Masks = Literal["found", "true", "random"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What was run.
+    """The configuration of a run.
 
     Attributes:
         dataset: its name.
         focus: the mode.
-        masks: `found` by SAM2; `true`, the lesions' own; `random`, the found ones moved elsewhere.
-        adaptation: a name from `fewshot.adapt`.
+        masks: `found` by SAM2; `true`, those of the lesions; `random`, the found ones shifted.
+        adaptation: the method, as for `fit_head`.
         amount: of training images: "5%", "16 shots"; "none" for zero-shot.
         seed: of the choice of training images and of the training.
     """
@@ -35,18 +35,18 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A setting and what came of it.
+    """A setting and its results.
 
     Attributes:
-        setting: what was run.
+        setting: the configuration.
         classes: C class names.
-        labels: (N,) int64, the truth of each test image.
+        labels: (N,) int64, the true class of each test image.
         probabilities: (N, C) float64, before temperature scaling.
-        focused: (N,) bool, which images were steered.
-        temperature: what the logits are divided by; 1 where nothing was fitted.
+        focused: (N,) bool, whether a region was found and steered CLIP.
+        temperature: divides the logits; 1 if none was fitted.
         strength: λ of each layer.
-        trained_on: how many images it learned from.
-        seconds: of the adaptation alone.
+        trained_on: number of training images.
+        seconds: duration of the adaptation.
     """
 
     setting: Setting
@@ -60,10 +60,10 @@ class Run:
     seconds: float
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """(N,) which answers are right."""
-        right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.labels
-        return right
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,) whether each prediction is correct."""
+        correct: NDArray[np.bool_] = self.probabilities.argmax(1) == self.labels
+        return correct
 
     @property
     def calibrated(self) -> NDArray[np.float64]:
@@ -74,11 +74,11 @@ class Run:
 
     @property
     def metrics(self) -> Metrics:
-        """Of the answers, before temperature scaling."""
+        """The metrics before temperature scaling."""
         return measure(self.probabilities, self.labels)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain lists and numbers."""
+        """All attributes as plain lists and numbers."""
         return {
             **asdict(self.setting),
             "classes": self.classes,
@@ -93,7 +93,7 @@ class Run:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Run":
-        """What `to_json` gave."""
+        """The inverse of `to_json`."""
         names = Setting.__dataclass_fields__
         return cls(
             setting=Setting(**{name: content[name] for name in names}),

@@ -1,4 +1,4 @@
-"""No evaluation on what was learned from."""
+"""Refuses evaluation on training images."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from medfocus.fewshot.examples import Examples
 
 
 def check_unseen(test: Examples, seen: set[str], names: Sequence[str]) -> None:
-    """Refuse to evaluate on what was learned from.
+    """Check that no test image was trained on, comparing pixels rather than files.
 
     Args:
         test: the images to evaluate on.
-        seen: hashes of the pixels of the images that were trained on.
-        names: of the files that `test.files` counts.
+        seen: pixel hashes of the training images.
+        names: file names, indexed by `test.files`.
 
     Raises:
-        InputError: some picture is in both, whatever its file looks like.
+        InputError: an image is in both.
     """
     known = [
         names[file]
@@ -26,5 +26,6 @@ def check_unseen(test: Examples, seen: set[str], names: Sequence[str]) -> None:
         raise InputError(
             f"{len(known)} of {len(test)} test images, {known[0]} first",
             "were trained on: their pixels are the same",
-            "take them out of one of the two, and fit anew",
+            "remove them from the test or training images, and refit",
+            code="split.trained_on_test_images",
         )

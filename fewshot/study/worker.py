@@ -1,4 +1,4 @@
-"""One process's part of a study: a setting to a run, with all that can be shared kept."""
+"""The worker of one study process: runs settings, caching what they share."""
 
 import time
 from collections.abc import Mapping
@@ -19,27 +19,27 @@ from medfocus.fewshot.data.splitting.leaks import file_name
 from medfocus.fewshot.data.splitting.splits import Split
 from medfocus.fewshot.examples import Examples, embed, load_examples
 from medfocus.fewshot.focus_store import FocusStore
-from medfocus.fewshot.study.evaluate import answers
+from medfocus.fewshot.study.evaluate import apply_head
 from medfocus.fewshot.study.masks import with_masks
 from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.unseen import check_unseen
 from medfocus.models.head import Head
 from medfocus.settings import Device, Focus, FocusMode
 
-# What the frozen embeddings of a data set's test images, or of all its others, depend on.
+# Data set, focus, masks, strength, and whether of its test images or of all others.
 _Frozen = tuple[str, FocusMode, Masks, tuple[float, ...], bool]
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What every process of a study needs.
+    """The configuration shared by all processes of a study.
 
     Attributes:
-        preset, weights: of the models, as `load_backbones` takes them.
-        device: where they run.
+        preset, weights: of the models, as for `load_backbones`.
+        device: of the models.
         store: the folder of focus masks.
         datasets: by name.
-        steps: of the optimiser, where there is one.
+        steps: optimiser steps of `vpt`, `lora` and `full`.
     """
 
     preset: str
@@ -51,43 +51,43 @@ class StudyConfig:
 
 
 class Worker:
-    """Runs settings one after the other. Images, embeddings and models are kept between them."""
+    """Runs settings one at a time; images, embeddings and models are kept in memory."""
 
-    def __init__(self, plan: StudyConfig) -> None:
-        self.plan = plan
-        self.backbones: Backbones = load_backbones(plan.preset, plan.weights, plan.device)
-        self._store = FocusStore(plan.store, self.backbones)
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self.backbones: Backbones = load_backbones(config.preset, config.weights, config.device)
+        self._store = FocusStore(config.store, self.backbones)
         self._examples: dict[str, Examples] = {}
         self._masked: dict[tuple[str, Masks], Examples] = {}
         self._frozen: dict[_Frozen, tuple[Tensor, Tensor]] = {}
 
     def leave_out_bad(self, report: Console) -> int:
-        """Take what would be refused out of the plan's data sets.
+        """Remove unusable files from the data sets of the configuration.
 
         Returns:
-            how many files.
+            the number of files removed.
         """
         kept = {
             name: leave_out_bad(dataset, self.backbones.check, report)
-            for name, dataset in self.plan.datasets.items()
+            for name, dataset in self.config.datasets.items()
         }
-        before = sum(len(dataset.items) for dataset in self.plan.datasets.values())
-        self.plan = replace(self.plan, datasets=kept)
+        before = sum(len(dataset.items) for dataset in self.config.datasets.values())
+        self.config = replace(self.config, datasets=kept)
         return before - sum(len(dataset.items) for dataset in kept.values())
 
     def read_all(self, progress: Progress) -> None:
-        """Read every image, and segment those that the store does not know.
+        """Read all images, and segment those that are not in the store.
 
-        Done before other processes start, so that no two of them segment the same image.
+        Call it before other processes start, so that no image is segmented twice.
 
         Raises:
-            ImageError: an image that cannot be read.
+            ImageError: an image cannot be read.
         """
-        for name in self.plan.datasets:
+        for name in self.config.datasets:
             self._read(name, progress)
 
     def examples(self, dataset: str, masks: Masks) -> Examples:
-        """All images of a data set with these masks."""
+        """All images of a data set with the given masks."""
         if dataset not in self._examples:
             with Progress(disable=True) as progress:
                 self._read(dataset, progress)
@@ -97,16 +97,16 @@ class Worker:
         return self._masked[key]
 
     def _read(self, dataset: str, progress: Progress) -> None:
-        items = self.plan.datasets[dataset].items
+        items = self.config.datasets[dataset].items
         self._examples[dataset] = load_examples(items, self.backbones, self._store, progress)
 
     def task(self, setting: Setting) -> Task:
-        """What a setting tells apart, and how."""
-        dataset = self.plan.datasets[setting.dataset]
+        """The task of a setting."""
+        dataset = self.config.datasets[setting.dataset]
         return Task(dataset.classes, dataset.prompts, Focus(mode=setting.focus))
 
     def fit(self, setting: Setting, split: Split) -> Head:
-        """The head of a setting, from the split's training images."""
+        """Fit a setting's head to the split's training images."""
         examples = self.examples(setting.dataset, setting.masks)
         rows = examples.rows_of(split.train)
         return fit_head(
@@ -115,18 +115,18 @@ class Worker:
             examples.take(rows),
             self.backbones,
             setting.seed,
-            self.plan.steps,
+            self.config.steps,
             lambda strength: self._features(setting, strength, split, tested=False)[0][rows],
         )
 
     def run(self, setting: Setting, split: Split) -> Run:
-        """Adapt, then answer all test images."""
+        """Fit a setting's head, then classify the split's test images."""
         examples = self.examples(setting.dataset, setting.masks)
         start = time.perf_counter()
         head = self.fit(setting, split)
         seconds = time.perf_counter() - start
         rows = examples.rows_of(split.test)
-        dataset = self.plan.datasets[setting.dataset]
+        dataset = self.config.datasets[setting.dataset]
         names = [file_name(dataset, index) for index in range(len(dataset.items))]
         check_unseen(examples.take(rows), set(head.trained_on), names)
         if head.adapter:
@@ -134,16 +134,16 @@ class Worker:
             features, focused = embed(examples.take(rows), self.backbones, graph)
         else:
             found = self._features(setting, head.strength, split, tested=True)
-            features, focused = (part[rows] for part in found)
-        return answers(setting, head, features, focused, examples.labels[rows], seconds)
+            features, focused = (tensor[rows] for tensor in found)
+        return apply_head(setting, head, features, focused, examples.labels[rows], seconds)
 
     def _features(
         self, setting: Setting, strength: Tensor, split: Split, tested: bool
     ) -> tuple[Tensor, Tensor]:
-        """What the frozen models make of the data set's images: (N, E), and focused (N,).
+        """The frozen models' embeddings (N, E) of a data set's images, and focused (N,).
 
-        Of its test images, or of all others, whoever of them is asked for: so an image's batch,
-        and with it the last bits, are the same in every run. The other part's rows are zeros.
+        Computed for all test images or for all others, so that an image's batch, and with it the
+        last bits, are the same in every run. The rows of the other part are zeros.
         """
         key = setting.dataset, setting.focus, setting.masks, tuple(strength.tolist()), tested
         if key not in self._frozen:
@@ -158,13 +158,13 @@ class Worker:
                 others[rows] = False
                 rows = others.nonzero()[:, 0]
             features, focused = embed(examples.take(rows), self.backbones, graph)
-            whole = features.new_zeros(len(examples), features.shape[1])
-            steered = focused.new_zeros(len(examples))
-            whole[rows], steered[rows] = features, focused
-            self._frozen[key] = whole, steered
+            all_features = features.new_zeros(len(examples), features.shape[1])
+            all_focused = focused.new_zeros(len(examples))
+            all_features[rows], all_focused[rows] = features, focused
+            self._frozen[key] = all_features, all_focused
         return self._frozen[key]
 
 
 def one_thread() -> None:
-    """Each process computes alone, so that its bits do not depend on how many there are."""
+    """Use one thread, so that the bits do not depend on the number of processes."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A small set of phantoms with the shipped models, read and segmented once for all tests here."""
+"""A small phantom set and the shipped models, read and segmented once per session."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ def backbones() -> Backbones:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of focus masks that all tests share."""
+    """A cache of focus masks, shared by all tests."""
     return tmp_path_factory.mktemp("focus")
 
 
 @pytest.fixture(scope="session")
 def brain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Phantoms of four classes, half of them to train on; not to be changed."""
+    """Phantoms of four classes, half of them for training; tests must not modify it."""
     folder = tmp_path_factory.mktemp("sets") / "brain"
     write_set(folder, "brain", PER_PART)
     return read_dataset(folder)
@@ -41,6 +41,6 @@ def examples(brain: Dataset, backbones: Backbones, cache: Path) -> Examples:
 
 
 def part(brain: Dataset, examples: Examples, name: str) -> Examples:
-    """The examples of one part of the data set."""
+    """The examples of one part, train or test."""
     files = [index for index, item in enumerate(brain.items) if item.part == name]
     return examples.take(examples.rows_of(files))

@@ -1,4 +1,4 @@
-"""The three commands one after the other: what `medfocus-eval` lists is what an engine answers."""
+"""Fit, evaluate, export, classify: an engine answers exactly what `medfocus-eval` lists."""
 
 import csv
 from contextlib import closing

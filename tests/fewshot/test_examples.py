@@ -1,4 +1,4 @@
-"""Images read, segmented and remembered: what the engine would see, and never twice."""
+"""Reading, segmenting and caching images: as in the engine, and only once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +11,14 @@ from rich.progress import Progress
 
 from medfocus.engine.io.images import read_images
 from medfocus.engine.preprocess.batch import collate, prepare
-from medfocus.errors import ImageError
+from medfocus.errors import FileError, ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Dataset, Item
 from medfocus.fewshot.examples import Examples, classifier_inputs, content_hash, load_examples
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.models.graphs import SegmenterOutput
 from medfocus.settings import Focus
-
-MASKS = (
-    ("mask.png", "on an image of"),
-    ("ones.png", "nowhere brighter than 1 of 255"),
-    ("broken.png", "no supported image format"),
-)
+from tests.errors import refuses
 
 
 def load(items: list[Item], backbones: Backbones, store: FocusStore) -> Examples:
@@ -31,10 +26,10 @@ def load(items: list[Item], backbones: Backbones, store: FocusStore) -> Examples
         return load_examples(items, backbones, store, progress)
 
 
-def test_they_are_what_the_engine_prepares(
+def test_inputs_equal_those_of_the_engine(
     brain: Dataset, examples: Examples, backbones: Backbones
 ) -> None:
-    """Against the engine's own preparation of the same file, in a mode that pools pixels."""
+    """Compared with the engine's own preparation of the same file, in a mode that pools pixels."""
     focus = Focus(mode="overlay")
     (image,) = read_images(brain.items[3].path)
     prepared = prepare(image, backbones.preprocessing, focus, backbones.prompts)
@@ -54,7 +49,7 @@ def test_they_are_what_the_engine_prepares(
 def test_lesions_are_the_masks_in_the_segmenters_frame(brain: Dataset, examples: Examples) -> None:
     assert examples.lesions is not None
     with Image.open(brain.items[5].masks[0]) as image:
-        mask = np.asarray(image, np.float64) / 255  # 256 × 256, four pixels a cell
+        mask = np.asarray(image, np.float64) / 255  # 256 × 256, four pixels per cell side
     expected = mask.reshape(64, 4, 64, 4).mean((1, 3))
     np.testing.assert_allclose(examples.lesions[5].numpy(), expected, atol=1e-6)
 
@@ -62,7 +57,7 @@ def test_lesions_are_the_masks_in_the_segmenters_frame(brain: Dataset, examples:
 def test_nothing_is_segmented_twice(
     brain: Dataset, backbones: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in another run, not under another name; a damaged file is made anew."""
+    """Neither in another run nor under another name; a damaged file is written again."""
     items = [*brain.items[:2], brain.items[0]]
     store = FocusStore(tmp_path, backbones)
     seen: list[int] = []
@@ -82,15 +77,24 @@ def test_nothing_is_segmented_twice(
     files = sorted(store.folder.rglob("*.safetensors"))
     assert {file.stem for file in files} == set(first.content)
     files[0].write_bytes(files[0].read_bytes()[:100])
-    mended = load(items, backbones, store)
+    restored = load(items, backbones, store)
     assert seen == [1, 1, 1]
-    assert torch.equal(mended.focus_logits, first.focus_logits)
+    assert torch.equal(restored.focus_logits, first.focus_logits)
 
 
-def test_what_the_store_knows_changes_no_bit(
+def test_a_store_that_cannot_be_written(
+    brain: Dataset, backbones: Backbones, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with refuses(FileError, "file.unwritable", str(tmp_path / "file")) as caught:
+        load([*brain.items[:1]], backbones, FocusStore(tmp_path / "file", backbones))
+    assert "--cache" in caught.value.hint
+
+
+def test_the_content_of_the_store_changes_no_bit(
     brain: Dataset, examples: Examples, backbones: Backbones, tmp_path: Path
 ) -> None:
-    """As after a run that was killed, or one on some of the images."""
+    """For example after a run that was killed, or one on some of the images."""
     load([*brain.items[:12:3]], backbones, FocusStore(tmp_path, backbones))
     again = load([*brain.items[:12]], backbones, FocusStore(tmp_path, backbones))
     assert torch.equal(again.focus_logits, examples.focus_logits[:12])
@@ -120,19 +124,20 @@ def test_images_of_one_file_patient_or_picture_belong_together(
     assert together == [
         [1, 1, 0, 0, 1, 0],  # two.tif, its first frame
         [1, 1, 0, 0, 1, 0],
-        [0, 0, 1, 0, 0, 1],  # a.png, and its copy
-        [0, 0, 0, 1, 0, 0],  # b.png, of nobody known
+        [0, 0, 1, 0, 0, 1],  # a.png and its copy
+        [0, 0, 0, 1, 0, 0],  # b.png, without a known patient
         [1, 1, 0, 0, 1, 0],  # c.png, of the same patient as two.tif
         [0, 0, 1, 0, 0, 1],
     ]
 
 
-def test_an_image_that_the_classifier_cannot_take_is_named(
+def test_an_image_that_does_not_suit_the_classifier_is_named(
     backbones: Backbones, tmp_path: Path
 ) -> None:
     Image.new("L", (1, 12_000)).save(tmp_path / "thin.png")
-    with pytest.raises(ImageError, match=r"1 of 1 files.*thin\.png"):
+    with refuses(ImageError, "image.unreadable", "1 of 1 files") as caught:
         load([Item(tmp_path / "thin.png", 0)], backbones, FocusStore(tmp_path / "s", backbones))
+    assert "thin.png" in caught.value.problem
 
 
 def test_other_weights_have_a_store_of_their_own(backbones: Backbones, tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_other_weights_have_a_store_of_their_own(backbones: Backbones, tmp_path:
     assert FocusStore(tmp_path, backbones).folder != FocusStore(tmp_path, other).folder
 
 
-def test_the_content_hash_knows_pixels_alone(tmp_path: Path) -> None:
+def test_the_content_hash_depends_on_pixels_only(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (8, 6, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels).save(tmp_path / "b.bmp")
@@ -154,7 +159,8 @@ def test_masks_that_do_not_fit(brain: Dataset, backbones: Backbones, tmp_path: P
     Image.new("L", (5, 5)).save(tmp_path / "mask.png")
     Image.new("L", (256, 256), 1).save(tmp_path / "ones.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    for name, problem in MASKS:
+    for name in ("mask.png", "ones.png", "broken.png"):
         item = Item(brain.items[0].path, 0, masks=(tmp_path / name,))
-        with pytest.raises(ImageError, match=f"1 of 1 files.*{name}.*{problem}"):
+        with refuses(ImageError, "image.unreadable", "1 of 1 files") as caught:
             load([item], backbones, FocusStore(tmp_path / "store", backbones))
+        assert name in caught.value.problem

@@ -1,1 +1,1 @@
-"""Trains the `tiny` preset on phantoms: `python -m tools.pretrain segmenter|clip`."""
+"""Pre-trains the `tiny` preset on phantoms: `python -m tools.pretrain segmenter|clip -o DIR`."""

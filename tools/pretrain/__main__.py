@@ -1,9 +1,9 @@
-"""Train one half of the `tiny` preset.
+"""Train one of the two models of the `tiny` preset.
 
     python -m tools.pretrain segmenter -o OUT
     python -m tools.pretrain clip -o OUT
 
-The defaults are those of the shipped weights; docs/tiny.md holds the curves.
+The defaults are those of the shipped weights; docs/tiny.md shows the training curves.
 """
 
 import argparse
@@ -17,17 +17,33 @@ from tools.pretrain.segmenter import train_segmenter
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m tools.pretrain", description=__doc__)
-    parser.add_argument("part", choices=("segmenter", "clip"))
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="folder for weights and curve"
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.pretrain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, help="optimiser steps")
-    parser.add_argument("--batch", type=int, help="images a step")
-    parser.add_argument("--pool", type=int, default=9000, help="phantoms to learn from")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--measure-every", type=int, default=200, help="steps")
+    parser.add_argument("part", choices=("segmenter", "clip"), help="the model to train")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="folder for the weights and the curve"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="optimiser steps; default: 2800 (segmenter), 3600 (clip)"
+    )
+    parser.add_argument(
+        "--batch", type=int, help="images per step; default: 16 (segmenter), 64 (clip)"
+    )
+    parser.add_argument(
+        "--pool", type=int, default=9000, help="training phantoms; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; default: %(default)s")
+    parser.add_argument(
+        "--measure-every",
+        metavar="STEPS",
+        type=int,
+        default=200,
+        help="steps between evaluations; default: %(default)s",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train, steps, batch = {

@@ -1,4 +1,4 @@
-"""Pre-trains the tiny CLIP on captioned views of phantoms, close-ups and whole slices."""
+"""Pre-trains the tiny CLIP on captioned close-ups and whole slices of phantoms."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +23,13 @@ from tools.pretrain.steering import SHARES, Steering
 from tools.pretrain.views import draw_view
 
 TEMPLATES = ("This is a photo of {}", "a photo of {}", "an image that shows {}", "{}")
-# Of the views are whole slices, the others close-ups. What steers hides the rest of a slice, and
-# makes a close-up of it by itself.
+# Shares of whole slices among the views; the others are close-ups. Steering hides the rest of a
+# slice, which makes it a close-up by itself.
 PLAIN_WHOLE_SHARE, STEERED_WHOLE_SHARE = 0.3, 0.7
 
 
 def captions() -> list[list[str]]:
-    """Caption groups; an image matches one caption of each: whole, margin, interior, organ."""
+    """Caption groups: full, margin, interior, organ. An image matches one caption of each."""
     whole = [caption(kind, organ) for organ in ORGANS for kind in (*PRETRAINING_KINDS, None)]
     return [
         whole,
@@ -40,7 +40,7 @@ def captions() -> list[list[str]]:
 
 
 def answers(sample: Sample) -> list[int]:
-    """The index of this phantom's caption in each group of `captions()`."""
+    """The index of a phantom's caption in each group of `captions()`."""
     kinds = (*PRETRAINING_KINDS, None)
     organ = ORGANS.index(sample.organ)
     whole = organ * len(kinds) + kinds.index(sample.kind)
@@ -53,7 +53,7 @@ def answers(sample: Sample) -> list[int]:
 def train_clip(
     out: Path, steps: int, batch: int, pool_size: int, seed: int, measure_every: int
 ) -> None:
-    """Train on `pool_size` phantoms; write `clip.safetensors` and its curve into `out`."""
+    """Train on `pool_size` phantoms; write `clip.safetensors` and its curve to `out`."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     model, tokenize = build_clip(TINY), tokenizer_for(TINY)
@@ -104,15 +104,15 @@ def _input(images: Sequence[np.ndarray]) -> Tensor:
 def contrastive_loss(
     model: CLIP, embedding: Tensor, labels: Tensor, groups: list[Tensor]
 ) -> Tensor:
-    """Cross-entropy of images against every caption of each group.
+    """Cross-entropy of the images over all captions of each group, averaged over the groups.
 
-    CLIP contrasts a batch with its own captions. Here the captions are few and repeat within a
-    batch, so an image is contrasted with all distinct ones: the same loss without false negatives.
+    CLIP contrasts a batch with its own captions. Here captions are few and repeat within a batch,
+    so each image is contrasted with all distinct captions, which avoids false negatives.
 
     Args:
         model: an open_clip CLIP.
         embedding: (B, E) of the images.
-        labels: (B, groups), the index of the right caption in each group.
+        labels: (B, groups), the index of the correct caption in each group.
         groups: the tokens (captions, T) of each group.
     """
     features = F.normalize(embedding, dim=-1)
@@ -126,7 +126,7 @@ def contrastive_loss(
 
 @torch.inference_mode()
 def measure(model: CLIP, tokenize: Tokenizer, samples: list[Sample]) -> list[float]:
-    """Zero-shot accuracy over each caption group on whole slices, plain CLIP with no focus."""
+    """Zero-shot accuracy of plain CLIP on whole slices, for each group of captions."""
     model.eval()
     encode = FocusCLIP(model.visual)
     size = encode.image_size

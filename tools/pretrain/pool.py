@@ -1,4 +1,4 @@
-"""The phantoms that the `tiny` preset learns from and is measured on."""
+"""The phantoms that the `tiny` preset is trained and evaluated on."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from rich.progress import track
 
 from medfocus.phantoms import ORGANS, PRETRAINING_KINDS, LesionKind, Phantom, make_phantom
 
-# Seeds of different purposes never meet.
+# First seeds; the two ranges do not overlap.
 TRAINING_SEEDS, HELD_OUT_SEEDS = 0, 10_000_000
 
 NO_LESION, ONE_LESION = 0.1, 0.9  # cumulative: a tenth has none, a tenth has two
@@ -15,11 +15,13 @@ NO_LESION, ONE_LESION = 0.1, 0.9  # cumulative: a tenth has none, a tenth has tw
 
 @dataclass(frozen=True)
 class Sample:
-    """A phantom as training needs it: an image, and one mask a lesion.
+    """A training phantom.
 
     Attributes:
         image: (H, W, 3) uint8.
-        masks: (n, H, W) bool.
+        masks: (n, H, W) bool, one per lesion.
+        organ: its name.
+        kind: of the lesions; None if there are none.
     """
 
     image: np.ndarray
@@ -29,7 +31,7 @@ class Sample:
 
 
 def draw_phantom(seed: int, kinds: tuple[LesionKind, ...] = PRETRAINING_KINDS) -> Phantom:
-    """The phantom of a seed: organ, kind and number of lesions drawn from it."""
+    """The phantom of a seed, with random organ, kind and number of lesions."""
     random = np.random.default_rng((seed, 1))
     organ = ORGANS[random.integers(len(ORGANS))]
     kind = kinds[random.integers(len(kinds))]

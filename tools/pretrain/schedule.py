@@ -1,4 +1,4 @@
-"""What both pre-trainings share: the optimiser, its schedule, the averaged weights, the log."""
+"""The training loop of both models: optimiser, schedule, weight averaging and log."""
 
 import json
 import math
@@ -8,23 +8,25 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from medfocus.atomic_write import atomic_write
+
 WARM_UP = 200  # steps
-AVERAGING = 0.995  # decay of the exponential moving average that is shipped
+AVERAGING = 0.995  # decay of the exponential moving average of the weights, which is shipped
 
 
 class Training:
-    """AdamW with a linear warm-up and a cosine decay, and a moving average of the weights.
+    """AdamW with linear warm-up and cosine decay, and a moving average of the weights.
 
     Args:
-        model: what is trained.
-        steps: how many optimiser steps there will be.
-        learning_rate: its peak.
-        out: the folder that gets the weights and the log.
-        name: `<name>.safetensors` and `<name>.json` are written there.
+        model: the model to train.
+        steps: total number of optimiser steps.
+        learning_rate: the peak learning rate.
+        out: the folder for the weights and the log.
+        name: of the files, `<name>.safetensors` and `<name>.json`.
     """
 
     def __init__(
@@ -36,7 +38,6 @@ class Training:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
-        out.mkdir(parents=True, exist_ok=True)
         self.weights, self.log = out / f"{name}.safetensors", out / f"{name}.json"
         self.curve: list[dict[str, Any]] = []
 
@@ -50,7 +51,7 @@ class Training:
         yield from track(range(self.steps), self.weights.stem)
 
     def update(self, loss: torch.Tensor) -> None:
-        """One optimiser step down this loss."""
+        """Take one optimiser step on this loss."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -59,10 +60,11 @@ class Training:
         self.averaged.update_parameters(self.model)
 
     def record(self, settings: dict[str, Any], **figures: float) -> None:
-        """Write the averaged weights in float16, and the curve so far beside the settings."""
+        """Write the averaged weights in float16, and the log with settings and curve so far."""
         self.curve.append({name: round(value, 4) for name, value in figures.items()})
         state = self.averaged.module.state_dict()
-        save_file({key: value.half().contiguous() for key, value in state.items()}, self.weights)
-        text = json.dumps({"settings": settings, "curve": self.curve}, indent=1)
-        self.log.write_text(text + "\n")
+        half = {key: value.half().contiguous() for key, value in state.items()}
+        atomic_write(self.weights, save(half))
+        log = json.dumps({"settings": settings, "curve": self.curve}, indent=1)
+        atomic_write(self.log, log + "\n")
         print(self.curve[-1], flush=True)

@@ -1,4 +1,4 @@
-"""Pre-trains the tiny segmenter: a prompt anywhere asks for the lesion nearest to it."""
+"""Pre-trains the tiny segmenter to return the lesion nearest to a prompt anywhere in the image."""
 
 import math
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from medfocus.settings import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, Select
 from tools.pretrain.pool import HELD_OUT_SEEDS, TRAINING_SEEDS, Sample, draw_pool
 from tools.pretrain.schedule import Training
 
-PROMPTS = 2  # a step decodes these many prompts an image: the image encoder is the costly part
-LOSS_SIZE = 128  # masks are compared at half the image's resolution
-BOX_SHARE = 0.3  # of the steps prompt with a box, the others with a point
+PROMPTS = 2  # per image and step, since the image encoder takes most of the time
+LOSS_SIZE = 128  # pixels; masks are compared at half the image's resolution
+BOX_SHARE = 0.3  # of the steps use box prompts, the others points
 
 
 def train_segmenter(
     out: Path, steps: int, batch: int, pool_size: int, seed: int, measure_every: int
 ) -> None:
-    """Train on `pool_size` phantoms; write `segmenter.safetensors` and its curve into `out`."""
+    """Train on `pool_size` phantoms; write `segmenter.safetensors` and its curve to `out`."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     model = Segmenter(TINY)
@@ -59,7 +59,7 @@ def _input(images: Sequence[np.ndarray]) -> Tensor:
 
 
 def _augment(sample: Sample, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror, stretch the intensities, shift by up to a tenth: image and masks alike."""
+    """Randomly mirror, shift by up to a tenth and change the intensities of a sample."""
     image, masks = sample.image, sample.masks
     if random.random() < 0.5:
         image, masks = image[:, ::-1], masks[:, :, ::-1]
@@ -79,7 +79,7 @@ def _augment(sample: Sample, random: np.random.Generator) -> tuple[np.ndarray, n
 def _prompts(
     masks: tuple[np.ndarray, ...], random: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (B, P, n, 2), labels (B, P, n) and target masks (B, P, H, W) of one kind of prompt."""
+    """Points (B, P, n, 2), labels (B, P, n) and masks (B, P, H, W): all boxes or all points."""
     size = masks[0].shape[-1]
     boxes = random.random() < BOX_SHARE
     points = np.zeros((len(masks), PROMPTS, 2 if boxes else 1, 2), np.float32)
@@ -92,7 +92,7 @@ def _prompts(
                 corners = _box(chosen, random) if boxes else _point_in(chosen, random)[None]
             else:
                 corners = random.uniform(0, size, (points.shape[2], 2))
-                corners.sort(0)  # a box keeps its corners in order
+                corners.sort(0)  # top left before bottom right
                 chosen = nearest(lesions, corners.mean(0))
             points[row, prompt], targets[row, prompt] = corners, chosen
     kinds = [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT] if boxes else [FOREGROUND]
@@ -101,7 +101,7 @@ def _prompts(
 
 
 def nearest(lesions: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """The lesion mask whose centre is nearest to (x, y); an empty mask where there is none."""
+    """The lesion mask whose centre is nearest to (x, y); an empty mask without lesions."""
     if not len(lesions):
         return np.zeros(lesions.shape[1:], bool)
     centres = [np.argwhere(lesion).mean(0)[::-1] for lesion in lesions]
@@ -117,7 +117,7 @@ def _point_in(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _box(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The mask's bounding box as two corners, each loosened by up to a tenth of its side."""
+    """The mask's bounding box as two corners, each moved outwards by up to a tenth of the side."""
     pixels = np.argwhere(mask)[:, ::-1]
     low, high = pixels.min(0), pixels.max(0) + 1
     slack = 0.1 * (high - low)
@@ -125,10 +125,10 @@ def _box(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def segmentation_loss(logits: Tensor, iou: Tensor, targets: Tensor) -> Tensor:
-    """Dice and cross-entropy of the best of K masks, and the squared error of the predicted IoU.
+    """Dice and cross-entropy loss of the best of K masks, plus the squared IoU prediction error.
 
-    The best mask alone is trained hard, as in SAM, so that the K masks may differ; a tenth of
-    the mean keeps the others usable.
+    As in SAM, mainly the best mask is trained, so that the K masks can differ; a tenth of the mean
+    loss keeps the others usable.
 
     Args:
         logits: (B, P, K, h, w); iou: (B, P, K); targets: (B, P, H, W) in {0, 1}.
@@ -150,9 +150,9 @@ def segmentation_loss(logits: Tensor, iou: Tensor, targets: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def measure(model: torch.nn.Module, samples: list[Sample]) -> tuple[float, float]:
-    """Mean IoU of the focus mask with the nearest lesion, and how often a healthy image has one.
+    """Mean IoU of focus mask and nearest lesion, and the share of healthy images with a mask.
 
-    The prompts are the zero-shot set, the selection the default one: no hint of the truth.
+    Uses the zero-shot prompts and the default selection, so nothing depends on the true masks.
     """
     model.eval()
     ious, alarms = [], []

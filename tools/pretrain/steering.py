@@ -1,4 +1,4 @@
-"""A step of pre-training in which CLIP is steered to the lesion, in any of the focus modes."""
+"""Pre-training steps in which CLIP is steered to the lesion, in any of the focus modes."""
 
 from collections.abc import Mapping, Sequence
 from typing import get_args
@@ -15,25 +15,26 @@ from medfocus.models.presets import CLIP_MEAN, CLIP_STD
 from medfocus.settings import Focus, FocusMode
 from tools.pretrain.views import View
 
-# Of the steps. Large CLIPs bear paint and missing patches, having met a web of images; a small one
-# has to meet them here. So that it stays a CLIP for plain images too, most steps are plain.
+# Shares of the steps. Large CLIPs tolerate overlays and missing patches because of their web-scale
+# training data; a small one has to see them here. Half of the steps are plain, so that it also
+# works on plain images.
 SHARES: Mapping[FocusMode, float] = {"none": 0.5, "overlay": 0.15, "soft": 0.2, "hard": 0.15}
 
 
 class Steering:
-    """Embeds views with the true masks of their lesions, through the engine's own graph.
+    """Embeds views, steered by the true lesion masks, through the engine's own graph.
 
     Args:
-        clip: the image encoder, which goes on being trained.
+        clip: the image encoder that is trained.
     """
 
     def __init__(self, clip: FocusCLIP) -> None:
-        nowhere = torch.ones(1, clip.embedding_size)
+        class_embeddings = torch.ones(1, clip.embedding_size)  # unused
         self._graphs = {
             mode: ClassifierGraph(
                 clip,
                 Focus(mode=mode),
-                nowhere,
+                class_embeddings,
                 torch.tensor(1.0),
                 uniform_strength(clip.layers),
                 CLIP_MEAN,
@@ -43,14 +44,14 @@ class Steering:
         }
 
     def draw_mode(self, random: np.random.Generator) -> FocusMode:
-        """The mode of a step; in `soft` a strength as well, from none to full."""
+        """Draw the mode of a step, and a focus strength in [0, 1], which only `soft` uses."""
         mode: FocusMode = random.choice([*SHARES], p=[*SHARES.values()])
         with torch.no_grad():
             self._graphs[mode].strength.fill_(random.uniform(0, 1))
         return mode
 
     def embed(self, image: Tensor, views: Sequence[View], mode: FocusMode) -> Tensor:
-        """(B, 3, R, R) the views, normalised -> (B, E)."""
+        """Embed the views: normalised images (B, 3, R, R) -> (B, E)."""
         graph = self._graphs[mode]
         lesions = torch.from_numpy(np.stack([view.lesion for view in views]))
         pixels = lesions.shape[-1]

@@ -1,4 +1,4 @@
-"""Views of a phantom as a photographer would take them: the slice, or a close-up of its lesion."""
+"""Augmented views of a phantom: the whole slice, or a close-up of a lesion."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from tools.pretrain.pool import Sample
 
 
 class View(NamedTuple):
-    """What CLIP sees of a phantom.
+    """A view of a phantom.
 
     Attributes:
         image: uint8 (R, R, 3).
-        lesion: float32 (R, R) in [0, 1], how much of each pixel lesions cover.
+        lesion: float32 (R, R) in [0, 1], the lesions' coverage of each pixel.
     """
 
     image: NDArray[np.uint8]
@@ -24,12 +24,12 @@ class View(NamedTuple):
 def draw_view(
     sample: Sample, random: np.random.Generator, whole_share: float, size: int = 112
 ) -> View:
-    """A view mirrored, framed and exposed at random.
+    """Draw a view, randomly mirrored, cropped and exposed.
 
     Args:
         sample: the phantom.
-        random: what is drawn from.
-        whole_share: of the views are whole slices, the others close-ups of a lesion.
+        random: the random generator.
+        whole_share: share of whole slices; the others are close-ups of a lesion.
         size: R.
     """
     image, masks, side = sample.image, sample.masks, sample.image.shape[0]
@@ -49,7 +49,7 @@ def draw_view(
 
 
 def _expose(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Brighter or darker, harder or softer."""
+    """Randomly change brightness, contrast and gamma."""
     gain, offset, gamma = (
         random.uniform(0.7, 1.2),
         random.uniform(-25, 25),
@@ -62,7 +62,7 @@ def _expose(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[n
 def _close_up(
     mask: np.ndarray, side: int, random: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A square box (left, top, right, bottom) inside the image that holds the whole lesion."""
+    """A random square (left, top, right, bottom) in the image that contains the whole lesion."""
     pixels = np.argwhere(mask)[:, ::-1]
     low, high = pixels.min(0), pixels.max(0) + 1
     extent = float((high - low).max())

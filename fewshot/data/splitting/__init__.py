@@ -1,1 +1,1 @@
-"""TODO."""
+"""Train and test splits: chosen, kept free of leaks, saved and read."""

@@ -1,4 +1,4 @@
-"""What files hold, by their SHA-256: copies are found whatever they are called."""
+"""Hashes of file contents, which find copies under any name."""
 
 import hashlib
 import json
@@ -9,20 +9,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.models.weights import sha256
 
-_MANY = 1000  # files, from which on hashing may take seconds
+_MANY = 1000  # files; hashing more may take seconds, so progress is shown
 
 
 def content_hashes(paths: Sequence[Path]) -> list[str]:
     """SHA-256 of each file, in hexadecimal.
 
-    A file is hashed once in a process, and again only when its size or time has changed.
+    Hashes are cached for the life of the process, until a file's size or time changes.
 
     Raises:
-        InputError: a file that cannot be read.
+        FileError: a file cannot be read.
     """
     console = Console(stderr=True)
     steps = track(
@@ -32,18 +32,18 @@ def content_hashes(paths: Sequence[Path]) -> list[str]:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 of all that a data set says: names, files, masks, labels, groups, parts, prompts.
+    """SHA-256 of a whole data set: names, files, masks, labels, groups, parts and prompts.
 
     Raises:
-        InputError: a file that cannot be read.
+        FileError: a file cannot be read.
     """
     hashes = content_hashes([item.path for item in dataset.items])
     masks = [content_hashes(item.masks) for item in dataset.items]
-    said = [
+    entries = [
         (item.path.relative_to(dataset.root).as_posix(), item.label, item.group, item.part)
         for item in dataset.items
     ]
-    content = dataset.classes, dataset.prompts, hashes, masks, said
+    content = dataset.classes, dataset.prompts, hashes, masks, entries
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -52,8 +52,11 @@ def _content_hash(path: Path) -> str:
         state = path.stat()
         return _hash_once(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
-        raise InputError(
-            str(path), f"cannot be read ({error.strerror})", "check the file and its permissions"
+        raise FileError(
+            str(path),
+            f"cannot be read ({error.strerror})",
+            "check the file and its permissions",
+            code="file.unreadable",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Groups: what must not be torn apart by a split, as a hash that names nobody."""
+"""Groups that a split keeps together, such as patients, as hashes."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from hashlib import sha256
@@ -10,19 +10,19 @@ from medfocus.engine.io.dicom import READ_ERRORS, silence_pydicom
 
 
 def group_of(identifier: str) -> str | None:
-    """SHA-256 of an identifier, in hexadecimal; None where it is blank.
+    """SHA-256 of an identifier, in hexadecimal; None if it is blank.
 
-    It keeps identifiers out of logs and tracebacks. It is no anonymisation: who can guess an
-    identifier can check the guess, so it is never written to a file either.
+    Hashing keeps identifiers out of logs and tracebacks. It is not anonymisation: a guessed
+    identifier can be checked against the hash, so the hash is never written to a file either.
     """
     identifier = identifier.strip()
     return sha256(identifier.encode()).hexdigest() if identifier else None
 
 
 def patient_group(path: Path) -> str | None:
-    """The group of a DICOM file, from its PatientID; None for other files and blank ids.
+    """The group of a DICOM file, from its PatientID; None for other files and blank IDs.
 
-    A file that cannot be parsed has none either: it is reported when its image is read.
+    A file that cannot be parsed has no group either; it is reported when its image is read.
     """
     try:
         if not _may_be_dicom(path):
@@ -37,10 +37,13 @@ def patient_group(path: Path) -> str | None:
 
 
 def joined(keys: Iterable[Sequence[Hashable]]) -> list[int]:
-    """N numbers, equal where things must stay together: by a common key, or by a chain of them.
+    """Connected components: N numbers, equal for things linked by common keys.
+
+    Held-out parts depend on the numbers' order, so this union-find must keep numbering components
+    as it does.
 
     Args:
-        keys: of N things, each with its own.
+        keys: the keys of each of N things.
     """
     parent: list[int] = []
 
@@ -59,7 +62,7 @@ def joined(keys: Iterable[Sequence[Hashable]]) -> list[int]:
 
 
 def _may_be_dicom(path: Path) -> bool:
-    """By the name, or by the mark after the preamble; many DICOM files are named without suffix."""
+    """Judged by the suffix, which DICOM files often lack, or by the magic number."""
     if path.suffix.lower() in (".dcm", ".dicom", ""):
         return True
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The part of a pool that is held out for testing: a fifth, stratified, no group torn apart."""
+"""The held-out test part of a data set without parts: a fifth, stratified, split by group."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ FOLDS = 5  # one of them is held out
 def held_out(dataset: Dataset, hashes: Sequence[str]) -> tuple[int, ...]:
     """Indices of the items held out for testing, ascending.
 
-    Scikit-learn's StratifiedGroupKFold deals groups to five folds. With large groups some folds
-    are far from a fifth of a class, so the one whose class counts are nearest to it is taken. The
-    seed is fixed: the held-out part depends on the data set alone.
+    Scikit-learn's StratifiedGroupKFold assigns groups to five folds. With large groups, some folds
+    are far from a fifth of a class, so the fold with the closest class counts is taken. The seed
+    is fixed: the held-out part depends only on the data set.
 
     Args:
-        dataset: of N items, one pool.
-        hashes: N, of their files. Files of equal content count as of one group.
+        dataset: N items without parts.
+        hashes: N hashes of their files. Files of equal content count as one group.
     """
     labels = np.array([item.label for item in dataset.items])
     per_class = np.bincount(labels, minlength=len(dataset.classes))
@@ -33,11 +33,11 @@ def held_out(dataset: Dataset, hashes: Sequence[str]) -> tuple[int, ...]:
     folds = min(FOLDS, len(set(groups)), int(per_class.max(initial=0)))
     if folds < 2:
         return ()
-    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():
-        # Of classes with fewer files than folds.
+        # Scikit-learn warns of classes with fewer files than folds.
         warnings.filterwarnings("ignore", category=UserWarning)
-        parts = [test for _, test in dealer.split(labels, labels, groups)]
+        parts = [test for _, test in splitter.split(labels, labels, groups)]
 
     def distance(part: NDArray[np.intp]) -> float:
         counts = np.bincount(labels[part], minlength=len(per_class))

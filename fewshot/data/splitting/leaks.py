@@ -1,4 +1,4 @@
-"""Leaks: what would let a model see in training what it is tested on."""
+"""Checks that no test image, copy of one, or patient is also trained on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,15 +12,15 @@ from medfocus.fewshot.data.splitting.contents import content_hashes
 
 
 def file_name(dataset: Dataset, index: int) -> str:
-    """The path of an item below the data set's root, with slashes on every system."""
+    """An item's path relative to the data set's root, with forward slashes."""
     return dataset.items[index].path.relative_to(dataset.root).as_posix()
 
 
 def leave_out_copies(dataset: Dataset, report: Console) -> Dataset:
-    """A data set without files that are refused for their bytes.
+    """A data set without files that would be refused because of their content.
 
-    That is, without all files of a content with two labels, and without copies, in its authors'
-    training part, of what is in their test part. Each is reported.
+    Removes files whose content occurs with two labels, and training files that are copies of test
+    files. Each is reported.
     """
     hashes = content_hashes([item.path for item in dataset.items])
     labels: dict[str, set[int]] = {}
@@ -32,7 +32,7 @@ def leave_out_copies(dataset: Dataset, report: Console) -> Dataset:
     kept = []
     for index, (item, content) in enumerate(zip(dataset.items, hashes, strict=True)):
         if len(labels[content]) > 1:
-            problem = "the same bytes have two labels"
+            problem = "the same content has two labels"
         elif item.part == "train" and content in tested:
             problem = "a copy of a test image"
         else:
@@ -43,14 +43,14 @@ def leave_out_copies(dataset: Dataset, report: Console) -> Dataset:
 
 
 def check_one_label_each(dataset: Dataset, hashes: Sequence[str]) -> None:
-    """Refuse two files of equal content and different labels.
+    """Refuse files of equal content with different labels.
 
     Args:
-        dataset: of N items.
-        hashes: N, of their files.
+        dataset: N items.
+        hashes: N hashes of their files.
 
     Raises:
-        InputError: the first such pair, named.
+        InputError: names the first such pair.
     """
     first: dict[str, int] = {}
     for index, content in enumerate(hashes):
@@ -59,26 +59,27 @@ def check_one_label_each(dataset: Dataset, hashes: Sequence[str]) -> None:
         if labels[0] != labels[1]:
             raise InputError(
                 f"{file_name(dataset, other)} and {file_name(dataset, index)}",
-                f"hold the same bytes, labelled {dataset.classes[labels[0]]!r} and"
+                f"have the same content, labelled {dataset.classes[labels[0]]!r} and"
                 f" {dataset.classes[labels[1]]!r}",
-                "keep the one with the right label, or leave out both with --skip-bad",
+                "keep the one with the correct label, or leave out both with --skip-bad",
+                code="dataset.conflicting_labels",
             )
 
 
 def check_apart(
     dataset: Dataset, hashes: Mapping[int, str], train: Sequence[int], test: Sequence[int]
 ) -> None:
-    """Refuse parts that share a content or a group.
+    """Refuse train and test parts that share a file content or a group.
 
     Args:
-        dataset: of N items.
-        hashes: of the parts' files, by the indices of their items.
+        dataset: N items.
+        hashes: of the files, by item index.
         train: indices of items that may be trained on.
         test: indices of items that are tested on.
 
     Raises:
-        InputError: two files of equal content, the first pair named; or files of one group, by
-            their numbers alone, since a group may tell who a patient is.
+        InputError: two files have equal content, naming the first pair; or a group is in both
+            parts, giving only counts, since a group may identify a patient.
     """
     tested = {hashes[index]: index for index in reversed(test)}
     copies = [index for index in train if hashes[index] in tested]
@@ -89,9 +90,10 @@ def check_apart(
         others = f"; {len(copies) - 1} more training files are copies" if len(copies) > 1 else ""
         raise InputError(
             names,
-            f"hold the same bytes, the one to train on and the other to test on{others}",
+            f"have the same content, one in the training part and one in the test part{others}",
             "delete the copies in the training part, list the files to use in a table, or leave"
             " them out with --skip-bad",
+            code="split.shared_content",
         )
     groups = _groups(dataset, train) & _groups(dataset, test)
     if groups:
@@ -100,9 +102,10 @@ def check_apart(
         ]
         raise InputError(
             dataset.name,
-            f"{len(groups)} groups, patients say, have files in both parts: {counts[0]} to train"
-            f" on and {counts[1]} to test on",
+            f"{len(groups)} groups (such as patients) have files in both parts: {counts[0]} in"
+            f" training and {counts[1]} in test",
             "move all files of a group to one part",
+            code="split.shared_groups",
         )
 
 

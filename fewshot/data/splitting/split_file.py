@@ -1,4 +1,4 @@
-"""A split as a JSON file: what was trained on and tested on, for whoever repeats or checks it."""
+"""A split as a JSON file: what a head was trained on and is tested on."""
 
 import json
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from medfocus.atomic_write import atomic_write
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.splitting.contents import content_hashes
 from medfocus.fewshot.data.splitting.leaks import check_apart, file_name
 
 SCHEMA = 1
-_ANEW = "make a new split"
+_HINT = "make a new split"
 _TYPES = {
     "schema": int,
     "dataset": str,
@@ -27,12 +27,12 @@ _FILE_KEYS = {"file", "sha256", "class"}
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A file of a split.
+    """One file of a split.
 
     Attributes:
         index: of its item in the data set.
-        file: its path below the data set's root, with slashes.
-        sha256: of its bytes, in hexadecimal.
+        file: its path relative to the data set's root, with forward slashes.
+        sha256: of its content, in hexadecimal.
         label: index of its class.
     """
 
@@ -44,15 +44,15 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class Split:
-    """Which files of a data set are trained on and which are tested on.
+    """The files of a data set to train on and to test on.
 
     Attributes:
         dataset: its name.
         classes: C class names.
-        amount: how many files are trained on, in words: "16 shots", "5%".
-        seed: that they were chosen by.
-        train_files: to train on, in the order of the data set's items.
-        test_files: to test on, likewise.
+        amount: how many files are trained on, as text: "16 shots", "5%".
+        seed: of the choice of training files.
+        train_files: in the order of the data set's items.
+        test_files: in the order of the data set's items.
     """
 
     dataset: str
@@ -73,10 +73,10 @@ class Split:
         return tuple(file.index for file in self.test_files)
 
     def save(self, path: Path) -> None:
-        """Write the split as JSON, whole or not at all. Groups are not in it.
+        """Write the split atomically as JSON, without groups.
 
         Raises:
-            InputError: the file cannot be written.
+            FileError: the file cannot be written.
         """
         content = {
             "schema": SCHEMA,
@@ -95,20 +95,22 @@ class Split:
 
 
 def read_split(path: Path, dataset: Dataset) -> Split:
-    """Read a split that was saved, and check that its data set is still the same.
+    """Read a saved split and check that its data set is unchanged.
 
     Raises:
-        InputError: no such file, another schema, unknown or missing keys; classes that differ; a
-            file that is not in the data set, twice in the split, changed or labelled otherwise; a
-            content or group in both parts.
+        FileError: the file is missing or cannot be read.
+        InputError: another schema, or unknown or missing keys; the classes differ; a listed file
+            is missing from the data set, listed twice, changed or relabelled; a content or group
+            is in both parts.
     """
     content = _content(path)
     if content["classes"] != list(dataset.classes):
         classes = ", ".join(map(str, content["classes"]))
         raise InputError(
             str(path),
-            f"is of the classes {classes}; the data set's are {', '.join(dataset.classes)}",
-            _ANEW,
+            f"has the classes {classes}; the data set has {', '.join(dataset.classes)}",
+            _HINT,
+            code="split.class_mismatch",
         )
     indices = {file_name(dataset, index): index for index in range(len(dataset.items))}
     train, test = (
@@ -116,11 +118,11 @@ def read_split(path: Path, dataset: Dataset) -> Split:
         for part in ("train", "test")
     )
     if not (train and test):
-        raise InputError(str(path), f"lists no files to {'test' if train else 'train'} on", _ANEW)
+        raise _invalid(path, f"lists no files to {'test' if train else 'train'} on")
     seen: set[int] = set()
     for file in train + test:
         if file.index in seen:
-            raise InputError(str(path), f"lists {file.file} twice", _ANEW)
+            raise _invalid(path, f"lists {file.file} twice")
         seen.add(file.index)
     _check_contents(dataset, train + test)
     hashes = {file.index: file.sha256 for file in train + test}
@@ -137,13 +139,13 @@ def read_split(path: Path, dataset: Dataset) -> Split:
 
 
 def tested_split(path: Path, dataset: Dataset) -> Split:
-    """What to test a head on: its split's test part, or, on another data set, all of that.
+    """The files to test a head on: its split's test part, or another data set.
 
-    Another data set is one that holds none of the split's files. If its authors have a test part,
-    that alone is taken. A head whose split is not there is tested likewise.
+    A data set that holds none of the split's files, or any data set if the split file is missing,
+    is used as a whole, or only its test part if its authors defined one.
 
     Raises:
-        InputError: as `read_split`.
+        FileError, InputError: as `read_split`, or the data set has no test part.
     """
     absent: dict[str, Any] = {"amount": "unknown", "seed": 0, "train": [], "test": []}
     content = _content(path) if path.exists() else absent
@@ -158,7 +160,9 @@ def tested_split(path: Path, dataset: Dataset) -> Split:
         if item.part == "test" or parts == {None}
     )
     if not files:
-        raise InputError(dataset.name, "has no test part", "list files to test on")
+        raise InputError(
+            dataset.name, "has no test part", "add files to test on", code="split.too_few_files"
+        )
     return Split(dataset.name, dataset.classes, content["amount"], content["seed"], (), files)
 
 
@@ -166,43 +170,54 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(
-            str(path), f"cannot be read ({error.strerror})", "check the path"
+        raise FileError(
+            str(path),
+            f"cannot be read ({error.strerror})",
+            "check the path",
+            code="file.unreadable",
         ) from error
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise InputError(str(path), f"is no JSON file ({error})", _ANEW) from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise _invalid(path, f"is not a JSON file ({error})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise InputError(str(path), f"is no split of schema {SCHEMA}", _ANEW)
+        raise _invalid(path, f"is not a split of schema {SCHEMA}")
     _check_keys(path, content, set(_TYPES))
     for key, kind in _TYPES.items():
         if type(content[key]) is not kind:
-            raise InputError(str(path), f"holds no {kind.__name__} as {key!r}", _ANEW)
+            raise _invalid(path, f"has a {key!r} that is not of type {kind.__name__}")
     return content
+
+
+def _invalid(path: Path, problem: str) -> InputError:
+    return InputError(str(path), problem, _HINT, code="split.invalid")
 
 
 def _check_keys(path: Path, found: dict[str, Any], expected: set[str]) -> None:
     differing = sorted(found.keys() ^ expected)
     if differing:
         verb = "has the unknown" if differing[0] in found else "lacks the"
-        raise InputError(str(path), f"{verb} key {differing[0]!r}", _ANEW)
+        raise _invalid(path, f"{verb} key {differing[0]!r}")
 
 
 def _entry(path: Path, entry: Any, dataset: Dataset, indices: dict[str, int]) -> SplitFile:
-    """One file of the split; only the data set's own files can be named, so no path leads out."""
+    """One file of the split. Only files of the data set are accepted, so no path leads outside."""
     if not isinstance(entry, dict):
-        raise InputError(str(path), "lists a file that is no object", _ANEW)
+        raise _invalid(path, "lists a file that is not an object")
     _check_keys(path, entry, _FILE_KEYS)
     name, label = entry["file"], entry["class"]
     if not isinstance(name, str) or name not in indices:
         raise InputError(
-            str(name), f"is in {path} but not in the data set", f"put the file back, or {_ANEW}"
+            str(name),
+            f"is in {path} but not in the data set",
+            f"restore the file, or {_HINT}",
+            code="split.missing_file",
         )
     item = dataset.items[indices[name]]
     if label != dataset.classes[item.label]:
         raise InputError(
             name,
             f"is {label!r} in {path} but {dataset.classes[item.label]!r} in the data set",
-            f"correct its label, or {_ANEW}",
+            f"correct its label, or {_HINT}",
+            code="split.label_mismatch",
         )
     return SplitFile(indices[name], name, entry["sha256"], item.label)
 
@@ -213,6 +228,7 @@ def _check_contents(dataset: Dataset, files: list[SplitFile]) -> None:
         if content != file.sha256:
             raise InputError(
                 file.file,
-                "has changed since the split was made: its SHA-256 is another",
-                f"copy the original file back, or {_ANEW}",
+                "has changed since the split was made: its SHA-256 differs",
+                f"restore the original file, or {_HINT}",
+                code="split.changed_file",
             )

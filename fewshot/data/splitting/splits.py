@@ -1,4 +1,4 @@
-"""Splits: which files are trained on and which are tested on, the same for whoever repeats it."""
+"""Reproducible splits of a data set into files to train on and files to test on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,15 @@ __all__ = ["Fraction", "Shots", "Split", "SplitFile", "make_split", "read_split"
 
 @dataclass(frozen=True)
 class Shots:
-    """An amount of training files: so many a class."""
+    """An amount of training files: a number per class."""
 
     count: int
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise InputError(f"{self.count} shots", "are too few", "take 1 or more")
+            raise InputError(
+                f"{self.count} shots", "are too few", "use 1 or more", code="input.out_of_range"
+            )
 
     def __str__(self) -> str:
         return f"{self.count} shot{'s' if self.count > 1 else ''}"
@@ -36,7 +38,12 @@ class Fraction:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise InputError(f"fraction {self.share}", "is not in (0, 1]", "take 0.05 for 5%, say")
+            raise InputError(
+                f"fraction {self.share}",
+                "is not in (0, 1]",
+                "pass 0.05 for 5%",
+                code="input.out_of_range",
+            )
 
     def __str__(self) -> str:
         return f"{100 * self.share:g}%"
@@ -45,22 +52,25 @@ class Fraction:
 def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
     """Choose the files to train on and those to test on.
 
-    To test on: its authors' test part, or, of a data set that is one pool, a fifth: stratified, no
-    group torn apart, the same for every amount and seed. To train on: of what is left, so many
-    files a class, or the rounded share of them and at least one. For one seed a smaller amount is
-    contained in a larger one.
+    Test files: the test part that the data set's authors defined, or else a fifth, stratified and
+    split by group (patient-level); the same for every amount and seed. Training files: from the
+    rest, the given number per class, or the rounded share of each class but at least one. With the
+    same seed, a smaller amount is a subset of a larger one.
 
     Args:
-        dataset: what to choose from; its files are read, to be hashed.
+        dataset: its files are read to hash them.
         amount: how many files to train on.
         seed: of the choice of training files.
 
     Raises:
-        InputError: a class without files to test or train on, or with fewer than the shots; a
-            content or group on both sides; a content with two labels; an unreadable file.
+        FileError: a file cannot be read.
+        InputError: fewer than two classes; a class without files to test or train on, or with
+            fewer than the shots; a content or group in both parts; a content with two labels.
     """
     if len(dataset.classes) < 2:
-        raise InputError(dataset.name, "has a single class", "there must be two to tell apart")
+        raise InputError(
+            dataset.name, "has a single class", "add a second class", code="dataset.missing_class"
+        )
     hashes = content_hashes([item.path for item in dataset.items])
     check_one_label_each(dataset, hashes)
     pool, test = _parts(dataset, hashes)
@@ -73,9 +83,10 @@ def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
             raise InputError(
                 f"class {name!r} of {dataset.name}",
                 f"has no file to {'test' if candidates else 'train'} on",
-                "give it some"
+                "add some"
                 if any(item.part for item in dataset.items)
-                else "give it 5 files or more, of 5 groups or more if they are grouped",
+                else "add files up to at least 5, of at least 5 groups if they are grouped",
+                code="split.too_few_files",
             )
         train += _chosen(dataset, candidates, _count(amount, len(candidates), name), seed)
 
@@ -90,7 +101,7 @@ def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
 
 
 def _parts(dataset: Dataset, hashes: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Indices of what may be trained on and of what is tested on, both ascending."""
+    """Indices of the items that may be trained on and of the test items, both ascending."""
     parts = [item.part for item in dataset.items]
     if any(parts):
         test = {index for index, part in enumerate(parts) if part == "test"}
@@ -106,16 +117,17 @@ def _count(amount: Shots | Fraction, available: int, name: str) -> int:
         raise InputError(
             f"class {name!r}",
             f"has {available} files to train on, fewer than {amount}",
-            f"take {available} shots or fewer, or a fraction",
+            f"use at most {available} shots, or a fraction",
+            code="split.too_few_files",
         )
     return amount.count
 
 
 def _chosen(dataset: Dataset, candidates: Sequence[int], count: int, seed: int) -> list[int]:
-    """The first of the candidates in an order that the seed and the files' names decide.
+    """The first candidates in the order of a hash of seed and file name.
 
-    The order is by a hash, which unlike a random generator gives the same on every version and
-    system, and a prefix of it is contained in any longer one.
+    Unlike a random generator, a hash gives the same order in every version and on every system;
+    and a prefix of an order is a subset of any longer prefix.
     """
 
     def rank(index: int) -> str:

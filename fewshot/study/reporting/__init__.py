@@ -1,1 +1,1 @@
-"""TODO."""
+"""A study's report: summaries, figures, explanations and the HTML page."""

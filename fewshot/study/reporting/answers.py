@@ -1,4 +1,4 @@
-"""A head's answers as a table: what an engine with this head answers, image by image."""
+"""A head's predictions as a table, one row per image."""
 
 import csv
 import io
@@ -10,17 +10,17 @@ from medfocus.fewshot.study.run import Run
 
 
 def answers_csv(run: Run, examples: Examples, files: Sequence[str]) -> str:
-    """Columns: file, frame, truth, answer, focused, and each class' probability by its name.
+    """CSV with the columns file, frame, truth, answer, focused, and one probability per class.
 
-    The probabilities are those after temperature scaling, which the head holds.
+    The probabilities are those after temperature scaling, as an engine with the head returns them.
 
     Args:
         run: on the images of `examples`, in their order.
-        examples: what was answered.
-        files: names of the items that `examples.files` counts.
+        examples: the classified images.
+        files: item names, indexed by `examples.files`.
 
     Returns:
-        the text, its lines ended as on Unix.
+        the text, with Unix line ends.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

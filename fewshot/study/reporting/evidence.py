@@ -1,4 +1,4 @@
-"""The evidence of a report: explanations measured, and answers as pictures."""
+"""The evidence of a report: measured explanations and a gallery of predictions."""
 
 import torch
 from rich.progress import Progress
@@ -13,35 +13,35 @@ from medfocus.fewshot.study.run import Setting
 from medfocus.fewshot.study.worker import Worker
 from medfocus.models.head import Head
 
-EXPLAINED = 50  # test images of a head
-PICTURES = 4  # right answers of a head, and as many wrong ones
+EXPLAINED = 50  # test images per head
+PICTURES = 4  # correct predictions per head, and as many wrong ones
 
 Evidence = tuple[list[Explanation], list[GalleryItem]]
 
 
 def evidence_of(dataset: str, head: Head, examples: Examples, backbones: Backbones) -> Evidence:
-    """Of one head on its test images; explanations only where lesions are known.
+    """The evidence of one head on its test images; explanations only of images with known lesions.
 
-    A head with visual prompts is not explained: attention goes to them too.
+    A head with visual prompts is not explained, since attention also goes to the prompts.
     """
     pictures = gallery(dataset, head, examples, backbones, PICTURES)
     known = examples.with_lesion.nonzero()[:, 0]
     if not len(known) or head.adaptation == "vpt":
         return [], pictures
-    # Spread over the classes, which may lie one after the other.
+    # Spread evenly, since images may be sorted by class.
     rows = known[torch.linspace(0, len(known) - 1, min(EXPLAINED, len(known))).long()]
     return [explain(dataset, head, examples.take(rows), backbones)], pictures
 
 
 def study_evidence(worker: Worker, grid: Grid, progress: Progress) -> Evidence:
-    """Of the grid's last adaptation at its largest amount, first seed, in every focus mode."""
+    """The evidence of the last adaptation, largest amount and first seed in every focus mode."""
     adaptation = grid.adaptations[-1]
     amount = grid.amounts[-1]
-    wanted = [(name, focus) for name in worker.plan.datasets for focus in grid.focus]
+    wanted = [(name, focus) for name in worker.config.datasets for focus in grid.focus]
     explanations: list[Explanation] = []
     pictures: list[GalleryItem] = []
     for name, focus in progress.track(wanted, description="explaining"):
-        split = make_split(worker.plan.datasets[name], amount, 0)
+        split = make_split(worker.config.datasets[name], amount, 0)
         shown = NO_IMAGES if adaptation == "zero-shot" else str(amount)
         head = worker.fit(Setting(name, focus, "found", adaptation, shown, 0), split)
         examples = worker.examples(name, "found")

@@ -1,4 +1,4 @@
-"""What a head looked at, measured against the lesions."""
+"""Measures a head's attention against the lesions."""
 
 from dataclasses import dataclass
 
@@ -26,16 +26,16 @@ BATCH = 25
 
 @dataclass(frozen=True)
 class Explanation:
-    """Means over some test images with a lesion.
+    """Means over test images with a lesion.
 
     Attributes:
-        dataset, focus, adaptation: whose.
-        images: how many.
+        dataset, focus, adaptation: of the head.
+        images: their number.
         pointing: how often the patch with the most attention touches the lesion.
-        mass: the share of attention on the lesion.
-        area: the share of the picture that the lesion covers: what blind attention would get.
-        iou: of SAM2's mask and the lesion.
-        deletion, insertion: areas under the curves of RISE, patches in the order of attention.
+        mass: share of the attention on the lesion.
+        area: share of the image covered by the lesion: the mass of uniform attention.
+        iou: intersection over union of SAM2's mask and the lesion.
+        deletion, insertion: areas under RISE's curves, with patches ordered by attention.
     """
 
     dataset: str
@@ -52,7 +52,7 @@ class Explanation:
 
 @torch.inference_mode()
 def explain(dataset: str, head: Head, examples: Examples, backbones: Backbones) -> Explanation:
-    """Measure a head's attention on images whose lesions are known.
+    """Measure a head's attention on images with known lesions.
 
     Args:
         dataset: its name.
@@ -81,7 +81,7 @@ def explain(dataset: str, head: Head, examples: Examples, backbones: Backbones) 
 
 
 def _figures(graph: ClassifierGraph, examples: Examples, backbones: Backbones) -> Tensor:
-    """The six figures of each image: (6, B)."""
+    """The six measures of each image: (6, B)."""
     assert examples.lesions is not None
     rows = torch.arange(len(examples))
     image, focus_logits, over_rows, over_cols = classifier_inputs(
@@ -97,7 +97,7 @@ def _figures(graph: ClassifierGraph, examples: Examples, backbones: Backbones) -
         return output.probabilities
 
     label = examples.labels.to(image.device)
-    # What is gone becomes the mean of the training of CLIP, which is 0 once normalised.
+    # Deleted patches get the mean colour of CLIP's training images, which is 0 once normalised.
     deletion, insertion = deletion_insertion(
         predict, image, attention, image.new_zeros(()), label, STEPS
     )
@@ -117,7 +117,7 @@ def _figures(graph: ClassifierGraph, examples: Examples, backbones: Backbones) -
 def _seen(
     graph: ClassifierGraph, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """The image as CLIP sees it, and the bias of each layer, in any focus mode."""
+    """CLIP's input image and the bias of each layer, in any focus mode."""
     focus = graph.focus
     if focus.mode == "none":
         return image, None

@@ -1,4 +1,4 @@
-"""Answers as pictures: what CLIP saw, where it was made to look, what it said."""
+"""Predictions as pictures: CLIP's input, its patch focus and the answer."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from medfocus.settings import Focus
 
 @dataclass(frozen=True, eq=False)
 class GalleryItem:
-    """One answer as a picture.
+    """One prediction as a picture.
 
     Attributes:
-        dataset, focus, adaptation: whose.
-        pixels: uint8 (R, R, 3), what CLIP saw.
+        dataset, focus, adaptation: of the head.
+        pixels: uint8 (R, R, 3), CLIP's view.
         patch_focus: (g, g) in [0, 1].
-        focused: whether it was steered.
+        focused: whether a region was found and steered CLIP.
         truth, answer: class names; probability: of the answer, after temperature scaling.
     """
 
@@ -35,8 +35,8 @@ class GalleryItem:
     probability: float
 
     @property
-    def right(self) -> bool:
-        """Whether the answer is the truth."""
+    def correct(self) -> bool:
+        """Whether the answer is the true class."""
         return self.answer == self.truth
 
 
@@ -44,10 +44,10 @@ class GalleryItem:
 def gallery(
     dataset: str, head: Head, examples: Examples, backbones: Backbones, each: int
 ) -> list[GalleryItem]:
-    """Some `each` right and `each` wrong answers, or as many as there are."""
+    """Up to `each` correct and `each` wrong predictions."""
     graph = backbones.classifier(head, Focus(mode=head.focus))
     pictures: dict[bool, list[GalleryItem]] = {True: [], False: []}
-    # In random order: the classes may lie one after the other.
+    # In random order, since images may be sorted by class.
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
     for rows in torch.split(order, BATCH):
         if min(map(len, pictures.values())) >= each:
@@ -67,6 +67,6 @@ def gallery(
                 head.classes[int(answer)],
                 float(probability),
             )
-            if len(pictures[item.right]) < each:
-                pictures[item.right].append(item)
+            if len(pictures[item.correct]) < each:
+                pictures[item.correct].append(item)
     return pictures[True] + pictures[False]

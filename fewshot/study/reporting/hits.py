@@ -1,4 +1,4 @@
-"""What hangs on the segmentation: the gain of focus where SAM2's mask hit the lesion, or missed."""
+"""The gain of focus on images where SAM2's mask hit the lesion, and where it missed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,22 +12,27 @@ from medfocus.fewshot.evaluation.explanation import iou
 from medfocus.fewshot.evaluation.intervals import Interval, bootstrap_difference
 from medfocus.fewshot.examples import Examples
 from medfocus.fewshot.study.grid import NO_IMAGES, Grid
-from medfocus.fewshot.study.reporting.summary import answers, groups_of, rounded, without_focus
+from medfocus.fewshot.study.reporting.summary import (
+    correct_answers,
+    groups_of,
+    rounded,
+    without_focus,
+)
 from medfocus.fewshot.study.run import Run
 from medfocus.fewshot.study.worker import Worker
 
-HIT = 0.5  # intersection over union from which on an object counts as found (PASCAL VOC)
+HIT = 0.5  # intersection over union at which an object counts as found (PASCAL VOC)
 
 
 @dataclass(frozen=True)
 class HitGain:
-    """One setting, its test images with a lesion parted by whether SAM2's mask hit it.
+    """A setting's gain on the test images whose lesion SAM2's mask hit, and on the others.
 
     Attributes:
         dataset, adaptation, amount, focus: the setting, with SAM2's masks.
-        hits, misses: how many images of each kind.
-        gain_hit, gain_missed: of accuracy over focus `none` on these images, paired by image and
-            seed; None where there are none.
+        hits, misses: number of images of each kind.
+        gain_hit, gain_missed: gain in accuracy over focus `none` on these images, paired by image
+            and seed; None if there are no such images.
     """
 
     dataset: str
@@ -40,21 +45,21 @@ class HitGain:
     gain_missed: Interval | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers, rounded to what they are worth."""
+        """Plain lists and numbers, rounded to five decimals."""
         return {name: rounded(value) for name, value in asdict(self).items()}
 
 
 def overlaps(examples: Examples) -> NDArray[np.float64]:
-    """(N,) intersection over union of each image's mask and its lesion; NaN where it has none."""
+    """(N,) intersection over union of each image's mask and lesion; NaN without a lesion."""
     assert examples.lesions is not None
     found = iou(examples.focus_logits > 0, examples.lesions > 0.5).double().numpy()
     return np.where(examples.with_lesion.numpy(), found, np.nan)
 
 
 def study_overlaps(worker: Worker, grid: Grid) -> dict[str, NDArray[np.float64]]:
-    """Those of the test images by data set, where lesions are known."""
+    """The overlaps of the test images of each data set with lesion masks."""
     found = {}
-    for name, dataset in worker.plan.datasets.items():
+    for name, dataset in worker.config.datasets.items():
         examples = worker.examples(name, "found")
         if examples.lesions is not None:
             test = make_split(dataset, grid.amounts[0], 0).test  # the same in every split
@@ -63,11 +68,11 @@ def study_overlaps(worker: Worker, grid: Grid) -> dict[str, NDArray[np.float64]]
 
 
 def hit_gains(runs: Sequence[Run], found: Mapping[str, NDArray[np.float64]]) -> list[HitGain]:
-    """Of every steered setting with SAM2's masks, at no labelled image and the smallest amount.
+    """The gains of all settings with SAM2's masks, for zero-shot and at the smallest amount.
 
     Args:
         runs: of a study, amounts ascending.
-        found: (N,) overlaps of the images that the runs of a data set answered, by its name.
+        found: (N,) overlaps of the test images of each data set.
     """
     groups = groups_of(runs)
     least = next((run.setting.amount for run in runs if run.setting.amount != NO_IMAGES), NO_IMAGES)
@@ -79,12 +84,12 @@ def hit_gains(runs: Sequence[Run], found: Mapping[str, NDArray[np.float64]]) -> 
             continue
         if amount not in (least, NO_IMAGES):
             continue
-        right, others = answers(group), answers(plain)
-        kinds = found[dataset] >= HIT, found[dataset] < HIT  # neither without a lesion
-        parts = [
-            bootstrap_difference(right[:, kind], others[:, kind]) if kind.any() else None
+        correct, others = correct_answers(group), correct_answers(plain)
+        kinds = found[dataset] >= HIT, found[dataset] < HIT  # both False without a lesion
+        intervals = [
+            bootstrap_difference(correct[:, kind], others[:, kind]) if kind.any() else None
             for kind in kinds
         ]
         hits, misses = (int(kind.sum()) for kind in kinds)
-        gains.append(HitGain(dataset, adaptation, amount, focus, hits, misses, *parts))
+        gains.append(HitGain(dataset, adaptation, amount, focus, hits, misses, *intervals))
     return gains

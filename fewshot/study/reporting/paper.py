@@ -1,4 +1,4 @@
-"""The paper's own figures, and ours laid out beside them as its table is."""
+"""Our results next to the paper's, in the layout of its table."""
 
 from collections.abc import Sequence
 
@@ -16,17 +16,17 @@ PAPER: dict[str, dict[str, float]] = {
 }
 # CLIP without segmentation at 5%, from the same paper.
 PAPER_PLAIN = {"covid": 66.0, "lung": 70.0, "brain": 68.0, "breast": 29.0}
-# Test images, where known; without their number a percentage has no interval.
+# Number of test images, if known; it is needed for an interval.
 PAPER_IMAGES = {"covid": 66}
 
 
 def paper_table(rows: Sequence[SettingSummary], adaptation: str, phantoms: bool) -> Table:
-    """Data set by fraction: ours without focus and with `soft`, and what the paper reports.
+    """Accuracy by data set and fraction: ours with focus `none` and `soft`, and the paper's.
 
     Args:
-        rows: of a study whose data sets are named as the paper's are here.
-        adaptation: whose rows are shown.
-        phantoms: the title then says that ours and the paper's are of different images.
+        rows: of a study whose data sets are named as in `PAPER`.
+        adaptation: selects the rows.
+        phantoms: whether ours are on phantoms; the title then says so.
     """
     title = f"The paper's protocol, {adaptation}"
     if phantoms:

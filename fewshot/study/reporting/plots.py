@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG texts."""
+"""The figures of a report, as SVG."""
 
 import io
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from medfocus.fewshot.evaluation.metrics import reliability
 from medfocus.fewshot.study.reporting.summary import SettingSummary
 from medfocus.fewshot.study.run import Run
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# The Okabe-Ito palette, safe for colour-blind readers.
 COLOURS = {"none": "#7a7a7a", "overlay": "#e69f00", "soft": "#0072b2", "hard": "#d55e00"}
 BINS = 10
 
 
 def accuracy_figure(rows: Sequence[SettingSummary], adaptation: str) -> str:
-    """Accuracy against the number of training images, a panel a data set, bands of 95%."""
+    """Accuracy by number of training images, one panel per data set, with 95% bands."""
     shown = [row for row in rows if row.adaptation == adaptation and row.masks == "found"]
     datasets = [*dict.fromkeys(row.dataset for row in shown)]
     figure, panels = _panels(len(datasets))
@@ -43,7 +43,7 @@ def accuracy_figure(rows: Sequence[SettingSummary], adaptation: str) -> str:
 
 
 def confusion_figure(runs: Sequence[Run], title: str) -> str:
-    """Confusion of the answers of some runs of one data set, pooled, as shares of each class."""
+    """The confusion matrix of pooled runs on one data set, as shares of each true class."""
     classes = runs[0].classes
     counts = np.sum([run.metrics.confusion for run in runs], axis=0)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -66,12 +66,12 @@ def confusion_figure(runs: Sequence[Run], title: str) -> str:
 
 
 def reliability_figure(runs: Sequence[Run]) -> str:
-    """Accuracy against confidence, before and after temperature scaling, over some runs."""
+    """Reliability diagrams of pooled runs, before and after temperature scaling."""
     labels = np.concatenate([run.labels for run in runs])
     figure, panels = _panels(2)
     for panel, title, parts in zip(
         panels,
-        ("as trained", "temperature scaled"),
+        ("uncalibrated", "temperature scaled"),
         ([run.probabilities for run in runs], [run.calibrated for run in runs]),
         strict=True,
     ):
@@ -96,7 +96,7 @@ def _panels(count: int) -> tuple[Figure, list[Any]]:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an SVG element; the same figure gives the same text."""
+    """The figure as a reproducible SVG element."""
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "medfocus", "svg.fonttype": "path"}):
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""A study as files: one HTML page that needs nothing else, a CSV and a JSON."""
+"""Writes a study's report: one self-contained HTML page, a CSV file and a JSON file."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from medfocus.fewshot.study.reporting.plots import (
 from medfocus.fewshot.study.reporting.summary import csv_text, figures, points, summarise
 from medfocus.fewshot.study.run import Run
 
-SIDE = 224  # pixels of a picture in the gallery
+SIDE = 224  # pixels, of a gallery picture
 
 
 def write_report(
@@ -37,11 +37,20 @@ def write_report(
 ) -> Path:
     """Write report.html, summary.csv and summary.json.
 
+    Args:
+        folder: of the three files.
+        title: of the page.
+        runs: of one or more data sets.
+        explanations: measured attention.
+        gallery: predictions as pictures.
+        hits: gains by hit and miss.
+        left_out: number of files left out because they cannot be used.
+
     Returns:
         the page.
 
     Raises:
-        InputError: they cannot be written, or runs of one data set do not belong together.
+        InputError: the files cannot be written, or runs of one data set have different test images.
     """
     rows = summarise(runs)
     summary = {
@@ -52,7 +61,7 @@ def write_report(
     }
     atomic_write(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     atomic_write(folder / "summary.csv", csv_text(rows))
-    # A line needs two amounts.
+    # A curve needs at least two amounts.
     drawn = [
         adaptation
         for adaptation in dict.fromkeys(row.adaptation for row in rows)
@@ -77,7 +86,7 @@ def write_report(
 
 
 def _last(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
-    """The runs of each data set's last adaptation with the most images, in `none` and `soft`."""
+    """The runs of each data set's last adaptation and amount, with the main focus modes."""
     groups: dict[str, list[Run]] = {}
     for dataset in dict.fromkeys(run.setting.dataset for run in runs):
         found = [r for r in runs if r.setting.dataset == dataset and r.setting.masks == "found"]
@@ -96,7 +105,7 @@ def _last(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def _picture(item: GalleryItem) -> str:
-    """What CLIP saw, and beside it the patches that it was made to look at, as base64 PNG."""
+    """CLIP's view and, next to it, the same dimmed by the patch focus, as base64 PNG."""
     seen = Image.fromarray(item.pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     share = item.patch_focus if item.focused else np.ones_like(item.patch_focus)
     weight = np.repeat(np.rint(255 * np.clip(share, 0.15, 1)).astype(np.uint8)[..., None], 3, 2)

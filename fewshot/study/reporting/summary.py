@@ -1,4 +1,4 @@
-"""Runs to rows: each setting over its seeds, with intervals, beside the same without focus."""
+"""Summarises runs: one row per setting, over its seeds, compared with focus `none`."""
 
 import csv
 import io
@@ -28,15 +28,15 @@ class SettingSummary:
 
     Attributes:
         dataset, adaptation, amount, focus, masks: the setting.
-        seeds: how many runs; images: how many each answered; trained_on: how many it learned from.
-        accuracy: its mean and 95% interval, over images and seeds; Wilson's with one run.
-        balanced_accuracy, macro_f1, auroc: means over the seeds; auroc None where undefined.
+        seeds: number of runs; images: test images per run; trained_on: training images per run.
+        accuracy: mean and 95% interval, over images and seeds; Wilson's for a single run.
+        balanced_accuracy, macro_f1, auroc: means over the seeds; auroc None if undefined.
         ece, ece_calibrated: before and after temperature scaling, means over the seeds.
-        gain: of accuracy over focus `none`, paired by image and seed; None where there is none.
-        p: McNemar's, against `none`, of the first seed; None likewise. Images are independent of
-            each other within one run only, so the seeds are not pooled.
+        gain: in accuracy over focus `none`, paired by image and seed; None without such runs.
+        p: of McNemar's test against `none`, for the first seed only, since answers to one image
+            are not independent across seeds; None without such runs.
         strength: mean λ of each layer.
-        seconds: mean time of an adaptation.
+        seconds: mean duration of an adaptation.
     """
 
     dataset: str
@@ -59,22 +59,22 @@ class SettingSummary:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers, rounded to what they are worth."""
+        """Plain lists and numbers, rounded to five decimals."""
         return {name: rounded(value) for name, value in asdict(self).items()}
 
 
 def summarise(runs: Iterable[Run]) -> list[SettingSummary]:
-    """A row a setting, in the order in which the settings first appear."""
+    """One row per setting, in order of first appearance."""
     groups = groups_of(runs)
     return [_row(group, without_focus(groups, key)) for key, group in groups.items()]
 
 
-Key = tuple[str, str, str, str, str]  # data set, adaptation, amount, focus, masks
+SettingKey = tuple[str, str, str, str, str]  # data set, adaptation, amount, focus, masks
 
 
-def groups_of(runs: Iterable[Run]) -> dict[Key, list[Run]]:
-    """The runs that differ by their seed alone, in the order in which they first appear."""
-    groups: dict[Key, list[Run]] = {}
+def groups_of(runs: Iterable[Run]) -> dict[SettingKey, list[Run]]:
+    """Group runs that differ only in their seed, in order of first appearance."""
+    groups: dict[SettingKey, list[Run]] = {}
     for run in runs:
         of = run.setting
         key = of.dataset, of.adaptation, of.amount, of.focus, of.masks
@@ -82,17 +82,17 @@ def groups_of(runs: Iterable[Run]) -> dict[Key, list[Run]]:
     return groups
 
 
-def without_focus(groups: Mapping[Key, list[Run]], key: Key) -> list[Run] | None:
-    """The runs of the same setting with focus `none`; None where it is that one, or has none."""
+def without_focus(groups: Mapping[SettingKey, list[Run]], key: SettingKey) -> list[Run] | None:
+    """The runs of the same setting with focus `none`; None if it has none or is that setting."""
     return None if key[3] == "none" else groups.get((*key[:3], "none", "found"))
 
 
 def _row(runs: list[Run], plain: list[Run] | None) -> SettingSummary:
-    right = answers(runs)
+    correct = correct_answers(runs)
     gain = p = None
     if plain is not None:
-        others = answers(plain)
-        gain, p = bootstrap_difference(right, others), mcnemar(right[0], others[0])
+        others = correct_answers(plain)
+        gain, p = bootstrap_difference(correct, others), mcnemar(correct[0], others[0])
     metrics = [run.metrics for run in runs]
     aurocs = [each.auroc for each in metrics if each.auroc is not None]
     setting = runs[0].setting
@@ -103,9 +103,11 @@ def _row(runs: list[Run], plain: list[Run] | None) -> SettingSummary:
         focus=setting.focus,
         masks=setting.masks,
         seeds=len(runs),
-        images=right.shape[1],
+        images=correct.shape[1],
         trained_on=runs[0].trained_on,
-        accuracy=bootstrap_mean(right) if len(runs) > 1 else wilson(int(right.sum()), right.size),
+        accuracy=bootstrap_mean(correct)
+        if len(runs) > 1
+        else wilson(int(correct.sum()), correct.size),
         balanced_accuracy=float(np.mean([each.balanced_accuracy for each in metrics])),
         macro_f1=float(np.mean([each.macro_f1 for each in metrics])),
         auroc=float(np.mean(aurocs)) if len(aurocs) == len(runs) else None,
@@ -120,24 +122,25 @@ def _row(runs: list[Run], plain: list[Run] | None) -> SettingSummary:
     )
 
 
-def answers(runs: Sequence[Run]) -> NDArray[np.bool_]:
-    """Which answers are right: (S, N), the seeds ascending.
+def correct_answers(runs: Sequence[Run]) -> NDArray[np.bool_]:
+    """Whether each answer is correct: (S, N), seeds ascending.
 
     Raises:
-        InputError: the runs answered different images.
+        InputError: the runs have different test images.
     """
     ordered = sorted(runs, key=lambda run: run.setting.seed)
     if any(not np.array_equal(run.labels, ordered[0].labels) for run in ordered):
         raise InputError(
             f"runs of {ordered[0].setting.dataset}",
             "have different test images",
-            "run them again, all of them",
+            "run all of them again",
+            code="split.different_test_images",
         )
-    return np.stack([run.right for run in ordered])
+    return np.stack([run.correct for run in ordered])
 
 
 def csv_text(rows: Sequence[SettingSummary]) -> str:
-    """The rows as CSV, intervals in columns of their own."""
+    """The rows as CSV, with separate columns for the bounds of intervals."""
     flat = []
     for row in rows:
         content = row.to_json()
@@ -154,11 +157,11 @@ def csv_text(rows: Sequence[SettingSummary]) -> str:
 
 
 def console_table(rows: Sequence[SettingSummary], title: str) -> Table:
-    """What matters of the rows, for the terminal; the files hold the rest."""
+    """The main columns as a table for the terminal."""
     table = Table(title=title)
     for name in ("data set", "adaptation", "images", "focus", "masks"):
         table.add_column(name, no_wrap=True)
-    for name in ("accuracy", "95% interval", "gain over none", "p"):
+    for name in ("accuracy", "95% interval", "gain over none", "p, first seed"):
         table.add_column(name, justify="right", no_wrap=True)
     last: tuple[str, ...] = ()
     for row in rows:
@@ -172,7 +175,7 @@ def console_table(rows: Sequence[SettingSummary], title: str) -> Table:
 
 
 def figures(row: SettingSummary) -> tuple[str, ...]:
-    """Accuracy, interval, gain, p, AUROC, ECE before and after scaling, in words."""
+    """Accuracy, interval, gain, p, AUROC, and ECE before and after scaling, as text."""
     gain = "" if row.gain is None else points(row.gain)
     return (
         f"{row.accuracy.mean:.1%}",
@@ -192,7 +195,7 @@ def points(gain: Interval) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats, alone or in tuples, to five places; all else as it is."""
+    """Round floats, also in tuples, to five decimals; other values are returned unchanged."""
     if isinstance(value, float):
         return round(value, 5)
     if isinstance(value, tuple):

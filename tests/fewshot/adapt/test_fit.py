@@ -1,4 +1,4 @@
-"""Every adaptation: the same bits each time, what it may change, and the engine's very answers."""
+"""Every adaptation: reproducible, changes only what it may, and equals the engine's answers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from medfocus.errors import InputError
 from medfocus.export.config import ExportConfig
 from medfocus.export.engine_directory import ModelBundle, build
 from medfocus.export.onnx.graphs import segmenter_onnx
-from medfocus.export.validate import gate
+from medfocus.export.validate import graph_writer
 from medfocus.fewshot.adapt.fit import Adaptation, Task, fit_head
 from medfocus.fewshot.adapt.folds import logits_of
 from medfocus.fewshot.adapt.strength import STRENGTHS
@@ -30,6 +30,7 @@ from medfocus.models.graphs import SegmenterGraph
 from medfocus.models.head import Head
 from medfocus.models.loading import load_clip
 from medfocus.settings import Focus, FocusMode, Selection
+from tests.errors import refuses
 from tests.fewshot.conftest import part
 
 STEPS = 2
@@ -61,7 +62,7 @@ def state_of(backbones: Backbones) -> dict[str, torch.Tensor]:
 def test_the_same_seed_gives_the_same_bits(
     adaptation: Adaptation, brain: Dataset, examples: Examples, backbones: Backbones, tmp_path: Path
 ) -> None:
-    """And leaves the models that it starts from as they were."""
+    """And fitting does not modify the frozen models."""
     before = state_of(backbones)
     for name in ("first", "second"):
         fit(adaptation, brain, examples, backbones).save(tmp_path / name)
@@ -109,7 +110,7 @@ def test_strengths_are_learned_where_they_matter(
     assert torch.equal(fit("lora", brain, examples, backbones, "hard").strength, start)
 
 
-def test_lora_leaves_all_but_the_attention(
+def test_lora_changes_only_the_attention(
     brain: Dataset, examples: Examples, backbones: Backbones
 ) -> None:
     head = fit("lora", brain, examples, backbones)
@@ -125,7 +126,7 @@ def test_lora_leaves_all_but_the_attention(
 
 @pytest.fixture(scope="module")
 def segmenter_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The segmenter, which no adaptation changes, is traced once."""
+    """Traces the segmenter once, since no adaptation changes it."""
     file = tmp_path_factory.mktemp("graphs") / "segmenter.onnx"
 
     def traced(graph: SegmenterGraph) -> ir.Model:
@@ -134,7 +135,7 @@ def segmenter_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         return ir.load(file)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "segmenter_onnx", traced)
+        patch.setattr(graph_writer, "segmenter_onnx", traced)
         yield
 
 
@@ -144,7 +145,7 @@ def segmenter_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_the_engine_answers_as_it_was_evaluated(
     adaptation: Adaptation, brain: Dataset, examples: Examples, backbones: Backbones, tmp_path: Path
 ) -> None:
-    """fit → export → classify, from the image files on, in PyTorch and ONNX Runtime: 1e-4."""
+    """fit → export → classify the image files, in PyTorch and ONNX Runtime, within 1e-4."""
     fit(adaptation, brain, examples, backbones).save(tmp_path / "head.safetensors")
     head = Head.read(tmp_path / "head.safetensors")
     tested = part(brain, examples, "test")
@@ -154,7 +155,7 @@ def test_the_engine_answers_as_it_was_evaluated(
     loaded = load_clip(head.clip)
     clip = FocusCLIP(loaded.model.visual)
     apply_adapter(clip, head.adapter)
-    parts = ModelBundle(
+    bundle = ModelBundle(
         preset=backbones.preset,
         clip=clip,
         clip_sha256=loaded.sha256,
@@ -168,7 +169,7 @@ def test_the_engine_answers_as_it_was_evaluated(
     pictures = [image for file in files for image in read_images(file)]
     build(
         tmp_path / "engine",
-        parts,
+        bundle,
         ExportConfig(targets=("torch", "onnx"), buckets=(1, 8)),
         pictures,
     )
@@ -184,7 +185,7 @@ def test_the_engine_answers_as_it_was_evaluated(
     assert np.abs(logits_of(plain, zero_shot).softmax(1).numpy() - expected).max() > 0.02
 
 
-def test_an_objective_written_out() -> None:
+def test_the_objective_by_hand() -> None:
     """Half cross-entropy, half the mean of image-to-text and text-to-image contrast."""
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     labels = torch.tensor([0, 2, 2, 0, 2, 0])  # classes 1 and 3 have no image
@@ -203,16 +204,17 @@ def test_an_objective_written_out() -> None:
 
 def test_what_cannot_be_fitted(brain: Dataset, examples: Examples, backbones: Backbones) -> None:
     seen = part(brain, examples, "train")
-    with pytest.raises(InputError, match=r"'prompt'.*Use one of zero-shot, probe"):
+    with refuses(InputError, "input.unknown_adaptation", "'prompt'") as caught:
         fit_head("prompt", task(brain), seen, backbones)  # type: ignore[arg-type]
+    assert all(name in caught.value.hint for name in get_args(Adaptation))
     without = seen.take((seen.labels != 2).nonzero()[:, 0])
-    with pytest.raises(InputError, match=brain.classes[2]):
+    with refuses(InputError, "dataset.missing_class", brain.classes[2]):
         fit_head("probe", task(brain), without, backbones)
     assert get_args(Adaptation)[1:] == LEARNED
 
 
-def test_one_image_a_class(brain: Dataset, examples: Examples, backbones: Backbones) -> None:
-    """No fold can be held out, and no temperature fitted."""
+def test_one_image_per_class(brain: Dataset, examples: Examples, backbones: Backbones) -> None:
+    """No fold can be held out, so no temperature is fitted."""
     seen = part(brain, examples, "train")
     first = [int((seen.labels == label).nonzero()[0, 0]) for label in range(4)]
     head = fit_head("probe", task(brain), seen.take(torch.tensor(first)), backbones)

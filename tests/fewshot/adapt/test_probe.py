@@ -1,4 +1,4 @@
-"""The linear probe, against PyTorch's optimiser and gradients."""
+"""The linear probe, compared with PyTorch's optimiser and gradients."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from medfocus.fewshot.adapt.probe import fit_probe
 
 
 def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Three classes whose features lie off their text embeddings by a common shift."""
+    """Three classes whose features are the text embeddings plus a common shift."""
     generator = torch.Generator().manual_seed(41)
     text = F.normalize(torch.randn(3, 16, generator=generator), dim=-1)
     labels = torch.arange(30) % 3
@@ -16,8 +16,8 @@ def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return F.normalize(text[labels] + shift + noise, dim=-1), labels, text
 
 
-def test_against_pytorch() -> None:
-    """The same minimum, by PyTorch's optimiser and its own gradients, in float64."""
+def test_it_finds_the_minimum_that_pytorch_finds() -> None:
+    """With PyTorch's optimiser and gradients, in float64."""
     features, labels, text = problem()
     weights = text.double().requires_grad_()
     optimiser = torch.optim.LBFGS(

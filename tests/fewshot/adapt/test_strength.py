@@ -1,4 +1,4 @@
-"""The focus strength: chosen where held-out images are answered best, and nowhere else."""
+"""The focus strength with the lowest out-of-fold cross-entropy is chosen."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from medfocus.models.head import Head, uniform_strength
 
 LAYERS, CLASSES, WIDTH, IMAGES = 3, 3, 16, 30
 LABELS = torch.arange(IMAGES) % CLASSES
-ALONE = torch.arange(IMAGES)  # every image a group of its own
+UNGROUPED = torch.arange(IMAGES)  # one group per image
 TEXT = F.normalize(torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(1)), dim=-1)
 SCALE = torch.tensor(10.0)
 DEFAULT = uniform_strength(LAYERS, 0.7)
@@ -26,7 +26,7 @@ def refit(features: Tensor, labels: Tensor) -> Head:
 
 
 class Frozen:
-    """Images that are the clearer, the nearer λ is to `best`."""
+    """Embeddings with less noise the nearer λ is to `best`."""
 
     def __init__(self, best: float) -> None:
         self.best = best
@@ -45,18 +45,18 @@ class Frozen:
 @pytest.mark.parametrize("best", [*STRENGTHS, 0.7])
 def test_the_best_is_found(best: float) -> None:
     frozen = Frozen(best)
-    choice = choose_strength("soft", DEFAULT, frozen, refit, LABELS, ALONE, 0)
+    choice = choose_strength("soft", DEFAULT, frozen, refit, LABELS, UNGROUPED, 0)
     assert torch.equal(choice.strength, uniform_strength(LAYERS, best))
     assert sorted(frozen.asked) == sorted((*STRENGTHS, 0.7))
     assert torch.equal(choice.features, frozen(choice.strength))
-    expected = held_out_logits(refit, choice.features, LABELS, ALONE, 0)
+    expected = held_out_logits(refit, choice.features, LABELS, UNGROUPED, 0)
     assert choice.held_out is not None
     assert expected is not None
     assert torch.equal(choice.held_out, expected)
 
 
-def test_what_is_hardly_better_does_not_count() -> None:
-    """Images that look alike at every λ but for noise keep the default."""
+def test_the_default_is_kept_if_no_strength_is_clearly_better() -> None:
+    """Embeddings that differ between λ by noise only."""
     kept = 0
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
@@ -66,13 +66,13 @@ def test_what_is_hardly_better_does_not_count() -> None:
             return F.normalize(TEXT[LABELS] + noise, dim=-1)
 
         kept += torch.equal(
-            choose_strength("soft", DEFAULT, frozen, refit, LABELS, ALONE, 0).strength, DEFAULT
+            choose_strength("soft", DEFAULT, frozen, refit, LABELS, UNGROUPED, 0).strength, DEFAULT
         )
-    assert kept >= 8  # the least of five cross-entropies is the default's in 4 of 20
+    assert kept >= 8  # by chance, the default has the lowest of five losses in 4 of 20
 
 
 def test_held_out_means_held_out() -> None:
-    """The fits see four fifths of the images each, and an image's own label changes no answer."""
+    """Each fit sees four fifths of the images; an image does not influence its own logits."""
     seen: list[int] = []
 
     def counting(features: Tensor, labels: Tensor) -> Head:
@@ -80,18 +80,18 @@ def test_held_out_means_held_out() -> None:
         return refit(features, labels)
 
     features = Frozen(0.0)(torch.zeros(LAYERS))
-    before = held_out_logits(counting, features, LABELS, ALONE, 0)
+    before = held_out_logits(counting, features, LABELS, UNGROUPED, 0)
     assert seen == [24] * 5
     moved = features.clone()
     moved[7] = -moved[7]
-    after = held_out_logits(refit, moved, LABELS, ALONE, 0)
+    after = held_out_logits(refit, moved, LABELS, UNGROUPED, 0)
     assert before is not None
     assert after is not None
     torch.testing.assert_close(after[7], -before[7])  # the same head, the opposite image
 
 
-def test_no_group_is_torn_apart() -> None:
-    """Two images of a patient each, and one patient with images of two classes."""
+def test_folds_keep_groups_together() -> None:
+    """Two images per patient, and one patient with images of two classes."""
     groups = torch.arange(IMAGES) // (2 * CLASSES) * CLASSES + LABELS
     groups[groups == 1] = 0
     fitted: list[Tensor] = []
@@ -109,22 +109,22 @@ def test_no_group_is_torn_apart() -> None:
         assert 0 < inside.sum() < IMAGES
         assert set(groups[inside].tolist()).isdisjoint(groups[~inside].tolist())
     one_each = held_out_logits(refit, features, LABELS, LABELS, 0)
-    assert one_each is None  # a single patient of each class cannot be held out
+    assert one_each is None  # no fold can be held out with one patient per class
 
 
 @pytest.mark.parametrize("mode", ["none", "overlay", "hard"])
-def test_other_modes_have_no_strength(mode: str) -> None:
+def test_other_modes_keep_the_default_strength(mode: str) -> None:
     frozen = Frozen(1.0)
-    choice = choose_strength(mode, DEFAULT, frozen, refit, LABELS, ALONE, 0)  # type: ignore[arg-type]
+    choice = choose_strength(mode, DEFAULT, frozen, refit, LABELS, UNGROUPED, 0)  # type: ignore[arg-type]
     assert torch.equal(choice.strength, DEFAULT)
     assert frozen.asked == [0.7]
     assert choice.held_out is not None
 
 
-def test_an_image_a_class_decides_nothing() -> None:
+def test_one_image_per_class_keeps_the_default() -> None:
     frozen = Frozen(1.0)
     choice = choose_strength(
-        "soft", DEFAULT, lambda strength: frozen(strength)[:3], refit, LABELS[:3], ALONE[:3], 0
+        "soft", DEFAULT, lambda strength: frozen(strength)[:3], refit, LABELS[:3], UNGROUPED[:3], 0
     )
     assert torch.equal(choice.strength, DEFAULT)
     assert choice.held_out is None

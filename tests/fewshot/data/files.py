@@ -1,4 +1,4 @@
-"""Tiny files for data sets: images that are all different unless asked otherwise."""
+"""Small files for data sets; images are all different by default."""
 
 from itertools import count
 from pathlib import Path
@@ -11,7 +11,7 @@ _colours = count()
 
 
 def png(path: Path, colour: int | None = None) -> Path:
-    """A PNG of 2 x 2 pixels, of a new colour or the given one."""
+    """A PNG of 2 × 2 pixels, of a new or the given colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     value = next(_colours) if colour is None else colour + 2**23
     Image.new("RGB", (2, 2), (value >> 16, value >> 8 & 255, value & 255)).save(path)

@@ -1,4 +1,4 @@
-"""A list of classes decides their order, and refuses what is not in it."""
+"""A class list sets the order of the classes, and must match them."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from medfocus.errors import InputError
 from medfocus.fewshot.data.class_list import with_classes
 from medfocus.fewshot.data.dataset import Dataset, Item
+from tests.errors import refuses
 
 DATASET = Dataset(
     "set",
@@ -17,7 +18,7 @@ DATASET = Dataset(
 )
 
 
-def test_the_list_decides_the_order() -> None:
+def test_the_list_sets_the_order() -> None:
     turned = with_classes(DATASET, ("c", "a", "b"))
     assert turned.classes == ("c", "a", "b")
     assert turned.prompts == ("a c", "an a", "a b")
@@ -27,12 +28,12 @@ def test_the_list_decides_the_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "problem"),
+    ("classes", "code", "item"),
     [
-        (("a", "c"), r"1\.png: is labelled 'b', which is not in the class list"),
-        (("a", "b", "c", "d"), "class 'd': has no file in set"),
+        (("a", "c"), "dataset.unknown_class", "1.png"),
+        (("a", "b", "c", "d"), "dataset.missing_class", "class 'd'"),
     ],
 )
-def test_what_it_refuses(classes: tuple[str, ...], problem: str) -> None:
-    with pytest.raises(InputError, match=problem):
+def test_a_list_that_does_not_match(classes: tuple[str, ...], code: str, item: str) -> None:
+    with refuses(InputError, code, item):
         with_classes(DATASET, classes)

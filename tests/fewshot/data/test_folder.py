@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.folder import read_folder
+from tests.errors import refuses
 from tests.fewshot.data.files import dicom, png
 
 
-def test_a_pool(tmp_path: Path) -> None:
+def test_without_parts(tmp_path: Path) -> None:
     for name in ("b-class/2.png", "b-class/sub/1.png", "a_class/x.png"):
         png(tmp_path / name)
     for name in ("a_class/.hidden.png", "a_class/Thumbs.db", "a_class/labels.CSV", ".git/1.png"):
@@ -53,7 +54,7 @@ def test_two_parts(tmp_path: Path, names: tuple[str, str]) -> None:
 def test_dicom_files_are_grouped_by_patient(tmp_path: Path) -> None:
     dicom(tmp_path / "a" / "1.dcm", "Doe^Jane")
     dicom(tmp_path / "a" / "2", " Doe^Jane ")
-    dicom(tmp_path / "a" / "3.img", "Roe")  # told by its mark
+    dicom(tmp_path / "a" / "3.img", "Roe")  # recognised by the magic number
     dicom(tmp_path / "a" / "4.dcm", "  ")
     png(tmp_path / "a" / "5.png")
     (tmp_path / "a" / "6.dcm").write_bytes(b"no DICOM at all")
@@ -64,31 +65,46 @@ def test_dicom_files_are_grouped_by_patient(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "message"),
+    ("folders", "code", "named"),
     [
-        ([], "holds no class folders"),
-        (["train", "test"], "train: holds no class folders"),
-        (["a/"], "a: holds no images"),
-        (["a-b/1.png", "a_b/1.png"], "two folders for the class 'a b'"),
-        (["train/a/1.png", "test/b/1.png"], "class 'a' in its train part alone"),
-        (["train/a/1.png", "test/a/1.png", "test/b/1.png"], "class 'b' in its test part alone"),
-        (["train/a/1.png", "b/1.png"], "holds b beside train"),
-        (["train/a/1.png", "test/a/1.png", "val/a/1.png"], "holds val beside test and train"),
-        (["train/a/1.png"], "holds train but no test folder"),
-        (["Testing/a/1.png"], "holds Testing but no train folder"),
-        (["train/a/1.png", "test/a/1.png", "Training/a/1.png"], "one part twice"),
+        ([], "dataset.empty", []),
+        (["train", "test"], "dataset.empty", ["/train"]),
+        (["a/"], "dataset.empty", ["/a"]),
+        (["a-b/1.png", "a_b/1.png"], "dataset.wrong_layout", ["'a b'"]),
+        (["train/a/1.png", "test/b/1.png"], "dataset.missing_class", ["'a'", "train"]),
+        (
+            ["train/a/1.png", "test/a/1.png", "test/b/1.png"],
+            "dataset.missing_class",
+            ["'b'", "test"],
+        ),
+        (["train/a/1.png", "b/1.png"], "dataset.wrong_layout", [" b ", " train"]),
+        (
+            ["train/a/1.png", "test/a/1.png", "val/a/1.png"],
+            "dataset.wrong_layout",
+            [" val ", " test and train"],
+        ),
+        (["train/a/1.png"], "dataset.wrong_layout", [" train ", " test folder"]),
+        (["Testing/a/1.png"], "dataset.wrong_layout", [" Testing ", " train folder"]),
+        (
+            ["train/a/1.png", "test/a/1.png", "Training/a/1.png"],
+            "dataset.wrong_layout",
+            [" Training", " train"],
+        ),
     ],
 )
-def test_folders_that_cannot_be_used(tmp_path: Path, folders: list[str], message: str) -> None:
+def test_folders_that_cannot_be_used(
+    tmp_path: Path, folders: list[str], code: str, named: list[str]
+) -> None:
     for name in folders:
         if name.endswith(".png"):
             png(tmp_path / name)
         else:
             (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=message):
+    with refuses(InputError, code, str(tmp_path)) as caught:
         read_folder(tmp_path)
+    assert all(name in f"{caught.value.item} {caught.value.problem}" for name in named)
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"):
+    with refuses(FileError, "file.missing", "missing"):
         read_folder(tmp_path / "missing")

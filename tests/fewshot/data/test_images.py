@@ -1,10 +1,9 @@
-"""Files that cannot be read: all counted, some named, left out only when that is asked for."""
+"""Files that cannot be read: all counted, some named, left out only on request."""
 
 import io
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from rich.console import Console
 
@@ -12,11 +11,12 @@ from medfocus.engine.io.images import SourceImage
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Item
 from medfocus.fewshot.data.images import NAMED, leave_out_unreadable, read_item, unreadable
+from tests.errors import refuses
 from tests.fewshot.data.files import dicom, png
 
 
 def items_of(folder: Path) -> list[Item]:
-    """A good one, no image, DICOM without pixels, a mask that does not fit, a good one."""
+    """A good one, not an image, DICOM without pixels, a mask of another size, a good one."""
     (folder / "text.png").write_text("no image")
     Image.new("L", (5, 5)).save(folder / "mask.png")
     return [
@@ -28,7 +28,7 @@ def items_of(folder: Path) -> list[Item]:
     ]
 
 
-def test_every_frame_has_the_joined_masks(tmp_path: Path) -> None:
+def test_every_frame_has_the_union_of_the_masks(tmp_path: Path) -> None:
     frames = [Image.new("L", (4, 3), shade) for shade in (10, 20)]
     frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
     masks = []
@@ -45,7 +45,7 @@ def test_every_frame_has_the_joined_masks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(lesion, expected)
 
 
-def test_they_are_left_out_by_name(tmp_path: Path) -> None:
+def test_files_left_out_are_named(tmp_path: Path) -> None:
     text = io.StringIO()
     items = items_of(tmp_path)
 
@@ -55,21 +55,32 @@ def test_they_are_left_out_by_name(tmp_path: Path) -> None:
 
     kept = leave_out_unreadable(items, prepare, Console(file=text, width=300, soft_wrap=True))
     assert kept == (items[0],)
-    said = text.getvalue()
+    report = text.getvalue()
     for name in ("text.png", "b.dcm", "mask.png", "thin.png"):
-        assert f"{tmp_path / name}: " in said
-    assert "Doe" not in said
+        assert f"{tmp_path / name}: " in report
+    assert "Doe" not in report
 
 
-def test_where_none_can_be_read_that_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"3 of 3 files: .*text\.png"):
+def test_no_readable_file_is_an_error(tmp_path: Path) -> None:
+    with refuses(ImageError, "image.unreadable", "3 of 3 files") as caught:
         leave_out_unreadable(items_of(tmp_path)[1:4], repr, Console(file=io.StringIO()))
+    assert "text.png" in caught.value.problem
+
+
+def test_masks_that_do_not_fit(tmp_path: Path) -> None:
+    Image.new("L", (2, 2), 1).save(tmp_path / "dark.png")
+    Image.new("L", (5, 5)).save(tmp_path / "large.png")
+    for name in ("dark.png", "large.png"):
+        with refuses(ImageError, "image.invalid_mask", name):
+            read_item(Item(png(tmp_path / "image.png"), 0, masks=(tmp_path / name,)))
 
 
 def test_one_error_counts_all_and_names_the_first() -> None:
-    errors = [ImageError(f"{place}.png", "is no image", "hint it") for place in range(NAMED + 2)]
-    text = str(unreadable(errors, 40))
-    assert text.startswith(f"{NAMED + 2} of 40 files: cannot be used: 0.png (is no image); 1.png")
-    assert f"{NAMED - 1}.png (is no image); 2 more. " in text
-    assert f"{NAMED}.png" not in text
-    assert "--skip-bad" in text
+    errors = [
+        ImageError(f"{place}.png", "is not an image", "replace it") for place in range(NAMED + 2)
+    ]
+    error = unreadable(errors, 40)
+    assert error.item == f"{NAMED + 2} of 40 files"
+    assert f"{NAMED - 1}.png (is not an image); 2 more" in error.problem
+    assert f"{NAMED}.png" not in error.problem
+    assert "--skip-bad" in error.hint

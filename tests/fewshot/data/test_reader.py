@@ -1,11 +1,10 @@
-"""Which reader a path is given to."""
+"""Which reader a path is read with."""
 
 from pathlib import Path
 
-import pytest
-
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.reader import read_dataset
+from tests.errors import refuses
 from tests.fewshot.data.files import png
 
 
@@ -19,14 +18,15 @@ def test_folders_and_tables(tmp_path: Path) -> None:
     assert (by_table.name, by_table.items) == ("dataset", by_folder.items)
 
 
-def test_what_is_neither(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no CSV file"):
+def test_neither_folder_nor_table(tmp_path: Path) -> None:
+    with refuses(InputError, "dataset.invalid_table", "a.png"):
         read_dataset(png(tmp_path / "a.png"))
-    with pytest.raises(InputError, match="does not exist"):
+    with refuses(FileError, "file.missing", "missing.csv"):
         read_dataset(tmp_path / "missing.csv")
 
 
-def test_a_recipe_comes_first(tmp_path: Path) -> None:
+def test_a_recipe_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "dataset.csv").write_text("path,label\n")
-    with pytest.raises(InputError, match="holds none of the folders of the Covid-19 Image Dataset"):
+    with refuses(InputError, "dataset.incomplete", str(tmp_path)) as caught:
         read_dataset(tmp_path, "covid")
+    assert "Covid-19 Image Dataset" in caught.value.problem

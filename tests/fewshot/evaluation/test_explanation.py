@@ -1,4 +1,4 @@
-"""Attention and what answers hang on, against the definitions written out."""
+"""Attention rollout, deletion and insertion, compared with direct implementations."""
 
 import pytest
 import torch
@@ -15,12 +15,13 @@ from medfocus.fewshot.evaluation.explanation import (
 )
 from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
+from tests.errors import refuses
 
 BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 
 
 def build_clip(architecture: str, prompts: int = 0) -> FocusCLIP:
-    """With weights, and biases, large enough for attention to differ from patch to patch."""
+    """With weights and biases large enough for attention to differ between patches."""
     torch.manual_seed(9)
     clip = FocusCLIP(build_vision_tower(architecture), prompts).eval()
     for block in clip.blocks:
@@ -70,8 +71,8 @@ def test_rollout(steered: bool) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["medfocus_tiny", BIOMED])
-def test_the_attention_is_the_one_that_the_layer_used(architecture: str) -> None:
-    """Values weighed by it give the layer's own output, with a bias and without."""
+def test_the_attention_is_that_of_the_layer(architecture: str) -> None:
+    """Values weighted by it give the layer's own output, with a bias and without."""
     clip = build_clip(architecture)
     tokens = torch.randn(2, 1 + clip.grid**2, clip.width)
     block = clip.blocks[0]
@@ -98,12 +99,12 @@ def test_rollout_of_any_precision() -> None:
     torch.testing.assert_close(double, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_rollout_refuses_what_it_would_leave_out() -> None:
+def test_rollout_refuses_prompts_and_missing_biases() -> None:
     image = torch.randn(1, 3, 112, 112)
-    with pytest.raises(InputError, match="visual prompts"):
+    with refuses(InputError, "model.has_prompts", "CLIP"):
         attention_rollout(build_clip("medfocus_tiny", prompts=2), image)
     for layers in (5, 7):
-        with pytest.raises(InputError, match="one bias a layer"):
+        with refuses(InputError, "input.shape_mismatch", "key_bias"):
             attention_rollout(build_clip("medfocus_tiny"), image, torch.zeros(layers, 1, 197))
 
 
@@ -111,7 +112,7 @@ def test_mass_and_pointing() -> None:
     attention = torch.tensor([[[0.1, 0.2], [0.3, 0.4]], [[0.4, 0.4], [0.1, 0.1]]])
     lesion = torch.tensor([[[0.0, 0.0], [0.5, 1.0]], [[0.0, 1.0], [0.0, 0.0]]])
     torch.testing.assert_close(mass_inside(attention, lesion), torch.tensor([0.55, 0.4]))
-    # Of two patches with the most, the first is taken.
+    # Of two patches with equal attention, the first counts.
     assert pointing_game(attention, lesion).tolist() == [True, False]
 
 
@@ -169,7 +170,7 @@ def areas_one_by_one(
 
 @pytest.mark.parametrize(("grid", "steps"), [(2, 4), (3, 4), (4, 3), (3, 20), (6, 7)])
 def test_deletion_and_insertion_patch_by_patch(grid: int, steps: int) -> None:
-    """Also where patches do not divide into steps, with ties, and a baseline that is not 0."""
+    """Also if the steps are unequal, with ties, and with a baseline that is not 0."""
     generator = torch.Generator().manual_seed(8)
     side = 2 * grid
     image = torch.randn(3, 3, side, side, generator=generator, dtype=torch.float64)

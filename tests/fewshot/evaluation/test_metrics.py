@@ -1,12 +1,13 @@
-"""Metrics against counts made by hand and by brute force."""
+"""Metrics compared with results by hand and by brute force."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfocus.errors import InputError
 from medfocus.fewshot.evaluation.metrics import expected_calibration_error, measure, reliability
+from tests.errors import refuses
 
 
 def answers(seed: int, images: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,8 +28,8 @@ def test_by_hand() -> None:
     assert metrics.macro_f1 == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
 
 
-def test_f1_of_classes_that_are_not_there() -> None:
-    """0 for one that is neither true nor answered: it counts in the mean over all four."""
+def test_f1_of_absent_classes() -> None:
+    """0 for a class neither in labels nor in predictions, included in the mean over all four."""
     probabilities = np.array([[0.7, 0.2, 0.1, 0.0], [0.1, 0.8, 0.1, 0.0], [0.6, 0.4, 0.0, 0.0]])
     metrics = measure(probabilities, np.array([0, 1, 1]))
     assert metrics.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 0 + 0) / 4)
@@ -36,6 +37,7 @@ def test_f1_of_classes_that_are_not_there() -> None:
     assert metrics.auroc is None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(2, 5))
 def test_against_brute_force(seed: int, images: int, classes: int) -> None:
     probabilities, labels = answers(seed, images, classes)
@@ -59,6 +61,7 @@ def test_against_brute_force(seed: int, images: int, classes: int) -> None:
     assert metrics.balanced_accuracy == pytest.approx(np.mean(recalls))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 20))
 def test_calibration_error_bin_by_bin(seed: int, images: int, bins: int) -> None:
     probabilities, labels = answers(seed, images, 3)
@@ -74,7 +77,7 @@ def test_calibration_error_bin_by_bin(seed: int, images: int, bins: int) -> None
 
 @pytest.mark.parametrize("bins", [10, 15, 25, 29, 35])
 def test_an_upper_edge_belongs_to_its_bin(bins: int) -> None:
-    """Also where the edge times the bins is off by a rounding, as 7/25 times 25 is."""
+    """Also if the edge times the number of bins has a rounding error, for example 7/25 · 25."""
     for number in range(1, bins + 1):
         top = number / bins
         probabilities = np.array([[top] + [(1 - top) / bins] * bins])
@@ -85,18 +88,18 @@ def test_an_upper_edge_belongs_to_its_bin(bins: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "labels", "problem"),
+    ("probabilities", "labels", "code", "item"),
     [
-        (np.ones((2, 1, 1)), np.zeros(2, int), "of shape"),
-        (np.full((2, 2), 0.5), np.zeros(3, int), "of shape"),
-        (np.empty((0, 2)), np.empty(0, int), "of shape"),
-        (np.full((2, 2), 0.6), np.zeros(2, int), "add up"),
-        (np.array([[1.5, -0.5]]), np.zeros(1, int), "no probability"),
-        (np.array([[np.nan, 1.0]]), np.zeros(1, int), "no probability"),
-        (np.full((2, 2), 0.5), np.array([0, 2]), "labels"),
-        (np.full((2, 2), 0.5), np.array([0, -1]), "labels"),
+        (np.ones((2, 1, 1)), np.zeros(2, int), "input.shape_mismatch", "probabilities"),
+        (np.full((2, 2), 0.5), np.zeros(3, int), "input.shape_mismatch", "probabilities"),
+        (np.empty((0, 2)), np.empty(0, int), "input.shape_mismatch", "probabilities"),
+        (np.full((2, 2), 0.6), np.zeros(2, int), "input.not_probabilities", "probabilities"),
+        (np.array([[1.5, -0.5]]), np.zeros(1, int), "input.not_probabilities", "probabilities"),
+        (np.array([[np.nan, 1.0]]), np.zeros(1, int), "input.not_probabilities", "probabilities"),
+        (np.full((2, 2), 0.5), np.array([0, 2]), "input.out_of_range", "labels"),
+        (np.full((2, 2), 0.5), np.array([0, -1]), "input.out_of_range", "labels"),
     ],
 )
-def test_what_is_no_answer(probabilities: np.ndarray, labels: np.ndarray, problem: str) -> None:
-    with pytest.raises(InputError, match=problem):
+def test_invalid_input(probabilities: np.ndarray, labels: np.ndarray, code: str, item: str) -> None:
+    with refuses(InputError, code, item):
         measure(probabilities, labels)

@@ -1,4 +1,4 @@
-"""The temperature against a fine grid."""
+"""The temperature compared with a grid search."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,11 @@ import torch.nn.functional as F
 
 from medfocus.errors import InputError
 from medfocus.fewshot.evaluation.temperature import fit_temperature
+from tests.errors import refuses
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
-def test_against_a_grid(scale: float) -> None:
+def test_it_finds_the_minimum_on_a_grid(scale: float) -> None:
     generator = torch.Generator().manual_seed(4)
     logits = scale * torch.randn(200, 3, generator=generator, dtype=torch.float64)
     truth = torch.distributions.Categorical(logits=logits / scale)
@@ -22,7 +23,7 @@ def test_against_a_grid(scale: float) -> None:
 
 
 def test_at_the_minimum_the_mean_logit_is_as_expected() -> None:
-    """What the derivative by 1 / T sets to 0: the true logits' mean is the softmax's own."""
+    """The derivative with respect to 1 / T is 0: mean true logit = mean expected logit."""
     generator = torch.Generator().manual_seed(6)
     logits = 3 * torch.randn(300, 4, generator=generator)
     labels = torch.multinomial((logits / 3).softmax(-1), 1, generator=generator)[:, 0]
@@ -34,21 +35,21 @@ def test_at_the_minimum_the_mean_logit_is_as_expected() -> None:
     assert fit_temperature(logits, labels) == temperature
 
 
-def test_answers_that_are_all_wrong_are_trusted_the_least() -> None:
-    """There is no minimum: the cross-entropy falls up to the limit."""
+def test_all_wrong_predictions_give_the_highest_temperature() -> None:
+    """There is no minimum: the cross-entropy decreases up to the limit."""
     logits = 5 * torch.eye(3)
     assert fit_temperature(logits, torch.tensor([1, 2, 0])) == pytest.approx(20, rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("logits", "labels", "problem"),
+    ("logits", "labels", "code"),
     [
-        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), "of shape"),
-        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), "of shape"),
-        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "of shape"),
-        (torch.full((3, 2), torch.nan), torch.zeros(3, dtype=torch.int64), "not finite"),
+        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), "input.shape_mismatch"),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), "input.shape_mismatch"),
+        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "input.shape_mismatch"),
+        (torch.full((3, 2), torch.nan), torch.zeros(3, dtype=torch.int64), "input.not_finite"),
     ],
 )
-def test_what_is_no_logits(logits: torch.Tensor, labels: torch.Tensor, problem: str) -> None:
-    with pytest.raises(InputError, match=problem):
+def test_invalid_input(logits: torch.Tensor, labels: torch.Tensor, code: str) -> None:
+    with refuses(InputError, code, "logits"):
         fit_temperature(logits, labels)

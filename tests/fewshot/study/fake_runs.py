@@ -1,4 +1,4 @@
-"""Runs with invented answers."""
+"""Runs with made-up predictions."""
 
 from dataclasses import replace
 
@@ -10,11 +10,11 @@ IMAGES, CLASSES = 40, ("a", "<b>&", "c")
 
 
 def fake_run(setting: Setting, accuracy: float) -> Run:
-    """Answers of which about this share is right; images of one seed are hard for all settings."""
+    """About this share of the predictions is correct; hard images depend on the seed only."""
     rng = np.random.default_rng(setting.seed)
     labels = np.arange(IMAGES) % 3
-    right = rng.random(IMAGES) < accuracy
-    answer = np.where(right, labels, (labels + 1) % 3)
+    correct = rng.random(IMAGES) < accuracy
+    answer = np.where(correct, labels, (labels + 1) % 3)
     probabilities = np.full((IMAGES, 3), 0.1)
     probabilities[np.arange(IMAGES), answer] = 0.8
     return Run(

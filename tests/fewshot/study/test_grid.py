@@ -1,4 +1,4 @@
-"""A study: which settings it has, and that it goes on where it stopped, with the same bits."""
+"""A study's settings, and that it resumes with the same bits."""
 
 import json
 from dataclasses import replace
@@ -14,6 +14,7 @@ from medfocus.fewshot.data.splitting.splits import Fraction
 from medfocus.fewshot.study.grid import Grid, run_grid
 from medfocus.fewshot.study.run import Setting
 from medfocus.fewshot.study.worker import StudyConfig, Worker
+from tests.errors import refuses
 
 
 def test_the_settings() -> None:
@@ -26,7 +27,7 @@ def test_the_settings() -> None:
     )
     settings = [*grid.settings("lung", with_lesions=True)]
     assert len(set(settings)) == len(settings)
-    # zero-shot: a run a mode and mask. lora: 2 amounts × 3 seeds a mode, 2 masks × 3 seeds steered.
+    # zero-shot: one run per mode and mask. lora: 2 amounts × 3 seeds per mode, 2 masks × 3 seeds.
     assert len(settings) == (2 + 2) + (2 * 6 + 2 * 3)
     assert Setting("lung", "soft", "random", "lora", "5%", 2) in settings
     assert Setting("lung", "none", "found", "zero-shot", "none", 0) in settings
@@ -35,9 +36,9 @@ def test_the_settings() -> None:
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_stopped(brain: Dataset, cache: Path, tmp_path: Path) -> None:
-    plan = StudyConfig("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2)
-    worker = Worker(plan)
+def test_a_study_resumes(brain: Dataset, cache: Path, tmp_path: Path) -> None:
+    config = StudyConfig("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2)
+    worker = Worker(config)
     grid = Grid(("none", "soft"), ("zero-shot", "probe"), (Fraction(0.5),), 2, ("random",))
     with Progress(disable=True) as progress:
         runs = run_grid(tmp_path, worker, grid, progress)
@@ -63,15 +64,18 @@ def test_it_goes_on_where_it_stopped(brain: Dataset, cache: Path, tmp_path: Path
     last = replace(brain.items[-1], label=(brain.items[-1].label + 1) % 4)
     relabelled = replace(brain, items=(*brain.items[:-1], last))
     for change in ({"steps": 3}, {"datasets": {"brain": relabelled}}):
-        worker.plan = replace(plan, **change)  # type: ignore[arg-type]
-        with pytest.raises(InputError, match="another study"), Progress(disable=True) as progress:
+        worker.config = replace(config, **change)  # type: ignore[arg-type]
+        with (
+            refuses(InputError, "input.other_study", str(tmp_path)),
+            Progress(disable=True) as progress,
+        ):
             run_grid(tmp_path, worker, grid, progress)
-    worker.plan = plan
+    worker.config = config
     lost.write_text(json.dumps({**json.loads(lost.read_text()), "seed": 7}))
-    with pytest.raises(InputError, match="another setting"), Progress(disable=True) as progress:
-        run_grid(tmp_path, worker, grid, progress)
+    with refuses(InputError, "input.invalid_run", lost.name):
+        run_grid(tmp_path, worker, grid, Progress(disable=True))
 
 
-def test_no_seeds_are_no_grid() -> None:
-    with pytest.raises(InputError, match="0 seeds"):
+def test_a_grid_needs_a_seed() -> None:
+    with refuses(InputError, "input.out_of_range", "0 seeds"):
         Grid(("none",), ("probe",), (Fraction(1),), 0, ())

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from medfocus.errors import InputError
 from medfocus.fewshot.examples import Examples
 from medfocus.fewshot.study.masks import logits_of_lesions, with_masks
+from tests.errors import refuses
 
 
 def test_random_masks_keep_shape_and_size(examples: Examples) -> None:
@@ -28,10 +28,10 @@ def test_true_masks(examples: Examples) -> None:
     true = with_masks(examples, "true")
     torch.testing.assert_close(true.focus_logits.sigmoid(), examples.lesions, atol=1e-6, rtol=0)
     assert with_masks(examples, "found") is examples
-    with pytest.raises(InputError, match="not known"):
+    with refuses(InputError, "dataset.no_masks", "true masks"):
         with_masks(replace(examples, lesions=None), "true")
 
 
 def test_no_lesion_is_no_region() -> None:
-    """As the segmenter says it, so that plain CLIP answers."""
+    """With the segmenter's logits for no region, so that plain CLIP is used."""
     assert (logits_of_lesions(torch.zeros(2, 4, 4)) == -32).all()

@@ -1,4 +1,4 @@
-"""The four sets: reproducible, imbalanced as said, and only the lesion tells the class."""
+"""The four sets: reproducible, with the stated shares, and labels set by one lesion."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,15 +8,16 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.study import phantom_sets as sets
 from medfocus.fewshot.study.phantom_sets import PHANTOM_SETS, SIDE, SetName, draw_phantom, write_set
+from tests.errors import refuses
 
 
 @pytest.mark.parametrize("name", PHANTOM_SETS)
-def test_only_the_lesion_tells_the_class(name: SetName) -> None:
-    """Pictures of one number and of two kinds differ near the lesion alone: decoys do not."""
+def test_the_label_is_set_by_one_lesion(name: SetName) -> None:
+    """Images of one number and two kinds differ only near the lesion, not in the decoys."""
     kinds = PHANTOM_SETS[name].kinds
     for number in range(3):
         first, second = (draw_phantom(name, number, kind) for kind in kinds[:2])
@@ -41,7 +42,7 @@ def test_shares(name: SetName) -> None:
 
 
 def test_decoys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They change the picture, and never where the lesion is."""
+    """They change the image, but never the lesion."""
     kind = PHANTOM_SETS["lung"].kinds[0]
     with_decoys = draw_phantom("lung", 1, kind)
     monkeypatch.setattr(sets, "DECOYS", 0)
@@ -51,7 +52,7 @@ def test_decoys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (differs & with_decoys.mask).any()
 
 
-def test_a_set_on_the_disk(tmp_path: Path) -> None:
+def test_a_set_on_disk(tmp_path: Path) -> None:
     write_set(tmp_path / "breast", "breast", 9)
     dataset = read_dataset(tmp_path / "breast")
     chosen = PHANTOM_SETS["breast"]
@@ -66,5 +67,5 @@ def test_a_set_on_the_disk(tmp_path: Path) -> None:
         with Image.open(item.path) as image, Image.open(mask) as truth:
             assert image.size == truth.size == (SIDE, SIDE)
             assert 0.005 < (np.asarray(truth) > 127).mean() < 0.06
-    with pytest.raises(InputError, match="not empty"):
+    with refuses(FileError, "file.exists", "breast"):
         write_set(tmp_path / "breast", "breast", 9)

@@ -1,4 +1,4 @@
-"""Pools whose files are not there, for what looks at labels, groups and hashes alone."""
+"""Data sets without files, for code that uses only labels, groups and hashes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ CLASSES = ("a", "b", "c")
 
 
 def fake(labels: list[int], groups: list[str | None] | None = None) -> Dataset:
-    """A pool whose files are not there."""
+    """A data set whose files do not exist."""
     items = tuple(
         Item(ROOT / f"{number:05}.png", label, group)
         for number, (label, group) in enumerate(

@@ -1,9 +1,9 @@
-"""The held-out part: stratified, and no group torn apart."""
+"""The held-out part: stratified and split by group."""
 
 from collections import Counter
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfocus.fewshot.data.splitting.groups import joined
@@ -11,6 +11,7 @@ from medfocus.fewshot.data.splitting.held_out import held_out
 from tests.fewshot.data.splitting.pools import distinct, fake
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.sampled_from([None, *"pqrstu"]), st.integers(0, 30)),
@@ -18,8 +19,8 @@ from tests.fewshot.data.splitting.pools import distinct, fake
         max_size=40,
     )
 )
-def test_what_is_joined_stays_together(rows: list[tuple[int, str | None, int]]) -> None:
-    """Against the closure of the relation "shares a group or a content", as a matrix."""
+def test_linked_items_stay_together(rows: list[tuple[int, str | None, int]]) -> None:
+    """Compared with the transitive closure of "shares a group or a content", as a matrix."""
     dataset = fake([row[0] for row in rows], [row[1] for row in rows])
     hashes = [str(row[2]) for row in rows]
     linked = np.array(
@@ -35,6 +36,7 @@ def test_what_is_joined_stays_together(rows: list[tuple[int, str | None, int]]) 
     assert apart.isdisjoint(together[np.array(test, dtype=int)])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(5, 60), min_size=3, max_size=3))
 def test_a_fifth_of_every_class_is_held_out(counts: list[int]) -> None:
     dataset = fake([label for label, count in enumerate(counts) for _ in range(count)])
@@ -62,7 +64,7 @@ def test_few_large_groups() -> None:
 
 
 def test_few_patients_of_one_class_each() -> None:
-    """Most folds lack a class; one that holds each, and leaves some to train on, is taken."""
+    """Most folds lack a class; one with every class, in both parts, is chosen."""
     sizes = [3, 4, 1, 8, 1, 8, 8]
     labels = [patient % 3 for patient, size in enumerate(sizes) for _ in range(size)]
     groups: list[str | None] = [

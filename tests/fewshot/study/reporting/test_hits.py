@@ -1,4 +1,4 @@
-"""Gains where the mask hit and where it missed, against the same by hand."""
+"""Gains where the mask hit and where it missed, compared with those by hand."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from medfocus.fewshot.study.reporting.hits import HIT, hit_gains, overlaps
 from tests.fewshot.study.fake_runs import IMAGES, fake_run, fake_study
 
 
-def test_the_gain_is_parted_by_image() -> None:
+def test_the_gain_is_split_by_image() -> None:
     runs = fake_study()
     hit = np.arange(IMAGES) % 4 != 0
     missed = ~hit
@@ -27,8 +27,8 @@ def test_the_gain_is_parted_by_image() -> None:
     )
     assert (gain.hits, gain.misses) == (30, 9)
     chosen = [r for r in runs if (r.setting.amount, r.setting.masks) == ("5%", "found")]
-    soft = np.stack([r.right for r in chosen if r.setting.focus == "soft"])
-    none = np.stack([r.right for r in chosen if r.setting.focus == "none"])
+    soft = np.stack([r.correct for r in chosen if r.setting.focus == "soft"])
+    none = np.stack([r.correct for r in chosen if r.setting.focus == "none"])
     assert gain.gain_hit == bootstrap_difference(soft[:, hit], none[:, hit])
     assert gain.gain_missed is not None
     assert gain.gain_missed.mean == pytest.approx(
@@ -36,17 +36,17 @@ def test_the_gain_is_parted_by_image() -> None:
     )
 
 
-def test_what_cannot_be_parted_is_left_out() -> None:
+def test_gains_that_are_undefined_are_left_out() -> None:
     runs = fake_study()
     every = np.ones(IMAGES)
     (gain,) = hit_gains(runs, {"brain": every})
     assert (gain.misses, gain.gain_missed) == (0, None)
     assert gain.to_json()["gain_missed"] is None
-    assert hit_gains(runs, {}) == []  # lesions are not known
+    assert hit_gains(runs, {}) == []  # unknown lesions
     assert hit_gains([r for r in runs if r.setting.focus == "soft"], {"brain": every}) == []
 
 
-def test_zero_shot_is_there_whatever_the_amounts() -> None:
+def test_zero_shot_is_included_whatever_the_amounts() -> None:
     start = replace(fake_study()[0].setting, adaptation="zero-shot", amount="none")
     zero = [fake_run(start, 0.5), fake_run(replace(start, focus="hard"), 0.6)]
     gains = hit_gains(zero + fake_study(), {"brain": np.linspace(0, 1, IMAGES)})
@@ -60,7 +60,7 @@ def test_overlaps() -> None:
     lesion = torch.zeros(4, 4, 4)
     lesion[:3, :2, :2] = 1  # four cells
     mask = torch.full((4, 4, 4), -5.0)
-    mask[0, :2, :4] = 5  # all of it and as much more
+    mask[0, :2, :4] = 5  # all of it and as much again
     mask[1, :2, :4] = mask[1, 2, 0] = 5  # one cell more
     examples = Examples(
         np.zeros((4, 1, 1, 3), np.uint8),

@@ -1,4 +1,4 @@
-"""The report: whole, self-contained, and safe whatever the classes are called."""
+"""The report: complete, self-contained, and safe with any class names."""
 
 import json
 import re
@@ -20,7 +20,7 @@ VOID = {"meta", "br", "img", "link"}
 
 
 class Tags(HTMLParser):
-    """Which tags are open, and what they refer to."""
+    """Collects open tags, seen tags and references."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def item(right: bool) -> GalleryItem:
-    answer = "<b>&" if right else "a"
+def item(correct: bool) -> GalleryItem:
+    answer = "<b>&" if correct else "a"
     pixels = np.full((112, 112, 3), 120, np.uint8)
     return GalleryItem("brain", "soft", "probe", pixels, np.eye(14), True, "<b>&", answer, 0.75)
 
 
 @pytest.mark.parametrize("evidence", [True, False])
-def test_it_needs_nothing_else(tmp_path: Path, evidence: bool) -> None:
+def test_it_is_self_contained(tmp_path: Path, evidence: bool) -> None:
     explanations = [Explanation("brain", "soft", "probe", 50, 0.9, 0.4, 0.05, 0.8, 0.2, 0.7)]
     pictures = [item(True), item(False)]
     hits = hit_gains(fake_study(), {"brain": np.ones(IMAGES)})
@@ -85,7 +85,9 @@ def test_a_single_run(tmp_path: Path) -> None:
     assert text.count("<svg") == 2
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     atomic_write(tmp_path / "x.txt", "before")
 
     def cut(path: Path, data: bytes) -> None:
@@ -94,7 +96,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", cut)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):  # the system's own words
         atomic_write(tmp_path / "x.txt", "after")
     assert [file.name for file in tmp_path.iterdir()] == ["x.txt"]
     assert (tmp_path / "x.txt").read_text() == "before"

@@ -1,4 +1,4 @@
-"""Rows against the same computed from the runs by hand."""
+"""Rows compared with results computed from the runs by hand."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from medfocus.fewshot.evaluation.intervals import bootstrap_difference, mcnemar,
 from medfocus.fewshot.study.reporting.paper import paper_table
 from medfocus.fewshot.study.reporting.summary import csv_text, summarise
 from medfocus.fewshot.study.run import Run
+from tests.errors import refuses
 from tests.fewshot.study.fake_runs import fake_run, fake_study
 
 
@@ -24,14 +25,14 @@ def test_a_row() -> None:
     soft = [run for run in soft if run.setting.masks == "found"]
     plain = [r for r in runs if (r.setting.amount, r.setting.focus) == ("5%", "none")]
     row = rows["5%", "soft", "found"]
-    right, others = np.stack([r.right for r in soft]), np.stack([r.right for r in plain])
+    correct, others = np.stack([r.correct for r in soft]), np.stack([r.correct for r in plain])
     assert (row.seeds, row.images, row.trained_on) == (3, 40, 12)
-    assert row.accuracy.mean == pytest.approx(right.mean())
+    assert row.accuracy.mean == pytest.approx(correct.mean())
     assert row.accuracy.low < row.accuracy.mean < row.accuracy.high
-    assert row.gain == bootstrap_difference(right, others)
+    assert row.gain == bootstrap_difference(correct, others)
     assert row.gain is not None
-    assert row.gain.mean == pytest.approx(right.mean() - others.mean())
-    assert row.p == mcnemar(right[0], others[0])
+    assert row.gain.mean == pytest.approx(correct.mean() - others.mean())
+    assert row.p == mcnemar(correct[0], others[0])
     assert row.ece == pytest.approx(np.mean([run.metrics.ece for run in soft]))
     assert rows["5%", "none", "found"].gain is None
     true = rows["5%", "soft", "true"]
@@ -57,31 +58,31 @@ def _place(row: object, runs: list[Run]) -> int:
 def test_one_run_gets_wilsons_interval() -> None:
     run = fake_study()[0]
     (row,) = summarise([run])
-    assert row.accuracy == wilson(int(run.right.sum()), len(run.right))
+    assert row.accuracy == wilson(int(run.correct.sum()), len(run.correct))
 
 
-def test_runs_on_other_images_are_not_joined() -> None:
+def test_runs_on_different_images_are_refused() -> None:
     first, _, _, second, *_ = fake_study()
     other = Run(**{**vars(second), "labels": np.roll(second.labels, 1)})
-    with pytest.raises(InputError, match="different test images"):
+    with refuses(InputError, "split.different_test_images", "brain"):
         summarise([first, other])
 
 
-def test_a_run_survives_json() -> None:
+def test_json_round_trip() -> None:
     run = fake_study()[4]
     again = Run.from_json(json.loads(json.dumps(run.to_json())))
     assert again.to_json() == run.to_json()
     assert again.setting == run.setting
 
 
-def test_calibrated_probabilities_are_those_of_the_logits_over_the_temperature() -> None:
+def test_calibrated_probabilities_are_those_of_the_scaled_logits() -> None:
     run = fake_study()[0]
     logits = np.log(run.probabilities) / run.temperature
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(run.calibrated, expected, rtol=1e-12)
 
 
-def test_csv_has_intervals_in_columns() -> None:
+def test_csv_has_columns_for_intervals() -> None:
     rows = [*csv.DictReader(io.StringIO(csv_text(summarise(fake_study()))))]
     assert len(rows) == 5
     first = rows[0]
@@ -91,7 +92,7 @@ def test_csv_has_intervals_in_columns() -> None:
 
 
 def test_the_papers_table() -> None:
-    """Its figures beside ours, of the data sets that were run; and what ours are of."""
+    """The paper's results next to ours, of the data sets that were run; phantoms are marked."""
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(paper_table(summarise(fake_study()), "probe", phantoms=True))
     text = console.export_text()
