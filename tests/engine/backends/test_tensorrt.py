@@ -1,4 +1,4 @@
-"""The TensorRT backend on a stand-in for TensorRT that computes with ONNX Runtime."""
+"""The TensorRT backend, on a stand-in for TensorRT that computes with ONNX Runtime."""
 
 import shutil
 import sys
@@ -19,6 +19,7 @@ from medfocus.engine.runtime import cuda
 from medfocus.errors import DeviceError, EngineDirectoryError, InputError
 from medfocus.export.tensorrt.build_plans import build_plans
 from medfocus.export.tensorrt.profiles import MOST_POINTS
+from tests.errors import refuses
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
 from tests.tensorrt_api.installed import installed
@@ -29,17 +30,17 @@ Arrays = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def with_plans(exported_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineDirectory:
-    """A whole engine directory, its graphs and its plans; not to be changed."""
+    """A complete engine directory with graphs and plans; not to be changed."""
     path = tmp_path_factory.mktemp("engines") / "planned"
     shutil.copytree(exported_engine, path)
     directory = read_engine_directory(path)
     with installed(path.parent / "cache"):
         build_plans(path, (1, 3), directory.manifest.prompts)
-    return listed_anew(path, directory.manifest)
+    return listed_again(path, directory.manifest)
 
 
-def listed_anew(path: Path, manifest: Manifest) -> EngineDirectory:
-    """The engine with a manifest of what lies there now."""
+def listed_again(path: Path, manifest: Manifest) -> EngineDirectory:
+    """The engine, with a manifest of the files that are there now."""
     for name in (FILE_NAME, DIGEST_NAME):
         (path / name).unlink()
     write_manifest(path, replace(manifest, buckets=(1, 3), files={}))
@@ -73,7 +74,7 @@ def classifier_inputs(images: int) -> Arrays:
 
 
 @pytest.mark.slow
-def test_it_answers_as_the_torch_backend(with_plans: EngineDirectory, device: Device) -> None:
+def test_it_agrees_with_the_torch_backend(with_plans: EngineDirectory, device: Device) -> None:
     ours, theirs = TensorRTBackend(with_plans, "auto"), TorchBackend(with_plans, "cpu")
     assert (ours.name, ours.device) == ("tensorrt", "cuda")
     # Up and down between the buckets' profiles, and back.
@@ -90,7 +91,7 @@ def test_it_answers_as_the_torch_backend(with_plans: EngineDirectory, device: De
             assert a.dtype == b.dtype
             np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
     ours.close()
-    assert not device.allocated, "all memory is given back"
+    assert not device.allocated, "all memory is freed"
     assert not device.streams
 
 
@@ -113,11 +114,11 @@ def test_each_graph_has_its_own_stream(with_plans: EngineDirectory, device: Devi
 
 
 @pytest.mark.slow
-def test_an_answer_is_the_callers_own(with_plans: EngineDirectory, device: Device) -> None:
+def test_outputs_are_copies(with_plans: EngineDirectory, device: Device) -> None:
     backend = TensorRTBackend(with_plans, "cuda")
     first = backend.classify(**classifier_inputs(2))[1]
     before = first.copy()
-    reverse = {name: array[::-1] for name, array in classifier_inputs(2).items()}  # not dense
+    reverse = {name: array[::-1] for name, array in classifier_inputs(2).items()}  # not contiguous
     second = backend.classify(**reverse)[1]
     assert (first == before).all()
     np.testing.assert_allclose(second, first[::-1], atol=1e-6)
@@ -130,9 +131,9 @@ def test_a_shape_that_was_not_built_for_is_an_error(
 ) -> None:
     backend = TensorRTBackend(with_plans, "cuda")
     for inputs in (segmenter_inputs(4), segmenter_inputs(1, 10), segmenter_inputs(1, 1, 17)):
-        with pytest.raises(InputError, match=r"none that .* was built for"):
+        with refuses(InputError, "input.shape_not_built"):
             backend.segment(**inputs)
-    backend.segment(**segmenter_inputs(1, 1, MOST_POINTS))  # and it goes on
+    backend.segment(**segmenter_inputs(1, 1, MOST_POINTS))  # it still works
 
 
 @pytest.mark.slow
@@ -140,34 +141,35 @@ def test_plans_of_another_gpu_or_version_are_named(
     with_plans: EngineDirectory, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device.capability = (8, 9)
-    with pytest.raises(EngineDirectoryError, match=f"this engine has {FOLDER}") as caught:
+    with refuses(EngineDirectoryError, "engine.no_plans", "plans/sm89-11.4.0.106") as caught:
         TensorRTBackend(with_plans, "cuda")
-    assert caught.value.item.endswith("plans/sm89-11.4.0.106")
+    assert FOLDER in caught.value.problem
     device.capability = (9, 0)
     monkeypatch.setattr(library, "__version__", "11.5.0.1")
-    with pytest.raises(EngineDirectoryError, match=f"this engine has {FOLDER}"):
+    with refuses(EngineDirectoryError, "engine.no_plans", "plans/sm90-11.5.0.1"):
         TensorRTBackend(with_plans, "cuda")
 
 
 def test_an_engine_without_plans_says_so(engine_directory: Path, device: Device) -> None:
-    with pytest.raises(EngineDirectoryError, match="this engine has no plans"):
+    with refuses(EngineDirectoryError, "engine.no_plans"):
         TensorRTBackend(read_engine_directory(engine_directory), "cuda")
 
 
 def broken(with_plans: EngineDirectory, target: Path) -> EngineDirectory:
-    """The engine with a plan that TensorRT cannot load, and a manifest that fits it."""
+    """The engine with a plan that TensorRT cannot load, and a manifest that matches it."""
     shutil.copytree(with_plans.path, target)
     (target / FOLDER / "classifier.plan").write_bytes(b"no plan")
-    return listed_anew(target, with_plans.manifest)
+    return listed_again(target, with_plans.manifest)
 
 
 @pytest.mark.slow
-def test_a_plan_that_cannot_be_loaded_is_an_error_with_what_tensorrt_said(
+def test_a_plan_that_cannot_be_loaded_is_an_error_with_tensorrts_message(
     with_plans: EngineDirectory, device: Device, tmp_path: Path
 ) -> None:
-    with pytest.raises(EngineDirectoryError, match="the plan's header is wrong") as caught:
+    item = f"{FOLDER}/classifier.plan"
+    with refuses(EngineDirectoryError, "engine.not_loadable", item) as caught:
         TensorRTBackend(broken(with_plans, tmp_path / "engine"), "cuda")
-    assert caught.value.item.endswith(f"{FOLDER}/classifier.plan")
+    assert "the plan's header is wrong" in caught.value.problem
 
 
 @pytest.mark.slow
@@ -179,7 +181,7 @@ def test_a_plan_that_was_changed_is_never_loaded(
     plan = directory.file(f"{FOLDER}/segmenter.plan")
     plan.write_bytes(plan.read_bytes()[::-1])
     monkeypatch.delattr(library, "ICudaEngine")  # so loading would fail in another way
-    with pytest.raises(EngineDirectoryError, match="has changed since"):
+    with refuses(EngineDirectoryError, "engine.changed", "segmenter.plan"):
         TensorRTBackend(directory, "cuda")
 
 
@@ -194,19 +196,21 @@ def test_failures_on_the_device_are_errors(
         return False
 
     monkeypatch.setattr(library.IExecutionContext, "execute_async_v3", fails)
-    with pytest.raises(DeviceError, match="an illegal access"):
+    with refuses(DeviceError, "device.failed", "classifier.plan") as caught:
         backend.classify(**classifier_inputs(1))
+    assert "an illegal access" in caught.value.problem
     device.memory = 0
-    with pytest.raises(DeviceError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
+    with refuses(DeviceError, "device.failed", "CUDA") as caught:
         backend.segment(**segmenter_inputs(1))
+    assert "cudaMalloc failed: cudaErrorMemoryAllocation" in caught.value.problem
 
 
 def test_the_cpu_is_refused(engine_directory: Path, device: Device) -> None:
-    with pytest.raises(InputError, match="TensorRT runs on GPUs"):
+    with refuses(InputError, "device.unavailable", "device cpu"):
         TensorRTBackend(read_engine_directory(engine_directory), "cpu")
 
 
-def test_a_buffer_grows_and_stays(device: Device) -> None:
+def test_a_buffer_is_reallocated_only_to_grow(device: Device) -> None:
     buffer = cuda.Buffer()
     first = buffer.reserve(100)
     assert buffer.reserve(50) == first
@@ -221,5 +225,6 @@ def test_a_buffer_grows_and_stays(device: Device) -> None:
 
 def test_cuda_without_bindings_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(InputError, match="pip install cuda-bindings"):
+    with refuses(InputError, "backend.not_installed", "CUDA") as caught:
         cuda.call("cudaGetDevice")
+    assert caught.value.hint == "pip install cuda-bindings"

@@ -1,4 +1,4 @@
-"""What a refused capture leaves behind, on a stand-in for CUDA that only keeps its streams."""
+"""The state after a failed capture, on a stand-in for CUDA that only tracks streams."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ class Stream:
 
 
 class Device:
-    """Streams, and captures that are refused; as torch's they then keep their stream current."""
+    """Streams, and captures that fail; like torch's, a failed capture leaves its stream current."""
 
     def __init__(self) -> None:
         self.current = Stream()
         self.capturing = False
-        self.refuses: Callable[[], bool] = lambda: False
+        self.capture_fails: Callable[[], bool] = lambda: False
 
     def set_stream(self, stream: Stream) -> None:
         self.current = stream
@@ -41,7 +41,7 @@ class Device:
         before, self.current, self.capturing = self.current, stream, True
         yield
         self.capturing = False
-        if self.refuses():
+        if self.capture_fails():
             raise RuntimeError("operation failed due to a previous error during capture")
         self.current = before
 
@@ -66,7 +66,7 @@ def shared() -> Capture:
     return Capture(None, Stream())  # type: ignore[arg-type]
 
 
-def test_work_is_warmed_up_on_the_captures_stream_and_captured(device: Device) -> None:
+def test_work_is_warmed_up_on_the_captures_stream_then_captured(device: Device) -> None:
     before, capture, seen = device.current, shared(), []
     work = lambda: seen.append((device.current is capture.stream, device.capturing))  # noqa: E731
     assert captured(work, capture, "work") is not None
@@ -74,25 +74,25 @@ def test_work_is_warmed_up_on_the_captures_stream_and_captured(device: Device) -
     assert device.current is before
 
 
-def test_a_refusal_is_said_and_leaves_the_threads_stream(
+def test_a_failure_is_logged_and_restores_the_threads_stream(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = device.current
-    device.refuses = lambda: True
+    device.capture_fails = lambda: True
     assert captured(lambda: None, shared(), "segment, 8 images") is None
     assert device.current is before
     (message,) = caplog.messages
-    assert message.startswith("segment, 8 images: no CUDA graph")
+    assert message.startswith("segment, 8 images: ")
 
 
 @pytest.mark.parametrize("bucket", [4, 1])
-def test_a_stage_that_is_refused_stays_eager_in_all_slots(
+def test_a_stage_whose_capture_fails_runs_eagerly_in_all_batch_buffers(
     device: Device, engine_directory: Path, caplog: pytest.LogCaptureFixture, bucket: int
 ) -> None:
-    """At the largest batch size, which comes first, or after some were captured."""
+    """Whether it fails at the largest batch size, which comes first, or at a later one."""
     directory = read_engine_directory(engine_directory)
     backend = TorchBackend(directory, "cpu")
-    pool = [TorchBatchBuffers(backend, directory.manifest, 4, "cpu") for _ in range(2)]
+    pair = [TorchBatchBuffers(backend, directory.manifest, 4, "cpu") for _ in range(2)]
     captures: Captures = {"segment": shared(), "classify": shared()}
     seen: list[tuple[str, int]] = []
 
@@ -100,10 +100,10 @@ def test_a_stage_that_is_refused_stays_eager_in_all_slots(
         if device.capturing:
             seen.append((stage, count))
 
-    for buffers in pool:
+    for buffers in pair:
         buffers._eager = eager  # type: ignore[method-assign]
-    device.refuses = lambda: seen[-1] == ("segment", bucket)
-    for buffers in pool:
+    device.capture_fails = lambda: seen[-1] == ("segment", bucket)
+    for buffers in pair:
         buffers.capture([1, 4], captures)
         assert sorted(buffers._captured) == [("classify", 1), ("classify", 4)]
     assert list(captures) == ["classify"]

@@ -1,4 +1,4 @@
-"""CUDA's streams and clocks, on a stand-in for CUDA with its own time and two devices."""
+"""CUDA streams and clocks, on a stand-in for CUDA with its own time and two devices."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -7,18 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from medfocus.engine.backends.torch import cuda_stream as torch_stream
+from medfocus.engine.backends.torch import cuda_stream
 from medfocus.engine.backends.torch.cuda_stream import CudaStream
 
 
 class Machine:
-    """A host's clock, and GPUs that do everything at once.
+    """A host's clock, and GPUs that finish everything immediately.
 
     Attributes:
         now: the host's time in seconds.
-        late: by how many seconds the host wakes up after each event that it waits for.
-        device: this thread's.
-        done: what was done, in order.
+        late: seconds by which the host wakes up late after each event that it waits for.
+        device: the current one.
+        done: tasks, in the order in which they ran.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Event(machine))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda.nvtx, "range", lambda name: nullcontext())
-    monkeypatch.setattr(torch_stream, "time", SimpleNamespace(perf_counter=lambda: machine.now))
+    monkeypatch.setattr(cuda_stream, "time", SimpleNamespace(perf_counter=lambda: machine.now))
     return machine
 
 
@@ -76,12 +76,12 @@ def test_a_late_wake_up_does_not_shift_the_times(machine: Machine) -> None:
     stream.close()
 
 
-def test_a_clock_that_is_renewed_stays_on_the_streams_device(machine: Machine) -> None:
+def test_a_replaced_clock_stays_on_the_streams_device(machine: Machine) -> None:
     machine.device = 1
     stream = CudaStream("on the second GPU")
     first = stream._clock
     machine.device = 0  # as in the pipeline's thread, which submits
-    machine.now += torch_stream.RENEWED + 1
+    machine.now += cuda_stream.CLOCK_SECONDS + 1
     stream._event()
     assert stream._clock is not first
     event = Event(machine)
@@ -90,14 +90,14 @@ def test_a_clock_that_is_renewed_stays_on_the_streams_device(machine: Machine) -
     stream.close()
 
 
-def test_what_was_launched_has_ended_once_a_stream_is_closed(machine: Machine) -> None:
+def test_closing_a_stream_waits_for_the_work_launched(machine: Machine) -> None:
     stream = CudaStream("closed")
     stream.submit(lambda: machine.done.append("launched"))
     stream.close()
     assert machine.done == ["launched", "synchronize"]
 
 
-def test_a_stream_of_a_device_that_has_failed_can_be_closed(machine: Machine) -> None:
+def test_a_stream_of_a_failed_device_can_be_closed(machine: Machine) -> None:
     stream = CudaStream("failed")
     machine.now = -1.0
     stream.close()

@@ -1,4 +1,4 @@
-"""Weights that are stored in half give the bits that autocast gives with float32 ones."""
+"""Weights stored in half give bitwise the outputs that autocast gives with float32 weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +36,7 @@ def halves(module: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("mode", ["soft", "hard"])
-def test_the_bits_are_those_of_float32_weights(
+def test_outputs_are_bitwise_equal_to_those_of_float32_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, dtype: str
 ) -> None:
     build(tmp_path / "engine", random_bundle(mode))  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def test_the_bits_are_those_of_float32_weights(
         np.testing.assert_array_equal(found, expected)
 
 
-def test_products_are_stored_in_half_and_nothing_else(engine_directory: Path) -> None:
+def test_only_weights_of_matrix_products_are_stored_in_half(engine_directory: Path) -> None:
     backend = TorchBackend(in_half(engine_directory, "bf16"), "cpu")
     classifier, segmenter = halves(backend._classifier), halves(backend._segmenter)
     block = "clip.visual.transformer.resblocks.0"
@@ -78,15 +78,13 @@ def test_products_are_stored_in_half_and_nothing_else(engine_directory: Path) ->
         for name, module in graph.named_modules():
             if isinstance(module, (nn.LayerNorm, LayerNorm2d, nn.Embedding)):
                 assert not halves(module), name
-    alone = {name for name in classifier | segmenter if "embed" in name or "strength" in name}
-    assert not {name for name in alone if "patch_embed.proj" not in name}
+    named = {name for name in classifier | segmenter if "embed" in name or "strength" in name}
+    assert all("patch_embed.proj" in name for name in named)
     assert not [name for name in segmenter if "conv_s0" in name or "conv_s1" in name]
 
 
 @pytest.mark.parametrize("graph", ["segmenter", "classifier"])
-def test_a_graph_that_the_policy_has_in_float32_stays_so(
-    engine_directory: Path, graph: str
-) -> None:
+def test_a_graph_with_a_float32_block_stays_in_float32(engine_directory: Path, graph: str) -> None:
     backend = TorchBackend(in_half(engine_directory, "bf16", f"{graph}: any"), "cpu")
     found = {"segmenter": backend._segmenter, "classifier": backend._classifier}
     assert not halves(found.pop(graph))
@@ -110,7 +108,7 @@ def timm_clip() -> FocusCLIP:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_timms_towers_give_the_same_bits(dtype: torch.dtype) -> None:
+def test_timms_towers_are_bitwise_equal_too(dtype: torch.dtype) -> None:
     image = torch.randn(2, 3, 224, 224)
     bias = torch.randn(12, 2, 197)
     rounded = timm_clip()
@@ -122,8 +120,8 @@ def test_timms_towers_give_the_same_bits(dtype: torch.dtype) -> None:
 
 
 @torch.inference_mode()
-def test_the_pyramid_is_composed_of_float32_weights() -> None:
-    """Rounded before they are made one, they would be rounded twice."""
+def test_the_pyramid_is_composed_from_float32_weights() -> None:
+    """If they were rounded before the composition, they would be rounded twice."""
     torch.manual_seed(0)
     segmenter = Segmenter("medfocus_tiny").eval()
     expected = segmenter.pyramid()

@@ -1,4 +1,4 @@
-"""Where a batch's images go in one upload."""
+"""The placement of a batch's images in one upload."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ SIZES = st.sampled_from([None, (3, 5), (5, 3), (1, 1), (2, 40)])
 
 
 @given(st.lists(SIZES, min_size=1, max_size=20))
-def test_all_is_packed_and_each_size_together(sizes: list[Size | None]) -> None:
+def test_every_image_is_packed_and_each_size_is_contiguous(sizes: list[Size | None]) -> None:
     packing = pack(sizes, SHARE)
     assert sorted(packing.order) == list(range(len(sizes)))
     assert [packing.rows[image] for image in packing.order] == list(range(len(sizes)))

@@ -1,4 +1,4 @@
-"""Graphs of mixed precision as OpenVINO is given them."""
+"""Graphs of mixed precision, converted to float32 for OpenVINO."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -43,8 +43,8 @@ def mixed(request: pytest.FixtureRequest, onnx_file: OnnxFile, tmp_path: Path) -
     return Mixed(tmp_path / "mixed.onnx", HALVES[dtype], tmp_path / "exact.onnx")
 
 
-def answers(model: openvino.Model) -> tuple[list[np.ndarray], int]:
-    """Of two phantoms in float32 throughout, and how many softmaxes are operators of their own."""
+def outputs(model: openvino.Model) -> tuple[list[np.ndarray], int]:
+    """The outputs for two phantoms, and how many softmaxes were not fused into attention."""
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     pixels = np.stack([image.pixels for image in phantoms(2)]).transpose(0, 3, 1, 2)
     given = (
@@ -59,7 +59,7 @@ def answers(model: openvino.Model) -> tuple[list[np.ndarray], int]:
 
 
 @pytest.mark.slow
-def test_it_is_the_float32_graph_in_which_attention_is_found(mixed: Mixed) -> None:
+def test_the_result_is_the_float32_graph_and_its_attention_is_fused(mixed: Mixed) -> None:
     core = openvino.Core()
     model = in_float32(core.read_model(mixed.path))
     assert halves(model, mixed.half) == halves(core.read_model(mixed.path), mixed.half) > 0
@@ -70,14 +70,14 @@ def test_it_is_the_float32_graph_in_which_attention_is_found(mixed: Mixed) -> No
             assert constant or source.get_element_type() not in FLOATS
         elif node.get_type_name() != "Constant" and node.get_output_size():
             assert node.get_output_element_type(0) not in HALVES.values()
-    expected, _ = answers(core.read_model(mixed.exact))
-    found, left = answers(model)
+    expected, _ = outputs(core.read_model(mixed.exact))
+    found, left = outputs(model)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
-    assert left == 2, "those over a prompt's tokens; OpenVINO found the others to be attention"
+    assert left == 2, "those over a prompt's tokens; OpenVINO fused all others into attention"
 
 
 def halves(model: openvino.Model, half: Type) -> int:
-    """How many constants are stored in a type."""
+    """The number of constants stored in a type."""
     constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
     return sum(node.get_element_type() == half for node in constants)

@@ -1,4 +1,4 @@
-"""Which runtime an engine takes, what it says where it cannot, and that all answer alike."""
+"""Which backend is loaded, the errors when none can be, and that all backends agree."""
 
 import importlib.machinery
 import shutil
@@ -15,9 +15,11 @@ import pytest
 
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
-from medfocus.engine.backends.registry import load_backend
+from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS
+from medfocus.engine.backends.registry import BACKENDS, DEVICES, load_backend
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.validate.images import phantoms
+from tests.errors import refuses
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def directory(exported_engine: Path) -> EngineDirectory:
 
 
 class Missing:
-    """An import finder for which some modules are not installed."""
+    """An import finder that pretends that some modules are not installed."""
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -51,8 +53,15 @@ def with_backends(directory: EngineDirectory, **backends: Any) -> EngineDirector
     return replace(directory, manifest=replace(directory.manifest, backends=backends))
 
 
+def test_every_backend_has_precisions_and_a_rank_on_each_of_its_devices() -> None:
+    assert BACKENDS.keys() == COMPUTE_PRECISIONS.keys()
+    for device in DEVICES:
+        ranks = [b.speed_rank[device] for b in BACKENDS.values() if device in b.speed_rank]
+        assert sorted(ranks) == list(range(1, len(ranks) + 1))
+
+
 @pytest.mark.slow
-def test_another_device_than_the_checks_is_said(
+def test_a_device_that_was_not_checked_is_logged(
     directory: EngineDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_backend(directory, "onnxruntime", "cpu").close()
@@ -62,11 +71,12 @@ def test_another_device_than_the_checks_is_said(
     parity = {**manifest.parity, "onnxruntime": elsewhere}
     moved = replace(directory, manifest=replace(manifest, parity=parity))
     load_backend(moved, "onnxruntime", "cpu").close()
-    assert caplog.messages == ["onnxruntime runs on cpu, and this engine was checked on cuda alone"]
+    (message,) = caplog.messages
+    assert message.startswith("onnxruntime runs on cpu")
 
 
 @pytest.mark.slow
-def test_all_backends_answer_alike(exported_engine: Path) -> None:
+def test_all_backends_agree(exported_engine: Path) -> None:
     images = [image.pixels for image in phantoms(5)]
     expected = Engine.load(exported_engine, "torch", "cpu").classify(images, strict=True)
     for name in ("onnxruntime", "openvino"):
@@ -84,8 +94,8 @@ def test_all_backends_answer_alike(exported_engine: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_answer_is_kept_when_the_next_call_comes(exported_engine: Path) -> None:
-    """Runtimes use their own memory for outputs again."""
+def test_the_next_call_does_not_change_a_prediction(exported_engine: Path) -> None:
+    """Runtimes reuse their output memory."""
     one, two = (image.pixels for image in phantoms(2))
     for name in ("onnxruntime", "openvino"):
         engine = Engine.load(exported_engine, name)
@@ -96,7 +106,7 @@ def test_an_answer_is_kept_when_the_next_call_comes(exported_engine: Path) -> No
         assert np.array_equal(first.focus_logits, before)
 
 
-def test_auto_takes_the_fastest_that_is_there(
+def test_auto_takes_the_fastest_that_is_installed(
     directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load_backend(directory, "auto", "cpu").name == "openvino"
@@ -105,42 +115,44 @@ def test_auto_takes_the_fastest_that_is_there(
     hide(monkeypatch, "openvino", "onnxruntime")
     assert load_backend(directory, "auto", "cpu").name == "torch"
     only = with_backends(directory, openvino="fp32")
-    with pytest.raises(InputError, match=r"backend auto: none .*openvino is not installed"):
+    with refuses(InputError, "backend.none_usable", "backend auto") as caught:
         load_backend(only, "auto", "cpu")
+    assert "openvino is not installed" in caught.value.problem
 
 
-def test_auto_takes_what_was_checked_alone(directory: EngineDirectory) -> None:
+def test_only_backends_that_were_checked_are_loaded(directory: EngineDirectory) -> None:
     assert load_backend(with_backends(directory, torch="fp32"), "auto", "cpu").name == "torch"
-    with pytest.raises(InputError, match="backend openvino: this engine was not exported for it"):
+    with refuses(InputError, "backend.not_exported", "backend openvino"):
         load_backend(with_backends(directory, torch="fp32"), "openvino", "cpu")
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
-def test_what_is_not_installed_is_named_with_its_mend(
+def test_a_backend_that_is_not_installed_is_named_with_the_command_that_installs_it(
     directory: EngineDirectory, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch, name)
-    with pytest.raises(InputError, match=rf"backend {name}: {name} is not installed\. Pip install"):
+    with refuses(InputError, "backend.not_installed", f"backend {name}") as caught:
         load_backend(directory, name, "cpu")
+    assert caught.value.hint.startswith("pip install 'medfocus[")
 
 
-def test_devices_that_are_not_there(directory: EngineDirectory) -> None:
+def test_devices_and_backends_that_are_unavailable_or_unknown(directory: EngineDirectory) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(InputError, match="device cuda: this ONNX Runtime has no CUDA"):
+    with refuses(InputError, "device.unavailable", "device cuda"):
         load_backend(directory, "onnxruntime", "cuda")
-    with pytest.raises(InputError, match="device cuda: openvino runs on the CPU"):
+    with refuses(InputError, "device.unavailable", "device cuda"):
         load_backend(directory, "openvino", "cuda")
-    with pytest.raises(InputError, match="device 'tpu'"):
+    with refuses(InputError, "device.unknown", "tpu"):
         load_backend(directory, "torch", "tpu")
-    with pytest.raises(InputError, match="backend 'jax'"):
+    with refuses(InputError, "backend.unknown", "jax"):
         load_backend(directory, "jax", "cpu")
 
 
-def test_bf16_is_not_for_onnx_runtime_on_a_cpu(directory: EngineDirectory) -> None:
+def test_onnx_runtime_has_no_bf16_on_a_cpu(directory: EngineDirectory) -> None:
     manifest = directory.manifest
     bf16 = replace(manifest, precision=replace(manifest.precision, dtype="bf16"))
-    with pytest.raises(InputError, match="CPU kernels do not know bf16"):
+    with refuses(InputError, "backend.unsupported_precision", "backend onnxruntime"):
         load_backend(replace(directory, manifest=bf16), "onnxruntime", "cpu")
 
 
@@ -149,22 +161,23 @@ def test_weights_that_are_not_listed_are_not_loaded(directory: EngineDirectory) 
     files = {name: r for name, r in manifest.files.items() if name != "classifier.onnx.data"}
     less = replace(directory, manifest=replace(manifest, files=files))
     for name in ("onnxruntime", "openvino"):
-        with pytest.raises(EngineDirectoryError, match=r"classifier\.onnx\.data: is not part of"):
+        with refuses(EngineDirectoryError, "engine.file_not_listed", "classifier.onnx.data"):
             load_backend(less, name, "cpu")
 
 
 def test_a_graph_that_a_runtime_cannot_load(directory: EngineDirectory, tmp_path: Path) -> None:
-    """It is named, and `auto` goes on to the next."""
+    """It is an error, and `auto` takes the next backend."""
     shutil.copytree(directory.path, tmp_path / "engine")
     (tmp_path / "engine" / "segmenter.onnx").write_bytes(b"no graph")
     broken = replace(directory, path=tmp_path / "engine")
     for name in ("onnxruntime", "openvino"):
-        with pytest.raises(EngineDirectoryError, match=f"{name} cannot load its graphs"):
+        with refuses(EngineDirectoryError, "engine.not_loadable") as caught:
             load_backend(broken, name, "cpu")
+        assert name in caught.value.problem
     assert load_backend(broken, "auto", "cpu").name == "torch"
 
 
-def test_a_library_that_is_broken_is_passed_over(
+def test_a_broken_library_is_skipped(
     directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch, "openvino")
@@ -175,23 +188,25 @@ def test_a_library_that_is_broken_is_passed_over(
             raise ImportError("libopenvino.so: version mismatch")
 
     monkeypatch.setattr(finder, "find_spec", broken)
-    with pytest.raises(InputError, match=r"is installed and cannot be loaded .*mismatch"):
+    with refuses(InputError, "backend.broken", "backend openvino") as caught:
         load_backend(directory, "openvino", "cpu")
+    assert "version mismatch" in caught.value.problem
     assert load_backend(directory, "auto", "cpu").name == "onnxruntime"
 
 
-def test_auto_goes_without_a_provider_that_cannot_start(
+def test_auto_does_without_a_provider_that_cannot_start(
     directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert load_backend(directory, "onnxruntime", "auto").device == "cpu"
-    assert "could not start CUDAExecutionProvider" in caplog.text
+    assert "CUDAExecutionProvider" in caplog.text
 
 
 def test_a_provider_that_cannot_start_is_an_error(
     directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime itself goes on, on the CPU, with a warning."""
+    """ONNX Runtime itself continues on the CPU, with a warning."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(InputError, match="could not start CUDAExecutionProvider"):
+    with refuses(InputError, "device.unavailable", "device cuda") as caught:
         load_backend(directory, "onnxruntime", "cuda")
+    assert "CUDAExecutionProvider" in caught.value.problem
