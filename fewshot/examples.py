@@ -19,7 +19,7 @@ from medfocus.errors import ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Item
 from medfocus.fewshot.data.images import read_item, unreadable
-from medfocus.fewshot.data.splitting.groups import joined
+from medfocus.fewshot.data.splitting.groups import components
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.models.graphs import ClassifierGraph
 from medfocus.settings import Focus, Preprocessing
@@ -109,7 +109,7 @@ def load_examples(
             files.append(index)
             content.append(content_hash(image))
             keys.append([("file", index), ("content", content[-1]), ("group", item.group or index)])
-            found.append(_segmented(image, content[-1], backbones, store))
+            found.append(_segment(image, content[-1], backbones, store))
             if with_lesions:
                 # The mean over each cell of SAM2's low-resolution frame: (side, side).
                 lesions.append(F.adaptive_avg_pool2d(torch.from_numpy(lesion)[None], side)[0])
@@ -122,7 +122,7 @@ def load_examples(
         torch.stack([score for _, score in found]),
         torch.tensor([items[index].label for index in files]),
         torch.tensor(files),
-        torch.tensor(joined(keys)),
+        torch.tensor(components(keys)),
         tuple(content),
         torch.stack(lesions) if with_lesions else None,
     )
@@ -136,7 +136,7 @@ def content_hash(image: SourceImage) -> str:
 
 
 @torch.inference_mode()
-def _segmented(
+def _segment(
     image: SourceImage, content: str, backbones: Backbones, store: FocusStore
 ) -> tuple[Tensor, Tensor]:
     """An image's focus logits (h, w) and score (), from the store if they are there.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.files import unreadable_file
 from medfocus.fewshot.data.folder import read_folder
 from medfocus.fewshot.data.recipes import read_recipe
 from medfocus.fewshot.data.table import read_table
@@ -30,12 +31,7 @@ def read_dataset(path: Path, recipe: str | None = None) -> Dataset:
     try:
         return _read(path, recipe)
     except OSError as error:
-        raise FileError(
-            str(error.filename or path),
-            f"cannot be read ({error.strerror})",
-            "check the permissions of this folder and those in it",
-            code="file.unreadable",
-        ) from error
+        raise unreadable_file(path, error) from error
 
 
 def _read(path: Path, recipe: str | None) -> Dataset:

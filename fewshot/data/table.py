@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from medfocus.errors import FileError, InputError
+from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
+from medfocus.fewshot.data.files import unreadable_file
 from medfocus.fewshot.data.splitting.groups import group_of, patient_group
 from medfocus.models.clip.text import CLASS_PROMPT
 
@@ -63,12 +64,7 @@ def _rows(path: Path) -> Iterator[_Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
     except OSError as error:
-        raise FileError(
-            str(path),
-            f"cannot be read ({error.strerror})",
-            "check the path and its permissions",
-            code="file.unreadable",
-        ) from error
+        raise unreadable_file(path, error) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             str(path),

@@ -107,11 +107,11 @@ def run_grid(folder: Path, worker: Worker, grid: Grid, progress: Progress) -> li
             _start,
             (config,),
         ) as pool:
-            futures = [
-                pool.submit(_work, folder, setting, _split_of(setting, grid, splits))
-                for setting in missing
-            ]
             try:
+                futures = [
+                    pool.submit(_work, folder, setting, _split_of(setting, grid, splits))
+                    for setting in missing
+                ]
                 for future in as_completed(futures):
                     run = future.result()
                     runs[run.setting] = run
@@ -124,8 +124,7 @@ def run_grid(folder: Path, worker: Worker, grid: Grid, progress: Progress) -> li
                     code="device.process_killed",
                 ) from error
             finally:
-                for future in futures:
-                    future.cancel()
+                pool.shutdown(cancel_futures=True)
     return [run for run in runs.values() if run is not None]
 
 

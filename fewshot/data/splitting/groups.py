@@ -36,7 +36,7 @@ def patient_group(path: Path) -> str | None:
         return None
 
 
-def joined(keys: Iterable[Sequence[Hashable]]) -> list[int]:
+def components(keys: Iterable[Sequence[Hashable]]) -> list[int]:
     """Connected components: N numbers, equal for things linked by common keys.
 
     Held-out parts depend on the numbers' order, so this union-find must keep numbering components

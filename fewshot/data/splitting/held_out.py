@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.splitting.groups import joined
+from medfocus.fewshot.data.splitting.groups import components
 
 FOLDS = 5  # one of them is held out
 
@@ -26,7 +26,7 @@ def held_out(dataset: Dataset, hashes: Sequence[str]) -> tuple[int, ...]:
     """
     labels = np.array([item.label for item in dataset.items])
     per_class = np.bincount(labels, minlength=len(dataset.classes))
-    groups = joined(
+    groups = components(
         [("content", content), *([] if item.group is None else [("group", item.group)])]
         for item, content in zip(dataset.items, hashes, strict=True)
     )

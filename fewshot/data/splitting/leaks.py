@@ -42,7 +42,7 @@ def leave_out_copies(dataset: Dataset, report: Console) -> Dataset:
     return replace(dataset, items=tuple(kept))
 
 
-def check_one_label_each(dataset: Dataset, hashes: Sequence[str]) -> None:
+def check_consistent_labels(dataset: Dataset, hashes: Sequence[str]) -> None:
     """Refuse files of equal content with different labels.
 
     Args:
@@ -66,7 +66,7 @@ def check_one_label_each(dataset: Dataset, hashes: Sequence[str]) -> None:
             )
 
 
-def check_apart(
+def check_no_overlap(
     dataset: Dataset, hashes: Mapping[int, str], train: Sequence[int], test: Sequence[int]
 ) -> None:
     """Refuse train and test parts that share a file content or a group.

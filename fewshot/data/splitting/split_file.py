@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from medfocus.atomic_write import atomic_write
-from medfocus.errors import FileError, InputError
+from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.files import unreadable_file
 from medfocus.fewshot.data.splitting.contents import content_hashes
-from medfocus.fewshot.data.splitting.leaks import check_apart, file_name
+from medfocus.fewshot.data.splitting.leaks import check_no_overlap, file_name
 
 SCHEMA = 1
 _HINT = "make a new split"
@@ -134,7 +135,7 @@ def read_split(path: Path, dataset: Dataset) -> Split:
         train_files=tuple(sorted(train, key=lambda file: file.index)),
         test_files=tuple(sorted(test, key=lambda file: file.index)),
     )
-    check_apart(dataset, hashes, split.train, split.test)
+    check_no_overlap(dataset, hashes, split.train, split.test)
     return split
 
 
@@ -170,12 +171,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError(
-            str(path),
-            f"cannot be read ({error.strerror})",
-            "check the path",
-            code="file.unreadable",
-        ) from error
+        raise unreadable_file(path, error) from error
     except ValueError as error:  # not JSON, or not UTF-8
         raise _invalid(path, f"is not a JSON file ({error})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

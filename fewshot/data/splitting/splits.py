@@ -8,7 +8,11 @@ from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.splitting.contents import content_hashes
 from medfocus.fewshot.data.splitting.held_out import held_out
-from medfocus.fewshot.data.splitting.leaks import check_apart, check_one_label_each, file_name
+from medfocus.fewshot.data.splitting.leaks import (
+    check_consistent_labels,
+    check_no_overlap,
+    file_name,
+)
 from medfocus.fewshot.data.splitting.split_file import Split, SplitFile, read_split, tested_split
 
 __all__ = ["Fraction", "Shots", "Split", "SplitFile", "make_split", "read_split", "tested_split"]
@@ -72,9 +76,9 @@ def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
             dataset.name, "has a single class", "add a second class", code="dataset.missing_class"
         )
     hashes = content_hashes([item.path for item in dataset.items])
-    check_one_label_each(dataset, hashes)
+    check_consistent_labels(dataset, hashes)
     pool, test = _parts(dataset, hashes)
-    check_apart(dataset, dict(enumerate(hashes)), pool, test)
+    check_no_overlap(dataset, dict(enumerate(hashes)), pool, test)
     train: list[int] = []
     for label, name in enumerate(dataset.classes):
         candidates = [index for index in pool if dataset.items[index].label == label]
@@ -88,7 +92,7 @@ def make_split(dataset: Dataset, amount: Shots | Fraction, seed: int) -> Split:
                 else "add files up to at least 5, of at least 5 groups if they are grouped",
                 code="split.too_few_files",
             )
-        train += _chosen(dataset, candidates, _count(amount, len(candidates), name), seed)
+        train += _choose(dataset, candidates, _count(amount, len(candidates), name), seed)
 
     def files(part: Sequence[int]) -> tuple[SplitFile, ...]:
         return tuple(
@@ -123,7 +127,7 @@ def _count(amount: Shots | Fraction, available: int, name: str) -> int:
     return amount.count
 
 
-def _chosen(dataset: Dataset, candidates: Sequence[int], count: int, seed: int) -> list[int]:
+def _choose(dataset: Dataset, candidates: Sequence[int], count: int, seed: int) -> list[int]:
     """The first candidates in the order of a hash of seed and file name.
 
     Unlike a random generator, a hash gives the same order in every version and on every system;

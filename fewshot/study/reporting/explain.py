@@ -62,10 +62,10 @@ def explain(dataset: str, head: Head, examples: Examples, backbones: Backbones) 
     """
     assert examples.lesions is not None
     graph = backbones.classifier(head, Focus(mode=head.focus))
-    figures = []
+    measures = []
     for rows in torch.split(torch.arange(len(examples)), BATCH):
-        figures.append(_figures(graph, examples.take(rows), backbones))
-    pointing, mass, area, overlap, deletion, insertion = torch.cat(figures, 1).mean(1).tolist()
+        measures.append(_measures(graph, examples.take(rows), backbones))
+    pointing, mass, area, overlap, deletion, insertion = torch.cat(measures, 1).mean(1).tolist()
     return Explanation(
         dataset,
         head.focus,
@@ -80,7 +80,7 @@ def explain(dataset: str, head: Head, examples: Examples, backbones: Backbones) 
     )
 
 
-def _figures(graph: ClassifierGraph, examples: Examples, backbones: Backbones) -> Tensor:
+def _measures(graph: ClassifierGraph, examples: Examples, backbones: Backbones) -> Tensor:
     """The six measures of each image: (6, B)."""
     assert examples.lesions is not None
     rows = torch.arange(len(examples))
@@ -89,7 +89,7 @@ def _figures(graph: ClassifierGraph, examples: Examples, backbones: Backbones) -
     )
     plain = classifier_inputs(examples, rows, backbones, Focus(mode="none"))
     lesion = plain[2] @ examples.lesions.to(image.device) @ plain[3].transpose(1, 2)  # (B, g, g)
-    seen, key_bias = _seen(graph, image, focus_logits, over_rows, over_cols)
+    seen, key_bias = _clip_input(graph, image, focus_logits, over_rows, over_cols)
     attention = attention_rollout(graph.clip, seen, key_bias)
 
     def predict(pictures: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _figures(graph: ClassifierGraph, examples: Examples, backbones: Backbones) -
     ).cpu()
 
 
-def _seen(
+def _clip_input(
     graph: ClassifierGraph, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """CLIP's input image and the bias of each layer, in any focus mode."""

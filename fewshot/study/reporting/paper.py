@@ -35,7 +35,7 @@ def paper_table(rows: Sequence[SettingSummary], adaptation: str, phantoms: bool)
     table.add_column("data set")
     for name in ("images", "ours, none", "ours, soft", "paper, CLIP", "paper, MedFocusCLIP"):
         table.add_column(name, justify="right", no_wrap=True)
-    ours = {(row.dataset, row.amount, row.focus): row for row in rows if _counts(row, adaptation)}
+    ours = {(row.dataset, row.amount, row.focus): row for row in rows if _is_shown(row, adaptation)}
     run = {dataset for dataset, _, _ in ours}
     for dataset, published in PAPER.items():
         if dataset not in run:
@@ -48,7 +48,7 @@ def paper_table(rows: Sequence[SettingSummary], adaptation: str, phantoms: bool)
     return table
 
 
-def _counts(row: SettingSummary, adaptation: str) -> bool:
+def _is_shown(row: SettingSummary, adaptation: str) -> bool:
     return row.adaptation == adaptation and row.masks == "found"
 
 

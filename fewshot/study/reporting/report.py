@@ -20,7 +20,7 @@ from medfocus.fewshot.study.reporting.plots import (
     confusion_figure,
     reliability_figure,
 )
-from medfocus.fewshot.study.reporting.summary import csv_text, figures, points, summarise
+from medfocus.fewshot.study.reporting.summary import cells, csv_text, points, summarise
 from medfocus.fewshot.study.run import Run
 
 SIDE = 224  # pixels, of a gallery picture
@@ -71,7 +71,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         title=title,
         rows=rows,
-        figures=figures,
+        cells=cells,
         accuracies=[(adaptation, accuracy_figure(rows, adaptation)) for adaptation in drawn],
         confusions=[confusion_figure(group, name) for name, group in _last(runs)],
         reliabilities=[(name, reliability_figure(group)) for name, group in _last(runs)],

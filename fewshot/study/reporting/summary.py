@@ -170,11 +170,11 @@ def console_table(rows: Sequence[SettingSummary], title: str) -> Table:
             table.add_section()
         last = section
         words = (row.dataset, row.adaptation, row.amount, row.focus, row.masks)
-        table.add_row(*words, *figures(row)[:4])
+        table.add_row(*words, *cells(row)[:4])
     return table
 
 
-def figures(row: SettingSummary) -> tuple[str, ...]:
+def cells(row: SettingSummary) -> tuple[str, ...]:
     """Accuracy, interval, gain, p, AUROC, and ECE before and after scaling, as text."""
     gain = "" if row.gain is None else points(row.gain)
     return (

@@ -108,5 +108,5 @@ def test_another_encoding(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with refuses(FileError, "file.unreadable", "missing.csv"):
+    with refuses(FileError, "file.missing", "missing.csv"):
         read_table(tmp_path / "missing.csv")

@@ -1,16 +1,19 @@
 """A study's settings, and that it resumes with the same bits."""
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.progress import Progress
 
-from medfocus.errors import InputError
+from medfocus.errors import DeviceError, InputError
 from medfocus.fewshot.backbones import WeightSources
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.splitting.splits import Fraction
+from medfocus.fewshot.study import grid as grid_module
 from medfocus.fewshot.study.grid import Grid, run_grid
 from medfocus.fewshot.study.run import Setting
 from medfocus.fewshot.study.worker import StudyConfig, Worker
@@ -73,6 +76,30 @@ def test_a_study_resumes(brain: Dataset, cache: Path, tmp_path: Path) -> None:
     worker.config = config
     lost.write_text(json.dumps({**json.loads(lost.read_text()), "seed": 7}))
     with refuses(InputError, "input.invalid_run", lost.name):
+        run_grid(tmp_path, worker, grid, Progress(disable=True))
+
+
+@pytest.mark.parametrize("dies_in", ["submit", "result"])
+def test_a_killed_worker_process_is_named(
+    dies_in: str, brain: Dataset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it dies while settings are still being submitted."""
+
+    class DeadPool(ThreadPoolExecutor):
+        def __init__(self, *_: object) -> None:
+            super().__init__(1)
+
+        def submit(self, *_: object) -> Future[object]:  # type: ignore[override]
+            if dies_in == "submit":
+                raise BrokenProcessPool
+            future: Future[object] = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+
+    monkeypatch.setattr(grid_module, "ProcessPoolExecutor", DeadPool)
+    worker = Worker(StudyConfig("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2))
+    grid = Grid(("none",), ("zero-shot",), (Fraction(0.5),), 1, ())
+    with refuses(DeviceError, "device.process_killed", "process"):
         run_grid(tmp_path, worker, grid, Progress(disable=True))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medfocus.fewshot.data.splitting.groups import joined
+from medfocus.fewshot.data.splitting.groups import components
 from medfocus.fewshot.data.splitting.held_out import held_out
 from tests.fewshot.data.splitting.pools import distinct, fake
 
@@ -29,7 +29,7 @@ def test_linked_items_stay_together(rows: list[tuple[int, str | None, int]]) -> 
     for _ in rows:
         linked = linked @ linked
     keys = [[("content", row[2]), *([("group", row[1])] if row[1] else [])] for row in rows]
-    together = np.array(joined(keys))
+    together = np.array(components(keys))
     np.testing.assert_array_equal(together[:, None] == together[None], linked)
     test = held_out(dataset, hashes)
     apart = {together[index] for index in range(len(rows)) if index not in test}

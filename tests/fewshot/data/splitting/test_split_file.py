@@ -145,7 +145,7 @@ def test_files_that_are_not_a_split(saved: Saved, tmp_path: Path) -> None:
         path.write_bytes(content)
         with refuses(InputError, "split.invalid", str(path)):
             read_split(path, dataset)
-    with refuses(FileError, "file.unreadable", "missing.json"):
+    with refuses(FileError, "file.missing", "missing.json"):
         read_split(tmp_path / "missing.json", dataset)
     with pytest.raises(InputError) as caught:
         split.save(path / "split.json")  # below a file

@@ -218,5 +218,5 @@ def test_a_patient_in_both_parts(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     dataset = images(tmp_path, {"a": 5, "b": 5})
     dataset.items[3].path.unlink()
-    with refuses(FileError, "file.unreadable", "a/3.png"):
+    with refuses(FileError, "file.missing", "a/3.png"):
         make_split(dataset, Shots(1), 0)
