@@ -1,4 +1,4 @@
-"""What an export is to build: precision, runtimes, batch sizes."""
+"""What an export builds: precision, targets, batch sizes."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,33 +18,36 @@ from medfocus.engine.backends.tensorrt.library import require_tensorrt
 from medfocus.engine.runtime import cuda
 from medfocus.errors import InputError, MedfocusError
 
-# The backend that runs each target, and the module that must be there to check it.
+# The backend that runs each target, and the module that must be installed to check it.
 TARGETS = {
     "onnx": ("onnxruntime", "onnxruntime"),
     "openvino": ("openvino", "openvino"),
     "torch": ("torch", "torch"),
     "tensorrt": ("tensorrt", "tensorrt"),
 }
-# What the exporting and checking of anything but PyTorch in float32 is done with.
+# Needed to export and check anything except PyTorch in float32.
 ONNX_TOOLS = ("onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes")
+INSTALL = "pip install 'medfocus[export]'"
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to build; PyTorch in float32 unless told otherwise.
+    """What to build; by default PyTorch in float32.
 
     Attributes:
-        dtype: of matrix products, in every target.
+        dtype: precision of matrix products, in every target.
         targets: names from `TARGETS`.
-        int8: OpenVINO computes in int8.
+        int8: whether OpenVINO computes in int8.
         buckets: batch sizes to prepare for and to check.
-        trt_attention: of the classifier's TensorRT plan: TensorRT's own, or our kernel as a plugin.
-        optional: a target that misses the parity gate is left out, as long as another is there
-            and it was not asked for as int8; else the export fails.
+        trt_attention: attention in the classifier's TensorRT plan: TensorRT's own, or our kernel
+            as a plugin.
+        optional: leave out a target that fails the parity gate, as long as another one passes;
+            int8 is never optional. Otherwise the export fails.
 
     Raises:
-        InputError: a target that is unknown, not installed or cannot be checked here, or none;
-            int8 without OpenVINO; buckets that are no ascending list of positive numbers.
+        InputError: a target is unknown (`backend.unknown`), not installed
+            (`backend.not_installed`) or cannot be checked on this machine, or there is none; int8
+            without OpenVINO; buckets are not an ascending list of positive numbers.
     """
 
     dtype: Dtype = "fp32"
@@ -55,20 +58,25 @@ class ExportConfig:
     optional: bool = False
 
     def __post_init__(self) -> None:
+        known = ", ".join(TARGETS)
         if not self.targets:
-            raise InputError("targets", "none are named", "use some of " + ", ".join(TARGETS))
+            raise InputError("targets", "none are given", f"name some of {known}")
         for target in self.targets:
             if target not in TARGETS:
-                raise InputError(f"target {target!r}", "not known", "use " + ", ".join(TARGETS))
-            if refusal := refused(target, self.dtype):
-                raise InputError(f"target {target}", refusal, "leave it out, or install it")
-        plain = self.dtype == "fp32" and set(self.targets) == {"torch"}
-        for module in () if plain else (*ONNX_TOOLS, *(("nncf",) if self.int8 else ())):
+                raise InputError(
+                    f"target {target!r}", "not known", f"use {known}", code="backend.unknown"
+                )
+            if error := unavailable(target, self.dtype):
+                raise error
+        needs_onnx = self.dtype != "fp32" or set(self.targets) != {"torch"}
+        tools = (*ONNX_TOOLS, *(["nncf"] if self.int8 else [])) if needs_onnx else ()
+        for module in tools:
             if find_spec(module) is None:
-                problem = f"needs {module}, which is not installed"
-                raise InputError("export", problem, "pip install 'medfocus[export]'")
+                raise _not_installed("export", f"needs {module}, which is not installed")
         if self.int8 and "openvino" not in self.targets:
-            raise InputError("int8", "is for OpenVINO, which is no target", "add target openvino")
+            raise InputError(
+                "int8", "is for OpenVINO, which is not a target", "add the target openvino"
+            )
         ascending = list(self.buckets) == sorted(set(self.buckets))
         if not self.buckets or self.buckets[0] < 1 or not ascending:
             problem = f"{self.buckets} is no ascending list of positive numbers"
@@ -76,21 +84,21 @@ class ExportConfig:
 
     @property
     def backends(self) -> dict[str, ComputePrecision]:
-        """The backends by name, with the precision that each is to be checked in."""
-        found: dict[str, ComputePrecision] = {
+        """The backends by name, with the precision in which each is checked."""
+        backends: dict[str, ComputePrecision] = {
             TARGETS[target][0]: self.dtype for target in TARGETS if target in self.targets
         }
-        if "openvino" in found:
+        if "openvino" in backends:
             from medfocus.export.openvino.compute_precision import best_compute_precision
 
-            found["openvino"] = "int8" if self.int8 else best_compute_precision(self.dtype)
-        return found
+            backends["openvino"] = "int8" if self.int8 else best_compute_precision(self.dtype)
+        return backends
 
 
 def files_of(backend: str, precision: ComputePrecision) -> tuple[str, ...]:
-    """The files of an engine directory that are there for a backend's sake.
+    """The files of an engine directory that a backend reads.
 
-    Without TensorRT's plans, whose folder is its own, and the head, which every engine holds.
+    Without TensorRT's plans, which have their own folder, and the head, which every engine has.
     """
     if backend == "torch":
         return SEGMENTER_WEIGHTS, CLASSIFIER_WEIGHTS
@@ -100,30 +108,40 @@ def files_of(backend: str, precision: ComputePrecision) -> tuple[str, ...]:
     return (*graphs, *map(weights_of, graphs))
 
 
-def refused(target: str, dtype: Dtype) -> str | None:
-    """Why a target cannot be built and checked on this machine; None if it can."""
+def unavailable(target: str, dtype: Dtype) -> InputError | None:
+    """Why a target cannot be built and checked on this machine, as an error; None if it can."""
+    item = f"target {target}"
     if target == "tensorrt":
         try:
             require_tensorrt()
             cuda.architecture()
         except MedfocusError as error:
-            return error.problem
+            return InputError(item, error.problem, error.hint, code=error.code)
         return None
     _, module = TARGETS[target]
     if find_spec(module) is None:
-        return f"{module} is not installed"
+        return _not_installed(item, f"{module} is not installed")
     if target == "onnx" and dtype == "bf16":
         import onnxruntime
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return "ONNX Runtime computes in bf16 on CUDA alone, and has none here to be checked on"
+            return InputError(
+                item,
+                "ONNX Runtime computes in bf16 only on CUDA, which it does not find here",
+                "leave the target out, or export in fp16",
+                code="backend.unavailable",
+            )
     return None
 
 
+def _not_installed(item: str, problem: str) -> InputError:
+    return InputError(item, problem, INSTALL, code="backend.not_installed")
+
+
 def installed_targets(dtype: Dtype) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The targets that can be built and checked here, and of the others, why not."""
-    reasons = {target: refused(target, dtype) for target in TARGETS}
+    """The targets that can be built and checked here, and for each other target the reason."""
+    errors = {target: unavailable(target, dtype) for target in TARGETS}
     return (
-        tuple(target for target, reason in reasons.items() if reason is None),
-        {target: reason for target, reason in reasons.items() if reason is not None},
+        tuple(target for target, error in errors.items() if error is None),
+        {target: error.problem for target, error in errors.items() if error is not None},
     )

@@ -1,4 +1,4 @@
-"""Models, head and settings to an engine directory."""
+"""Builds an engine directory from models, head and settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,14 +29,15 @@ from medfocus.settings import Focus, Selection
 
 @dataclass(frozen=True, eq=False)
 class ModelBundle:
-    """What goes into an engine directory.
+    """The models of an engine directory, with their head and settings.
 
     Attributes:
         preset: names the architectures and CLIP's preprocessing.
-        clip, segmenter: the models, with their weights; *_sha256: of the files they came from.
+        clip, segmenter: the models with their weights; `*_sha256`: of their weight files.
         head: classes, class embeddings, strengths.
         focus, selection: the settings.
-        native_segmenter: the same SAM2 at its own image size, where `segmenter`'s is another.
+        native_segmenter: the same SAM2 at its architecture's image size, where `segmenter` has
+            another size.
     """
 
     preset: Preset
@@ -52,7 +53,7 @@ class ModelBundle:
 
 def build(
     target: Path,
-    parts: ModelBundle,
+    bundle: ModelBundle,
     config: ExportConfig | None = None,
     images: Sequence[SourceImage] = (),
     calibration: Sequence[SourceImage] = (),
@@ -60,38 +61,39 @@ def build(
     force: bool = False,
     progress: ProgressReporter | None = None,
 ) -> Manifest:
-    """Write an engine directory, checked, whole or not at all.
+    """Build and check an engine directory; it is written completely or not at all.
 
     Args:
         target: the directory.
-        parts: the models and their settings.
-        config: what to build; PyTorch in float32, which is the reference itself, when None.
-        images: what everything else is checked on; as many as the largest bucket at least.
-        calibration: what int8 takes its ranges from; `images` where there are none.
-        force: replace an engine directory that is there.
-        progress: progress.
+        bundle: the models and their settings.
+        config: what to build; None for PyTorch in float32, which is the reference itself.
+        images: images for the parity gate, at least as many as the largest bucket.
+        calibration: images from which int8 takes its ranges; `images` if there are none.
+        force: replace an existing engine directory.
+        progress: reports each stage; None reports nothing.
 
     Raises:
-        InputError: a head that was made for another CLIP or focus mode; too few images.
-        ParityError: what was built answers otherwise than the float32 model.
+        InputError: the head was made for another CLIP (`head.wrong_clip`) or focus mode
+            (`head.wrong_focus`); too few images (`input.too_few_images`).
+        ParityError: the outputs are too far from the float32 model's.
         EngineDirectoryError: `target` exists (without `force`) or cannot be written.
     """
     config, progress = config or ExportConfig(), progress or ProgressReporter()
-    _check_head(parts)
+    _check_head(bundle)
     with write_engine_directory(target, force=force) as staging:
         with progress("writing weights"), writing(staging):
-            (staging / HEAD_WEIGHTS).write_bytes(save(parts.head.tensors()))
+            (staging / HEAD_WEIGHTS).write_bytes(save(bundle.head.tensors()))
             if "torch" in config.targets:
                 for name, module in (
-                    (SEGMENTER_WEIGHTS, parts.segmenter),
-                    (CLASSIFIER_WEIGHTS, parts.clip),
+                    (SEGMENTER_WEIGHTS, bundle.segmenter),
+                    (CLASSIFIER_WEIGHTS, bundle.clip),
                 ):
                     (staging / name).write_bytes(save(_contiguous(module)))
-        manifest = _manifest(parts, config)
-        smaller = parts.native_segmenter is not None and parts.focus.mode != "none"
-        if smaller or config.backends != {"torch": "fp32"}:
+        manifest = _manifest(bundle, config)
+        resized = bundle.native_segmenter is not None and bundle.focus.mode != "none"
+        if resized or config.backends != {"torch": "fp32"}:
             calibration = (calibration or images) if config.int8 else ()
-            manifest = _checked(staging, manifest, parts, config, images, calibration, progress)
+            manifest = _checked(staging, manifest, bundle, config, images, calibration, progress)
         with progress("hashing"):
             return write_manifest(staging, manifest)
 
@@ -99,14 +101,14 @@ def build(
 def _checked(
     staging: Path,
     manifest: Manifest,
-    parts: ModelBundle,
+    bundle: ModelBundle,
     config: ExportConfig,
     images: Sequence[SourceImage],
     calibration: Sequence[SourceImage],
     progress: ProgressReporter,
 ) -> Manifest:
-    """Write and check all but PyTorch in float32; the manifest with what was found."""
-    # Here and not above: PyTorch in float32 alone is written where ONNX's packages are missing.
+    """Write and check everything except PyTorch in float32; the manifest with the results."""
+    # Imported here: PyTorch in float32 can be exported without ONNX's packages.
     from medfocus.export.validate.gate import Gate
     from medfocus.export.validate.segmenter_size import check_segmenter_size
 
@@ -115,9 +117,10 @@ def _checked(
             "images",
             f"{len(images)} do not fill a batch of {config.buckets[-1]}",
             "check on more images, or export for smaller batches",
+            code="input.too_few_images",
         )
     steered = manifest.focus.mode != "none"
-    segmenter, classifier = _graphs(parts, manifest)
+    segmenter, classifier = _graphs(bundle, manifest)
     gate = Gate.prepare(
         segmenter,
         classifier,
@@ -127,8 +130,8 @@ def _checked(
         progress,
     )
     sizes: dict[str, Parity] = {}
-    if parts.native_segmenter is not None and steered:
-        native = SegmenterGraph(parts.native_segmenter, parts.selection).eval()
+    if bundle.native_segmenter is not None and steered:
+        native = SegmenterGraph(bundle.native_segmenter, bundle.selection).eval()
         sizes["segmenter size"] = check_segmenter_size(
             native, classifier, gate.reference, images, manifest, progress
         )
@@ -146,47 +149,51 @@ def _prepared(images: Sequence[SourceImage], manifest: Manifest) -> Images:
     return Images(prepared, preprocessing, steered=focus.mode != "none")
 
 
-def _graphs(parts: ModelBundle, manifest: Manifest) -> tuple[SegmenterGraph, ClassifierGraph]:
+def _graphs(bundle: ModelBundle, manifest: Manifest) -> tuple[SegmenterGraph, ClassifierGraph]:
     normalisation = manifest.preprocessing.classifier
     classifier = ClassifierGraph(
-        parts.clip,
-        parts.focus,
+        bundle.clip,
+        bundle.focus,
         mean=normalisation.mean,
         std=normalisation.std,
-        **graph_tensors(parts.head.tensors()),
+        **graph_tensors(bundle.head.tensors()),
     )
-    return SegmenterGraph(parts.segmenter, parts.selection).eval(), classifier.eval()
+    return SegmenterGraph(bundle.segmenter, bundle.selection).eval(), classifier.eval()
 
 
-def _check_head(parts: ModelBundle) -> None:
-    head, hint = parts.head, "make the head with this engine's CLIP and focus mode"
-    if head.clip != parts.preset.clip:
-        problem = f"was made for {head.clip}, and this engine has {parts.preset.clip}"
-        raise InputError("head", problem, hint)
-    if head.clip_sha256 != parts.clip_sha256:
-        raise InputError("head", f"was made for other weights of {head.clip}", hint)
-    if head.focus != parts.focus.mode:
-        problem = f"was made with focus {head.focus}, and this engine has {parts.focus.mode}"
-        raise InputError("head", problem, hint)
+def _check_head(bundle: ModelBundle) -> None:
+    head, architecture = bundle.head, bundle.preset.clip
+    problem, code = None, "head.wrong_clip"
+    if head.clip != architecture:
+        problem = f"was made for {head.clip}, and this engine has {architecture}"
+    elif head.clip_sha256 != bundle.clip_sha256:
+        problem = f"was made for other weights of {head.clip}"
+    elif head.focus != bundle.focus.mode:
+        problem = f"was made with focus {head.focus}, and this engine has {bundle.focus.mode}"
+        code = "head.wrong_focus"
+    if problem is not None:
+        hint = "make the head with this engine's CLIP and focus mode"
+        raise InputError("head", problem, hint, code=code)
 
 
 def _contiguous(module: FocusCLIP | Segmenter) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
 
 
-def _manifest(parts: ModelBundle, config: ExportConfig) -> Manifest:
+def _manifest(bundle: ModelBundle, config: ExportConfig) -> Manifest:
+    """The manifest before the gate, which fills in precision, parity and thresholds."""
     return Manifest(
         producer=Producer("medfocus", medfocus.__version__),
         models=Models(
-            ClipModel(parts.preset.clip, parts.clip_sha256),
-            Sam2Model(parts.preset.sam2, parts.segmenter.image_size, parts.segmenter_sha256),
+            ClipModel(bundle.preset.clip, bundle.clip_sha256),
+            Sam2Model(bundle.preset.sam2, bundle.segmenter.image_size, bundle.segmenter_sha256),
         ),
         precision=Precision(),
-        focus=parts.focus,
-        selection=parts.selection,
+        focus=bundle.focus,
+        selection=bundle.selection,
         prompts=ZERO_SHOT,
-        preprocessing=parts.preset.preprocessing(parts.clip, parts.segmenter),
-        classes=parts.head.classes,
+        preprocessing=bundle.preset.preprocessing(bundle.clip, bundle.segmenter),
+        classes=bundle.head.classes,
         buckets=config.buckets,
         files={},
         backends=config.backends,

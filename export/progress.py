@@ -1,4 +1,4 @@
-"""Progress of an export, stage by stage, on the terminal."""
+"""Shows the progress of an export on the terminal, stage by stage."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ Advance = Callable[[int], None]
 
 
 class ProgressReporter:
-    """Shows the stage at work, keeps the seconds of those that are done.
+    """Shows the current stage, and records the seconds of finished ones.
 
     Args:
         console: where to show them; None shows nothing.
 
     Attributes:
-        seconds: by stage, in the order in which they began; one that ran again adds up.
+        seconds: by stage, in the order of their first start; repeated runs of a stage are summed.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -34,12 +34,12 @@ class ProgressReporter:
 
     @contextmanager
     def __call__(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """Run a stage; what it yields takes the number of units that have been done."""
+        """Run a stage; call the yielded function with the number of units just finished."""
         columns: list[ProgressColumn] = [TextColumn(f"{name:<34}"), BarColumn(bar_width=24)]
         columns += [MofNCompleteColumn(), TimeRemainingColumn()] if total else []
         columns.append(TimeElapsedColumn())
         begun = time.perf_counter()
-        # The bar goes when the stage ends, so that an error stands alone; a log gets none.
+        # The bar disappears when the stage ends, so that an error is the only line; logs get none.
         hidden = not self._console.is_terminal
         with Progress(*columns, console=self._console, transient=True, disable=hidden) as progress:
             task = progress.add_task(name, total=total)
@@ -48,7 +48,7 @@ class ProgressReporter:
 
     @contextmanager
     def builder(self) -> Iterator[Progress]:
-        """A stage of a builder that shows phases and steps of its own."""
+        """Run TensorRT's builder as a stage; it shows its own phases and steps."""
         begun = time.perf_counter()
         hidden = not self._console.is_terminal
         with Progress(console=self._console, transient=True, disable=hidden) as progress:
@@ -56,7 +56,7 @@ class ProgressReporter:
         self._done("building TensorRT plans", time.perf_counter() - begun)
 
     def say(self, line: str) -> None:
-        """A line for the user, between progress."""
+        """Print a line between progress lines."""
         self._console.print(line)
 
     def _done(self, name: str, elapsed: float) -> None:

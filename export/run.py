@@ -1,4 +1,4 @@
-"""What `medfocus-export` does once its command line is read: load, build, check."""
+"""Runs an export once its command line is parsed: load, build, check."""
 
 import argparse
 from collections.abc import Mapping
@@ -13,7 +13,12 @@ from medfocus.errors import InputError
 from medfocus.export.config import ExportConfig, installed_targets
 from medfocus.export.engine_directory import ModelBundle, build
 from medfocus.export.progress import ProgressReporter
-from medfocus.export.validate.images import AT_LEAST, CALIBRATION_SEED, TO_CALIBRATE, check_images
+from medfocus.export.validate.images import (
+    CALIBRATION_IMAGES,
+    CALIBRATION_SEED,
+    CHECK_IMAGES,
+    check_images,
+)
 from medfocus.models.clip.adapter import apply_adapter
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.clip.text import class_embeddings, read_classes
@@ -28,29 +33,36 @@ from medfocus.settings import Focus, FocusMode, Selection
 def export(
     options: argparse.Namespace, out: Path, report: Console
 ) -> tuple[Manifest, Mapping[str, float]]:
-    """Build what a command line asks for.
+    """Build the engine directory that a command line describes.
+
+    Args:
+        options: the parsed command line.
+        out: the engine directory.
+        report: where progress is shown.
 
     Returns:
-        the manifest that was written, and the seconds of each stage.
+        The manifest that was written, and the seconds of each stage.
 
     Raises:
-        MedfocusError: of what `ExportConfig`, `build` and the loading of weights raise; what is quick to
-            find comes before gigabytes of weights.
+        MedfocusError: what `ExportConfig`, `build` and the loading of weights raise. What can be
+            checked quickly is checked before weights are loaded.
     """
     progress = ProgressReporter(report)
     chosen = _preset(options)
-    config = _plan(options, chosen, report)
+    config = _config(options, chosen, report)
     check_target(out, options.force)
     head = Head.read(options.head) if options.head else None
     classes = () if head else _classes(options, chosen)
-    images = check_images(options.calibration, max(AT_LEAST, config.buckets[-1]))
+    images = check_images(options.calibration, max(CHECK_IMAGES, config.buckets[-1]))
     calibration = (
-        check_images(options.calibration, TO_CALIBRATE, CALIBRATION_SEED) if config.int8 else []
+        check_images(options.calibration, CALIBRATION_IMAGES, CALIBRATION_SEED)
+        if config.int8
+        else []
     )
     with progress("loading weights"):
-        parts = _parts(options, chosen, head, classes)
+        bundle = _bundle(options, chosen, head, classes)
     manifest = build(
-        out, parts, config, images, calibration, force=options.force, progress=progress
+        out, bundle, config, images, calibration, force=options.force, progress=progress
     )
     return manifest, progress.seconds
 
@@ -60,7 +72,7 @@ def _preset(options: argparse.Namespace) -> Preset:
     return replace(chosen, clip=options.clip or chosen.clip, sam2=options.sam2 or chosen.sam2)
 
 
-def _plan(options: argparse.Namespace, chosen: Preset, report: Console) -> ExportConfig:
+def _config(options: argparse.Namespace, chosen: Preset, report: Console) -> ExportConfig:
     if options.targets == "auto":
         targets, reasons = installed_targets(options.dtype)
         for target, reason in reasons.items():
@@ -92,12 +104,15 @@ def _classes(options: argparse.Namespace, chosen: Preset) -> tuple[str, ...]:
         return read_classes(options.classes)
     if chosen.clip != TINY:
         raise InputError(
-            "classes", "none are given", "name them with --classes FILE, or give --head FILE"
+            "classes",
+            "none are given",
+            "name them with --classes FILE, or give --head FILE",
+            code="input.empty",
         )
-    return tuple(sorted(kind.name for kind in DEMO_KINDS))  # phantoms are all that `tiny` knows
+    return tuple(sorted(kind.name for kind in DEMO_KINDS))  # `tiny` knows only phantoms
 
 
-def _parts(
+def _bundle(
     options: argparse.Namespace, chosen: Preset, head: Head | None, classes: tuple[str, ...]
 ) -> ModelBundle:
     loaded = load_clip(chosen.clip, options.clip_weights, options.text_folder)
@@ -120,12 +135,14 @@ def _parts(
         head=head,
         focus=Focus(mode=options.focus or head.focus),
         selection=Selection(policy=options.selection),
-        native_segmenter=_native(options, chosen, segmenter),
+        native_segmenter=_native_segmenter(options, chosen, segmenter),
     )
 
 
-def _native(options: argparse.Namespace, chosen: Preset, used: Segmenter) -> Segmenter | None:
-    """The same SAM2 at its own image size, where the engine's is another."""
+def _native_segmenter(
+    options: argparse.Namespace, chosen: Preset, used: Segmenter
+) -> Segmenter | None:
+    """The same SAM2 at its architecture's image size, where the engine's size is another."""
     if options.segmenter_size is None:
         return None
     native, _ = load_segmenter(chosen.sam2, options.sam2_weights)

@@ -72,12 +72,13 @@ def exported_engine(tmp_path_factory: pytest.TempPathFactory, onnx_file: OnnxFil
     """As `engine_directory`, in float32 for every runtime of a CPU; not to be changed."""
     import onnx_ir as ir
 
-    from medfocus.export.validate import gate
+    from medfocus.export.validate import graph_writer
 
     path = tmp_path_factory.mktemp("engines") / "exported"
     config = ExportConfig("fp32", ("onnx", "openvino", "torch"), buckets=(1, 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "segmenter_onnx", lambda _: ir.load(onnx_file("segmenter", "best")))
+        segmenter = onnx_file("segmenter", "best")
+        patch.setattr(graph_writer, "segmenter_onnx", lambda _: ir.load(segmenter))
         build(path, random_bundle(), config, phantoms(8))
     return path
 

@@ -1,4 +1,4 @@
-"""How large activations become, block by block: what decides which blocks half precision spares."""
+"""Measures activations block by block, to decide which blocks stay in float32."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,19 +16,19 @@ from medfocus.export.onnx.half_precision import FLOAT32_SCOPES, HALF, block_of, 
 def activation_ranges(
     path: Path, graph_name: str, feeds: Iterable[dict[str, NDArray[Any]]], scratch: Path
 ) -> dict[str, float]:
-    """The largest absolute value that each block's matrix products and convolutions put out.
+    """The largest absolute output of each block's matrix products and convolutions.
 
     Args:
         path: a float32 graph.
         graph_name: `segmenter` or `classifier`.
-        feeds: inputs by name; a batch each.
-        scratch: a folder for a copy of the graph with the maxima as outputs.
+        feeds: inputs by name, one batch each.
+        scratch: a folder for a copy of the graph that outputs the maxima.
+
+    Returns:
+        Maxima by `<graph>: <module>`, as `Precision.float32_blocks` names blocks.
 
     Raises:
         EngineDirectoryError: the copy cannot be written.
-
-    Returns:
-        by `<graph>: <module>`, as `Precision.float32_blocks` names blocks.
     """
     model = ir.load(path)
     outputs: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The two graphs as ONNX: dynamic batch and prompts, everything that answers inside."""
+"""The two graphs as ONNX, with dynamic batch and prompts and the whole computation inside."""
 
 import warnings
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ SEGMENTER_OUTPUTS = ("focus_logits", "score")
 CLASSIFIER_INPUTS = ("image", "focus_logits", "rows", "cols")
 CLASSIFIER_OUTPUTS = ("embedding", "probabilities", "patch_focus", "focused")
 
-NAME_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node lies in, as torch writes them
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node belongs to, written by torch
 OPSET = 22  # the first in which Conv takes bfloat16
 
 
 def segmenter_onnx(graph: SegmenterGraph) -> ir.Model:
     """The segmenter's graph: inputs (batch, 3, S, S), (batch, prompts, points, 2) and its labels.
 
-    Exported from an example of two images, prompts and points: a size of one would be taken for
-    a constant.
+    The example has two images, prompts and points: the exporter takes a size of one for a
+    constant.
     """
     size = graph.segmenter.image_size
     example = (
@@ -51,11 +51,12 @@ def segmenter_onnx(graph: SegmenterGraph) -> ir.Model:
 
 @contextmanager
 def _constants(segmenter: Segmenter) -> Iterator[None]:
-    """What depends on weights alone, computed now and not by each runtime.
+    """Compute what depends only on weights once, instead of in each runtime.
 
-    Upstream interpolates the positional embeddings of the one image size in every call. A runtime
-    that folds constants as it loads would do it instead, some of them slowly: OpenVINO took 84 s
-    for sam2.1_hiera_tiny. And NNCF takes a weight as it is stored, not as it enters a product.
+    Upstream interpolates the positional embeddings in every call, although the image size is
+    fixed. Runtimes that fold constants at load time would do it then, some of them slowly:
+    OpenVINO took 84 s for sam2.1_hiera_tiny. And NNCF quantises a weight as it is stored, not as
+    it enters a product.
     """
     trunk, prompts = segmenter.image_encoder.trunk, segmenter.sam_prompt_encoder
     decoder = segmenter.sam_mask_decoder
@@ -81,7 +82,7 @@ def classifier_onnx(
     Args:
         graph: in evaluation mode.
         mask_size: h and w of the focus logits.
-        translations: of more torch operators, where a runtime has its own kernel.
+        translations: for further torch operators, where a runtime has its own kernel.
     """
     size = graph.clip.image_size
     example = (
@@ -104,7 +105,7 @@ def _export(
     translations: Translations | None = None,
 ) -> ir.Model:
     with warnings.catch_warnings():
-        # That axes share a name is meant.
+        # Axes share names on purpose.
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)
         program = torch.onnx.export(
             graph,
@@ -117,13 +118,13 @@ def _export(
             custom_translation_table=ATTENTION | (translations or {}),
             verbose=False,
         )
-    assert program is not None  # only the old exporter returns nothing
-    _forget_sources(program.model)
+    assert program is not None  # only the old exporter returns None
+    _remove_source_paths(program.model)
     return program.model
 
 
-def _forget_sources(model: ir.Model) -> None:
-    """Take out where in whose source files each node comes from; module names stay."""
+def _remove_source_paths(model: ir.Model) -> None:
+    """Remove the metadata that contains paths of source files; module names stay."""
     for node in model.graph:
         for key in [key for key in node.metadata_props if key != NAME_SCOPES]:
             del node.metadata_props[key]
@@ -135,7 +136,7 @@ def _forget_sources(model: ir.Model) -> None:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a graph to `<name>.onnx`, its weights to `<name>.onnx.data` beside it.
+    """Write a graph to `<name>.onnx`, and its weights to `<name>.onnx.data` in the same folder.
 
     Raises:
         EngineDirectoryError: the files cannot be written.
@@ -145,23 +146,26 @@ def save(model: ir.Model, path: Path) -> None:
 
 
 def save_checked(model: ir.Model, path: Path) -> None:
-    """As `save`, and check the file as any reader would see it.
+    """Save a graph as `save` does, and validate the file.
 
     Raises:
-        EngineDirectoryError: the files cannot be written, or break ONNX's rules of form, types or
-            shapes.
+        EngineDirectoryError: the files cannot be written, or are not valid ONNX in structure,
+            types or shapes (`engine.invalid_onnx`).
     """
     save(model, path)
     try:
-        # By path: a model in memory may pass protobuf's limit of 2 GiB.
+        # By path: a model in memory may exceed protobuf's limit of 2 GiB.
         onnx.checker.check_model(str(path), full_check=True)
     except (ValidationError, InferenceError) as error:
         raise EngineDirectoryError(
-            str(path), f"is not valid ONNX ({error})", "report this with the versions in use"
+            str(path),
+            f"is not valid ONNX ({error})",
+            "report this with the versions of torch and onnxscript",
+            code="engine.invalid_onnx",
         ) from error
 
 
 def operators(path: Path) -> list[str]:
-    """The kinds of operators in a graph, sorted; those of other domains as `domain::name`."""
+    """The operator types in a graph, sorted; those of other domains as `domain::name`."""
     nodes = onnx.load(path, load_external_data=False).graph.node
     return sorted({f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in nodes})

@@ -1,8 +1,8 @@
-"""float32 graphs to half precision, in the graph's own types: a pass over ONNX.
+"""Converts float32 ONNX graphs to half precision by changing the types in the graph.
 
-TensorRT 11 takes precision from the types in the file and from nowhere else, and other runtimes
-may change less than they like. So what computes in half precision is written out, operator by
-operator, with a Cast wherever the type changes.
+TensorRT 11 takes precision only from the types in the file, and for other runtimes explicit types
+leave less to choose. So every operator that computes in half precision has half-precision types,
+with a Cast wherever the type changes.
 """
 
 import re
@@ -18,9 +18,9 @@ from medfocus.kernels.masked_attention import NAME
 
 IR_DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
-# Matrix products and convolutions: all the precision that half precision makes faster.
+# Matrix products and convolutions: all the operators that half precision makes faster.
 HALF = ("Conv", "ConvTranspose", "Gemm", "MatMul", NAME)
-# What moves values, or changes each alone and cannot overflow.
+# Operators that move values, or change each one independently and cannot overflow.
 FOLLOW = (
     "Concat",
     "Expand",
@@ -39,14 +39,14 @@ FOLLOW = (
     "Transpose",
     "Unsqueeze",
 )
-# Coordinates go through sin and cos of large angles there. (torch names no scope for the layer that
-# does it, `pe_layer`, as upstream calls it by another method than `forward`.)
+# It computes sin and cos of large angles from coordinates. (torch records no scope for the layer
+# that does so, `pe_layer`, as upstream calls a method of it other than `forward`.)
 FLOAT32_SCOPES = ("sam_prompt_encoder",)
 
-# Sums and products follow only where the other operand is a constant of one dimension or none: a
-# layer's own bias, the scale of attention. Sums of activations are the residual stream.
+# Sums and products follow only where the other operand is a constant with at most one dimension: a
+# layer's bias, the scale of attention. Sums of activations are the residual stream.
 _WITH_CONSTANT = ("Add", "Mul")
-_BIAS_IS_FLOAT32 = (NAME,)  # our attention kernel's: it takes q, k and v in half alone
+_BIAS_IS_FLOAT32 = (NAME,)  # our attention kernel takes only q, k and v in half precision
 _TAKES_ANY_TYPE = ("Shape", "Size", "Cast")
 _BLOCK = re.compile(r"(\S*?(?:blocks|transformer\.layers)\.\d+)")
 
@@ -59,12 +59,12 @@ def policy(dtype: Dtype, float32_blocks: Iterable[str] = ()) -> Precision:
 
 
 def block_of(node: ir.Node) -> str:
-    """The block of the model that a node comes from; "" for what belongs to no submodule.
+    """The block of the model that a node comes from; "" for a node outside every submodule.
 
-    A transformer layer is a block; so is each module of the second level that is not in layers, and
-    what a module of the first level computes itself.
+    A transformer layer is a block; so is each second-level module outside the layers, and what a
+    first-level module computes itself.
     """
-    modules = [scope for scope in _scopes(node) if scope][:-1]  # the last names the operation
+    modules = [scope for scope in _scopes(node) if scope][:-1]  # the last is the operation
     for module in modules:
         if found := _BLOCK.match(module):
             return found[1]
@@ -72,13 +72,13 @@ def block_of(node: ir.Node) -> str:
 
 
 def last_layer(nodes: Iterable[ir.Node]) -> str:
-    """The block that is the transformer layer computed last; nodes in the order of their work."""
+    """The block of the last transformer layer; nodes in the order of execution."""
     return [block for block in map(block_of, nodes) if _BLOCK.fullmatch(block)][-1]
 
 
 def is_exact(node: ir.Node, float32_scopes: Iterable[str]) -> bool:
-    """Whether a node is outside of every block, or within a scope that stays float32."""
-    within = any(part in scope for part in float32_scopes for scope in _scopes(node))
+    """Whether a node is outside every block, or within a scope that stays float32."""
+    within = any(name in scope for name in float32_scopes for scope in _scopes(node))
     return within or not block_of(node)
 
 
@@ -90,11 +90,11 @@ def _scopes(node: ir.Node) -> list[str]:
 def lower(model: ir.Model, graph_name: str, precision: Precision) -> ir.Model:
     """Rewrite a float32 graph so that its types are those of a precision policy.
 
-    Inputs and outputs stay float32. Only what lies in a submodule is lowered: pooling, the
-    focus bias and the head, a few small products, decide the answer and stay exact.
+    Inputs and outputs stay float32. Only nodes in a submodule are lowered: pooling, the focus bias
+    and the head are a few small products that decide the output, and stay in float32.
 
     Args:
-        model: in float32, with all types known; it is changed.
+        model: in float32, with all types known; it is changed in place.
         graph_name: `segmenter` or `classifier`, as blocks are named in the policy.
         precision: the policy.
 
@@ -113,7 +113,7 @@ class _Lowering:
         self._name, self._precision = graph_name, precision
         self._dtype = IR_DTYPES[precision.dtype]
         self._halved: set[ir.Value] = set()
-        self._other: dict[ir.Value, ir.Value] = {}  # a value in the type that it has not
+        self._casts: dict[ir.Value, ir.Value] = {}  # a value cast to its other type
         self._weights: dict[ir.Value, ir.Value] = {}
 
     def run(self) -> None:
@@ -134,11 +134,11 @@ class _Lowering:
 
     def _computes_in_half(self, node: ir.Node) -> bool:
         precision = self._precision
-        spared = f"{self._name}: {block_of(node)}" in precision.float32_blocks
-        exact = spared or is_exact(node, precision.float32_scopes)
+        in_float32 = f"{self._name}: {block_of(node)}" in precision.float32_blocks
+        exact = in_float32 or is_exact(node, precision.float32_scopes)
         if exact or not any(_is_float(output) for output in node.outputs):
             return False
-        if not all(self._holds(value) for value in node.inputs if _is_weight(value)):
+        if not all(self._in_range(value) for value in node.inputs if _is_weight(value)):
             return False
         if node.op_type in precision.half:
             return True
@@ -154,8 +154,8 @@ class _Lowering:
             return fed_half and len(constants) == 1 and len(constants[0].shape or ()) <= 1
         return node.op_type in precision.follow and fed_half
 
-    def _holds(self, weight: ir.Value | None) -> bool:
-        """Whether the dtype's range holds a weight; otherwise its operator stays float32."""
+    def _in_range(self, weight: ir.Value | None) -> bool:
+        """Whether a weight is in the dtype's range; otherwise its operator stays float32."""
         if not _is_float(weight):
             return True
         assert weight is not None
@@ -177,16 +177,16 @@ class _Lowering:
                 self._halved.add(output)
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
-        if value not in self._other:
+        if value not in self._casts:
             cast = ir.node("Cast", [value], {"to": ir.AttrInt64("to", dtype)})
             cast.outputs[0].name = f"{value.name}_{dtype.name.lower()}"
             cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
             self._graph.insert_before(before, cast)
-            self._other[value] = cast.outputs[0]
-        return self._other[value]
+            self._casts[value] = cast.outputs[0]
+        return self._casts[value]
 
     def _weight(self, value: ir.Value) -> ir.Value:
-        """An initializer in half precision, one for all that use it."""
+        """An initializer in half precision, shared by all its uses."""
         if value not in self._weights:
             assert value.const_value is not None
             lowered = value.const_value.numpy().astype(self._dtype.numpy())
@@ -199,12 +199,12 @@ class _Lowering:
     def _output(self, value: ir.Value) -> ir.Value:
         """A graph output in float32 under its own name."""
         name, value.name = value.name, f"{value.name}_{self._precision.dtype}"
-        if value not in self._other:
+        if value not in self._casts:
             cast = ir.node("Cast", [value], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
             cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.FLOAT, value.shape
             self._graph.append(cast)
-            self._other[value] = cast.outputs[0]
-        output = self._other[value]
+            self._casts[value] = cast.outputs[0]
+        output = self._casts[value]
         output.name = name
         return output
 

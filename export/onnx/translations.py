@@ -1,4 +1,4 @@
-"""How PyTorch's operators are written in ONNX, where the exporter's own way is not the best."""
+"""Our own translations of PyTorch operators to ONNX, where the exporter's are not the best."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,35 +21,36 @@ def _attention(
 ) -> Any:
     """Attention of (B, H, N, D) as a scale, two products and a softmax.
 
-    The exporter's own turns the keys by way of their shape, six nodes to be computed in each call,
-    and scales queries and keys both; OpenVINO finds no attention in that.
+    The exporter's translation transposes the keys through six nodes that compute their shape in
+    every call, and scales both queries and keys; OpenVINO does not recognise attention in that.
 
-    Where an image's cells look at a prompt's tokens, some eight keys, the matrices are turned: the
-    softmax runs over the keys side by side for many queries, and not within a vector register that
-    they do not fill. Its output enters the product as it is, or NNCF would quantise it.
+    Where an image's cells attend to a prompt's tokens, about eight keys, the matrices are
+    transposed: the softmax then runs over the keys of many queries in parallel, instead of within a
+    vector register that eight keys do not fill. Its output enters the product directly, since NNCF
+    would quantise it otherwise.
 
     Raises:
-        NotImplementedError: forms that no model here has.
+        NotImplementedError: a form that no model here has.
     """
     if dropout_p or is_causal or enable_gqa or len(query.shape) != 4:
         raise NotImplementedError("only attention of (B, H, N, D), without dropout, not causal")
     width = query.shape[3]
     scaled = op.Mul(query, op.Constant(value_float=width**-0.5 if scale is None else scale))
-    if _asks_prompts(query, key) and attn_mask is None:
-        weights = op.Softmax(op.MatMul(key, _turned(scaled)), axis=2)  # (B, H, keys, N)
-        return _turned(op.MatMul(_turned(value), weights))
-    logits = op.MatMul(scaled, _turned(key))
+    if _attends_to_prompts(query, key) and attn_mask is None:
+        weights = op.Softmax(op.MatMul(key, _transposed(scaled)), axis=2)  # (B, H, keys, N)
+        return _transposed(op.MatMul(_transposed(value), weights))
+    logits = op.MatMul(scaled, _transposed(key))
     if attn_mask is not None:
         logits = op.Add(logits, attn_mask)
     return op.MatMul(op.Softmax(logits, axis=3), value)
 
 
-def _asks_prompts(query: Any, key: Any) -> bool:
-    """Whether an image's cells, so many, look at a prompt's tokens, which are any number."""
+def _attends_to_prompts(query: Any, key: Any) -> bool:
+    """Whether an image's cells (a fixed number) attend to a prompt's tokens (a dynamic number)."""
     return isinstance(query.shape[2], int) and not isinstance(key.shape[2], int)
 
 
-def _turned(matrices: Any) -> Any:
+def _transposed(matrices: Any) -> Any:
     return op.Transpose(matrices, perm=[0, 1, 3, 2])
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""OpenVINO: the choice of compute precision, and quantisation to int8."""

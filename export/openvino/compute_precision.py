@@ -1,4 +1,4 @@
-"""Which precision stands for a half precision in OpenVINO on this processor."""
+"""Chooses OpenVINO's compute precision for a half-precision export on this processor."""
 
 import timeit
 from functools import cache
@@ -14,22 +14,22 @@ TOKENS, WIDTH, HIDDEN = 1024, 768, 3072  # the largest product of a ViT-B layer
 
 
 def best_compute_precision(wanted: ComputePrecision) -> ComputePrecision:
-    """bf16 for `fp16` and `bf16` where that is the faster, or else fp32.
+    """bf16 for `fp16` and `bf16` where that is faster, otherwise fp32.
 
-    A processor may know bf16 and gain nothing by it: it is the matrix units that make it fast.
+    A processor may support bf16 without being faster in it: that needs matrix units.
     """
     return "bf16" if wanted != "fp32" and bf16_is_faster() else "fp32"
 
 
 @cache
 def bf16_is_faster() -> bool:
-    """Whether a matrix product takes less time in bf16 than in float32; timed once a process."""
+    """Whether a matrix product takes less time in bf16 than in float32; timed once per process."""
     core = openvino.Core()
     return has_bf16(core) and _product_seconds(core, "bf16") < _product_seconds(core, "fp32")
 
 
 def _product_seconds(core: openvino.Core, precision: ComputePrecision) -> float:
-    """The best of ten runs."""
+    """The time of one matrix product, the minimum of ten runs."""
     tokens = opset.parameter([TOKENS, WIDTH], np.float32)
     weights = opset.constant(np.ones((WIDTH, HIDDEN), np.float32))
     model = openvino.Model([opset.matmul(tokens, weights, False, False)], [tokens])

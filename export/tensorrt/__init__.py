@@ -1,1 +1,1 @@
-"""TODO."""
+"""TensorRT: building plans from ONNX, with our attention kernel as an optional plugin."""

@@ -1,4 +1,4 @@
-"""ONNX graphs to TensorRT plans, for the GPU and the TensorRT that are there."""
+"""Builds TensorRT plans from the ONNX graphs, for this machine's GPU and TensorRT version."""
 
 import os
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ def build_plans(
     attention: Attention = "native",
     progress: Progress | None = None,
 ) -> str:
-    """Build both plans of an engine directory; minutes on a GPU, which should be idle.
+    """Build both plans of an engine directory; takes minutes on a GPU, which should be idle.
 
     Args:
         staging: holds the segmenter's and the classifier's ONNX; `plans/<folder>/` is added.
         buckets: ascending batch sizes.
-        prompts: the zero-shot prompts, which the segmenter is tuned for.
-        classifier: the classifier's graph if another than the directory's, as for `plugin`.
+        prompts: the zero-shot prompts, for which the segmenter is tuned.
+        classifier: the classifier's graph if not the directory's, as for `plugin`.
         attention: `plugin` where that graph has `medfocus::masked_attention` nodes.
         progress: shows the builder's phases and steps.
 
@@ -47,12 +47,13 @@ def build_plans(
     Raises:
         InputError: TensorRT or CUDA's bindings are not installed.
         DeviceError: there is no GPU, or it fails.
-        EngineDirectoryError: TensorRT refuses a graph or cannot build it, with all that it says.
+        EngineDirectoryError: TensorRT cannot parse or build a graph (`engine.build_failed`); its
+            messages are included.
     """
     version = require_tensorrt()
     architecture = cuda.architecture()
     folder = plan_folder(architecture, version)
-    from medfocus.export.tensorrt.builder import Builder  # it needs TensorRT to be imported
+    from medfocus.export.tensorrt.builder import Builder  # imports TensorRT
 
     builder = Builder(timing_cache(architecture, version), attention == "plugin", progress)
     if attention == "plugin":
@@ -73,6 +74,6 @@ def build_plans(
 
 
 def timing_cache(architecture: int, version: str) -> Path:
-    """Where measured kernel times are kept between builds; no part of an engine."""
+    """The cache of measured kernel times between builds; not part of an engine."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "medfocus" / f"tensorrt-sm{architecture}-{version}.timing"

@@ -1,18 +1,18 @@
 """TensorRT's builder: a strongly typed network from ONNX, its profiles, its progress.
 
-Imported only once `require_tensorrt` has passed.
+Import it only after `require_tensorrt` has passed.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorrt as trt
 from rich.progress import Progress, TaskID
 
+from medfocus.atomic_write import atomic_write
 from medfocus.engine.backends.tensorrt.plan_runner import Logger
-from medfocus.errors import EngineDirectoryError
+from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.tensorrt.profiles import Profile
 
 
@@ -20,9 +20,9 @@ class Builder:
     """Builds plans for this thread's GPU, one after the other.
 
     Args:
-        cache: file of measured kernel times; read if it fits, made or replaced after a build.
-        plugins: take Python plugins' ahead-of-time kernels.
-        progress: shows phases and steps.
+        cache: file of measured kernel times; read if it is usable, written after each build.
+        plugins: use the ahead-of-time kernels of Python plugins.
+        progress: shows phases and steps; None shows nothing.
     """
 
     def __init__(self, cache: Path, plugins: bool, progress: Progress | None) -> None:
@@ -31,19 +31,19 @@ class Builder:
         self._logger = Logger()
 
     def build(self, path: Path, profiles: Sequence[Profile]) -> memoryview:
-        """A graph's plan, as bytes.
+        """Build a graph's plan, as bytes.
 
         Raises:
-            EngineDirectoryError: TensorRT refuses the graph or cannot build it.
+            EngineDirectoryError: TensorRT cannot parse or build the graph (`engine.build_failed`).
         """
         builder = trt.Builder(self._logger)
         network = builder.create_network(self._flags())
-        # The parser reads weights while the network is built, so it must live as long.
+        # The network reads weights from the parser while it is built, so the parser is kept.
         parser = trt.OnnxParser(network, self._logger)
         if not parser.parse_from_file(str(path)):
-            raise self._error(path, "is refused by TensorRT's parser", _errors(parser))
+            raise self._error(path, "cannot be parsed by TensorRT", _errors(parser))
         config = builder.create_builder_config()
-        # A float32 in the graph is meant: TensorFloat-32, on by default, keeps 10 bits of 23.
+        # float32 in the graph means float32: TensorFloat-32, the default, keeps 10 of 23 bits.
         config.clear_flag(trt.BuilderFlag.TF32)
         if self._monitor:
             config.progress_monitor = self._monitor
@@ -64,15 +64,19 @@ class Builder:
 
     def _flags(self) -> int:
         flags = trt.NetworkDefinitionCreationFlag
-        chosen = 1 << int(flags.STRONGLY_TYPED)  # precisions are the graph's; in 11 the only kind
+        chosen = 1 << int(flags.STRONGLY_TYPED)  # precision from the graph; in 11 the only mode
         if self._plugins:
             chosen |= 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
         return chosen
 
     def _error(self, path: Path, problem: str, details: str = "") -> EngineDirectoryError:
-        said = "\n".join(filter(None, (details, self._logger.drain_messages())))
-        hint = "export without TensorRT, or with another version of it, and report this"
-        return EngineDirectoryError(str(path), f"{problem} {trt.__version__}:\n{said}", hint)
+        messages = "\n".join(filter(None, (details, self._logger.drain_messages())))
+        return EngineDirectoryError(
+            str(path),
+            f"{problem} {trt.__version__}:\n{messages}",
+            "export without TensorRT, or with another version of it, and report this",
+            code="engine.build_failed",
+        )
 
     def _read_cache(self, config: trt.IBuilderConfig) -> trt.ITimingCache:
         try:
@@ -81,22 +85,19 @@ class Builder:
             data = b""
         cache = config.create_timing_cache(data)
         if cache is None or not config.set_timing_cache(cache, False):
-            # Of another GPU or version, or torn: begin anew.
+            # Of another GPU or version, or damaged: start with an empty one.
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         return cache
 
     def _write_cache(self, cache: trt.ITimingCache) -> None:
-        """Whole or not at all; a build that is done does not fail for it."""
-        with contextlib.suppress(OSError):
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._cache.parent, delete=False) as file:
-                file.write(memoryview(cache.serialize()))
-            Path(file.name).replace(self._cache)
+        """Write the cache; a finished build does not fail because of it."""
+        with contextlib.suppress(InputError):
+            atomic_write(self._cache, bytes(memoryview(cache.serialize())))
 
 
 def _errors(parser: trt.OnnxParser) -> str:
-    """All that the parser found, in full."""
+    """All errors that the parser reported, one per line."""
     lines = []
     for error in (parser.get_error(i) for i in range(parser.num_errors)):
         lines.append(
@@ -107,20 +108,23 @@ def _errors(parser: trt.OnnxParser) -> str:
 
 
 class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # Any where TensorRT is not installed
-    """Shows a bar a phase of the build. TensorRT calls it from any of its threads."""
+    """Shows one bar per phase of the build. TensorRT calls it from any of its threads."""
 
     def __init__(self, progress: Progress) -> None:
-        trt.IProgressMonitor.__init__(self)  # as the bindings demand, not through super()
+        trt.IProgressMonitor.__init__(self)  # the bindings require this instead of super()
         self.interrupted = False
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        """A bar, below that of the phase it is part of."""
+        """Add a bar for a phase, below its parent's."""
         self._tasks[phase_name] = self._progress.add_task(phase_name, total=num_steps)
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """False stops the build: an interrupt that was raised in here would be lost."""
+        """Advance a phase's bar; returning False stops the build.
+
+        An interrupt raised in here would be lost in TensorRT, so it is remembered.
+        """
         try:
             if phase_name in self._tasks:
                 self._progress.update(self._tasks[phase_name], completed=step + 1)
@@ -129,6 +133,6 @@ class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # Any where TensorRT
         return not self.interrupted
 
     def phase_finish(self, phase_name: str) -> None:
-        """The bar goes."""
+        """Remove the phase's bar."""
         if phase_name in self._tasks:
             self._progress.remove_task(self._tasks.pop(phase_name))

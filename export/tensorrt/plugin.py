@@ -1,10 +1,10 @@
-"""The attention kernel as a quick deployable plugin, its PTX compiled ahead of time into the plan.
+"""The attention kernel as a quick deployable plugin, its PTX compiled into the plan.
 
-TensorRT launches the PTX itself, with inputs, then extra arguments (here none), then outputs as
-the kernel's parameters, so a plan needs neither Python nor Triton when it runs.
+TensorRT launches the PTX itself, with inputs, then extra arguments (none here), then outputs as
+the kernel's parameters, so that a plan needs neither Python nor Triton when it runs.
 
-Imported only once `require_tensorrt` has passed. The annotations are TensorRT's: it reads them as
-it registers the functions, and `from __future__ import annotations` would hide them from it.
+Import it only after `require_tensorrt` has passed. TensorRT reads the annotations when it registers
+the functions; `from __future__ import annotations` would hide them from it.
 """
 
 import tensorrt as trt
@@ -16,7 +16,8 @@ if not hasattr(trt, "QuickPluginCreationRequest"):
     raise InputError(
         f"tensorrt {trt.__version__}",
         "has no ahead-of-time plugins",
-        "install a newer one, or use native attention",
+        "install a newer TensorRT, or use --trt-attention native",
+        code="backend.too_old",
     )
 
 import tensorrt.plugin as trtp
@@ -34,15 +35,15 @@ _architecture: int | None = None
 
 
 def register(architecture: int) -> None:
-    """Make the plugin known to TensorRT's parser, its kernels for one GPU architecture.
+    """Register the plugin with TensorRT, its kernels compiled for one GPU architecture.
 
     Args:
         architecture: compute capability, 90 for 9.0.
     """
     global _architecture
-    known = _architecture is not None
+    registered = _architecture is not None
     _architecture = architecture
-    if not known:  # TensorRT refuses a second registration
+    if not registered:  # TensorRT refuses a second registration
         trtp.register(PLUGIN)(describe)
         trtp.aot_impl(PLUGIN)(implement)
 
@@ -50,7 +51,7 @@ def register(architecture: int) -> None:
 def describe(
     qkv: trtp.TensorDesc, key_bias: trtp.TensorDesc, num_heads: int
 ) -> tuple[trtp.TensorDesc]:
-    """(B, N, 3·H·D), (B, N) float32 -> (B, N, H·D) in the type of qkv."""
+    """Output shape and type: (B, N, 3·H·D), (B, N) float32 -> (B, N, H·D) in the type of qkv."""
     out = qkv.like()
     out.shape_expr[2] = qkv.shape_expr[2] // 3
     return (out,)
@@ -63,17 +64,18 @@ def implement(
     outputs: tuple[trtp.TensorDesc],
     tactic: int,
 ) -> tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]:
-    """The kernel's name and PTX, its launch, and its extra arguments, of which there are none.
+    """The kernel's name and PTX, its launch, and its extra arguments (none).
 
     Raises:
-        InputError: types or shapes that the kernel does not take.
+        InputError: types or shapes that the kernel does not support (`kernel.unsupported`).
     """
+    hint, code = "use --trt-attention native", "kernel.unsupported"
     if qkv.dtype not in DTYPES or key_bias.dtype != trt.DataType.FLOAT:
-        raise InputError(PLUGIN, f"types {qkv.dtype}, {key_bias.dtype}", "use native attention")
+        raise InputError(PLUGIN, f"types {qkv.dtype}, {key_bias.dtype}", hint, code=code)
     _, tokens, packed = qkv.shape
     if tokens < 0 or packed < 0:
-        raise InputError(PLUGIN, f"varying size {qkv.shape}", "use native attention")
-    assert _architecture is not None  # `register` sets it before TensorRT can call
+        raise InputError(PLUGIN, f"dynamic size {qkv.shape}", hint, code=code)
+    assert _architecture is not None  # `register` sets it before TensorRT calls this
     width = packed // 3 // num_heads
     kernel = compile_packed(tokens, num_heads, width, DTYPES[qkv.dtype], _architecture)
     launch = trtp.KernelLaunchParams(

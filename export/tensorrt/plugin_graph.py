@@ -1,4 +1,4 @@
-"""The classifier's graph for TensorRT with this repository's attention kernel as a plugin."""
+"""The classifier's ONNX graph for TensorRT with our attention kernel as a plugin."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from medfocus.kernels.masked_attention import NAME
 from medfocus.models.graphs import ClassifierGraph
 
 NAMESPACE = "medfocus"
-VERSION = "1"  # of all quick deployable plugins
+VERSION = "1"  # the version of every quick deployable plugin
 PLUGIN = f"{NAMESPACE}::{NAME}"
 
 _SCHEMA = OpSchema(
@@ -39,25 +39,30 @@ _node = Op(Opset(NAMESPACE, 1), NAME, _SCHEMA)
 
 
 def plugin_classifier_onnx(graph: ClassifierGraph, mask_size: int) -> ir.Model:
-    """As `classifier_onnx`, with nodes `medfocus::masked_attention`, which no other runtime knows.
+    """Like `classifier_onnx`, with `medfocus::masked_attention` nodes, which only our plugin runs.
 
     The last layer's attention has one query row and stays in standard operators.
 
     Raises:
-        InputError: a head width that the kernel does not take.
+        InputError: the kernel does not support the head width (`kernel.unsupported`).
     """
     with dispatch.emitting(NAME):
         return classifier_onnx(graph, mask_size, TRANSLATIONS)
 
 
 def _masked_attention(qkv: Any, key_bias: Any, num_heads: int, scale: float) -> Any:
-    """A node that TensorRT's parser finds a plugin for: by name, `plugin_namespace` and version.
+    """A node for which TensorRT's parser finds the plugin by name, namespace and version.
 
-    The kernel has a bias a key; plain CLIP, which has none, is given zeros.
+    The kernel takes one bias per key; plain CLIP, which has none, is given zeros.
     """
     width = qkv.shape[-1] // (3 * num_heads)
     if abs(scale * width**0.5 - 1) > 1e-6:
-        raise InputError("scale", f"{scale} is not D^-0.5", "use native attention")
+        raise InputError(
+            "scale",
+            f"{scale} is not D^-0.5",
+            "use --trt-attention native",
+            code="kernel.unsupported",
+        )
     if key_bias is None:
         zero: Any = op.Constant(value_float=0.0)
         key_bias = op.Expand(zero, op.Shape(qkv, start=0, end=2))

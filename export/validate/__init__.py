@@ -1,1 +1,1 @@
-"""TODO."""
+"""The parity gate: what an export built, compared with the float32 PyTorch model."""

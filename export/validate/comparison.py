@@ -1,4 +1,4 @@
-"""The parity gate: what was built, run on images beside the float32 PyTorch model."""
+"""Compares the outputs of a backend with those of the float32 PyTorch model, on images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ THRESHOLDS: dict[ComputePrecision, Thresholds] = {
 }
 # A smaller segmenter is another model: it may find other edges, but must find the same regions.
 SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.95, 1.0, 0.85, 0.0, 1.0, 0.2)
-DIFFERENT = 0.9  # an IoU with the reference's mask below it is looked at once more
+DIFFERENT = 0.9  # masks with a lower IoU with the reference's are segmented again, by themselves
 
 
 class Reference:
@@ -52,11 +52,11 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What graphs make of N images.
+    """The outputs of the two graphs for N images.
 
     Attributes:
-        focus_logits: (N, h, w) and score: (N,), the graphs' own.
-        labels: (N,) class index with their own masks.
+        focus_logits: (N, h, w) and score: (N,), the segmenter's.
+        labels: (N,) class index, with the segmenter's own masks.
         embedding: (N, E), probabilities: (N, C), patch_focus: (N, g, g), focused: (N,): with the
             masks of the reference, where there is one.
     """
@@ -72,10 +72,10 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The images that everything is compared on, as the engine prepares them.
+    """The images on which outputs are compared, as the engine prepares them.
 
     Attributes:
-        prepared: N images with equally shaped prompts.
+        prepared: N images whose prompts have the same shape.
         preprocessing: the engine's.
         steered: whether the engine segments at all.
     """
@@ -85,12 +85,12 @@ class Images:
     steered: bool
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Some of them, as the graphs take them."""
+        """A batch of some of the images, as the graphs' inputs."""
         return collate([self.prepared[row] for row in rows], self.preprocessing)
 
 
 def batches(count: int, buckets: Sequence[int]) -> Iterator[list[int]]:
-    """Rows of `count` images: every bucket's share, in full batches of images that differ.
+    """Distribute `count` images over full batches: an equal share for each bucket, no repeats.
 
     >>> [len(rows) for rows in batches(10, (1, 4))]
     [4, 4, 1, 1, 1, 1, 1]
@@ -111,16 +111,19 @@ def answers(
     reference: Answers | None = None,
     advance: Callable[[int], Any] = lambda _: None,
 ) -> Answers:
-    """Run the images of a plan, in its order, and once more with the reference's masks.
+    """Run batches of images, and classify them again with the reference's masks.
 
     Args:
-        graphs: what runs.
-        images: what they run on.
-        plan: rows of each batch.
-        reference: of all images in their own order.
-        advance: called with the number of images of each batch that is done.
+        graphs: the two graphs of a backend.
+        images: the images.
+        plan: the rows of each batch.
+        reference: the reference's outputs for all images, in their order.
+        advance: called with the number of images of each finished batch.
+
+    Returns:
+        The outputs in the order of the batches.
     """
-    parts = []
+    outputs = []
     for rows in plan:
         batch = images.batch(rows)
         if images.steered:
@@ -132,22 +135,25 @@ def answers(
         if reference is not None:
             given = reference.focus_logits[rows]
             found = graphs.classify(batch.classifier, given, batch.rows, batch.cols)
-        parts.append((logits, score, labels, *found))
+        outputs.append((logits, score, labels, *found))
         advance(len(rows))
-    return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Answers(*(np.concatenate(arrays) for arrays in zip(*outputs, strict=True)))
 
 
 def mask_iou_alone(
     graphs: Graphs, images: Images, found: Answers, reference: Answers, plan: Sequence[list[int]]
 ) -> float:
-    """The worst IoU of an image's mask in its batch and alone, of those unlike the reference's."""
+    """The worst IoU between an image's mask in its batch and in a batch of one.
+
+    Only images whose mask differs from the reference's are segmented again.
+    """
     rows = [row for batch in plan for row in batch]
-    unlike = np.flatnonzero(_iou(found.focus_logits, reference.focus_logits[rows]) < DIFFERENT)
+    different = np.flatnonzero(_iou(found.focus_logits, reference.focus_logits[rows]) < DIFFERENT)
     worst = 1.0
-    for place in unlike:
+    for place in different:
         batch = images.batch([rows[place]])
-        alone, _ = graphs.segment(batch.segmenter, batch.points, batch.labels)
-        worst = min(worst, float(_iou(found.focus_logits[place : place + 1], alone)[0]))
+        single, _ = graphs.segment(batch.segmenter, batch.points, batch.labels)
+        worst = min(worst, float(_iou(found.focus_logits[place : place + 1], single)[0]))
     return worst
 
 
@@ -155,12 +161,17 @@ def compare(
     found: Answers,
     reference: Answers,
     plan: Sequence[list[int]],
-    alone: float,
+    mask_iou_alone: float,
     device: Device,
 ) -> Parity:
-    """The figures of `found`, which ran on `device` in the order of `plan`, beside the reference's.
+    """Compare outputs with the reference's.
 
-    `alone` is `mask_iou_alone`, and 1 where there are no batches.
+    Args:
+        found: the outputs, in the order of `plan`.
+        reference: the reference's outputs for all images, in their order.
+        plan: the rows of each batch.
+        mask_iou_alone: from the function of that name; 1 where nothing ran in batches.
+        device: where `found` was computed.
     """
     rows = [row for batch in plan for row in batch]
     return Parity(
@@ -170,7 +181,7 @@ def compare(
         probability_difference=_largest(found.probabilities, reference.probabilities[rows]),
         mask_iou=float(_iou(found.focus_logits, reference.focus_logits[rows]).mean()),
         focused_agreement=float((found.focused == reference.focused[rows]).mean()),
-        mask_iou_alone=alone,
+        mask_iou_alone=mask_iou_alone,
         score_error=float(np.median(np.abs(found.score - reference.score[rows]))),
         mask_logit_error=float(
             np.median(_logit_error(found.focus_logits, reference.focus_logits[rows]))
@@ -192,9 +203,9 @@ def _iou(found: Array, expected: Array) -> NDArray[np.float64]:
     a, b = found > 0, expected > 0
     union = (a | b).sum((1, 2))
     share: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum(union, 1)
-    # A mask of NaN is empty as well, and agrees with nothing.
-    agree = np.isfinite(found).all((1, 2))
-    return np.where(union > 0, share, 1.0) * agree
+    # A mask of NaN would count as empty, and must not agree with an empty one.
+    finite = np.isfinite(found).all((1, 2))
+    return np.where(union > 0, share, 1.0) * finite
 
 
 def _logit_error(found: Array, expected: Array) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The images that an export is checked and calibrated on: the user's own, and phantoms."""
+"""The images for checking and calibrating an export: the user's own, and phantoms."""
 
 from pathlib import Path
 
@@ -6,22 +6,24 @@ from medfocus.engine.io.images import SourceImage, read_images
 from medfocus.engine.io.input_files import find_files
 from medfocus.phantoms import KINDS, ORGANS, make_phantom
 
-AT_LEAST, TO_CALIBRATE = 64, 128
-# Nothing is trained or measured on phantoms from here, and none is both checked and calibrated on.
+CHECK_IMAGES, CALIBRATION_IMAGES = 64, 128
+# Phantoms from these seeds on are used for nothing else, and none for both.
 SEED, CALIBRATION_SEED = 40_000_000, 45_000_000
 
 
-def check_images(folder: Path | None, count: int = AT_LEAST, seed: int = SEED) -> list[SourceImage]:
-    """The images of a folder, and phantoms up to `count` images at least.
+def check_images(
+    folder: Path | None, count: int = CHECK_IMAGES, seed: int = SEED
+) -> list[SourceImage]:
+    """The images of a folder, and phantoms until there are `count` images.
 
     Args:
-        folder: of the user's own images, or None.
-        count: how many there must be.
+        folder: the user's images; None for phantoms only.
+        count: the number of images; more if the folder has more.
         seed: of the first phantom.
 
     Raises:
-        InputError: a folder without images.
-        ImageError: an image that cannot be read.
+        InputError: the folder contains no images.
+        ImageError: an image cannot be read.
     """
     own: list[SourceImage] = []
     if folder is not None:
@@ -30,7 +32,7 @@ def check_images(folder: Path | None, count: int = AT_LEAST, seed: int = SEED) -
 
 
 def phantoms(count: int, seed: int = SEED) -> list[SourceImage]:
-    """Phantoms of all organs and kinds in turn, every eighth of them healthy."""
+    """Phantoms of all organs and lesion kinds in turn; every eighth has no lesion."""
     drawn: list[SourceImage] = []
     for number in range(count):
         healthy = number % 8 == 7

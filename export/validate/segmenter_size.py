@@ -1,4 +1,4 @@
-"""Whether SAM2 on smaller images still finds what it finds at its own size."""
+"""Checks that SAM2 on smaller images finds the same regions as at its native size."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,24 +26,24 @@ def check_segmenter_size(
     manifest: Manifest,
     progress: ProgressReporter,
 ) -> Parity:
-    """Compare answers with those of the same SAM2 at its architecture's own image size.
+    """Compare outputs with those of the same SAM2 at its architecture's native image size.
 
-    Here each classifier sees its own masks, unlike in the gate of the runtimes.
+    Each classifier uses its own segmenter's masks, unlike in the gate of the runtimes.
 
     Args:
-        native: the segmenter at its own size.
+        native: the segmenter at its native size.
         classifier: in float32; it takes masks of either size.
-        found: what the engine's own size gives in float32.
-        images: of which `found` tells, in their order.
-        manifest: the engine's; prompts and preprocessing are taken from it.
-        progress: progress.
+        found: the float32 outputs at the engine's size.
+        images: the images of `found`, in its order.
+        manifest: the engine's, for prompts and preprocessing.
+        progress: reports the stage.
 
     Raises:
-        ParityError: other regions are found.
+        ParityError: different regions are found (`parity.segmenter_size`).
     """
-    own = manifest.preprocessing
+    used = manifest.preprocessing
     size = native.segmenter.image_size
-    preprocessing = Preprocessing(replace(own.segmenter, size=size), own.classifier)
+    preprocessing = Preprocessing(replace(used.segmenter, size=size), used.classifier)
     prepared = [prepare(image, preprocessing, manifest.focus, manifest.prompts) for image in images]
     expected = reference_answers(
         Reference(native, classifier),
@@ -52,18 +52,19 @@ def check_segmenter_size(
         f"SAM2 at {size} pixels",
     )
     rows = [list(range(len(images)))]
-    parity = compare(_resized(found, expected), expected, rows, alone=1.0, device="cpu")
+    parity = compare(_resized(found, expected), expected, rows, mask_iou_alone=1.0, device="cpu")
     if missed := SEGMENTER_SIZE.missed(parity):
         raise ParityError(
-            f"segmenter size {own.segmenter.size}",
-            f"finds other regions than SAM2's own {size}: " + ", ".join(missed),
+            f"segmenter size {used.segmenter.size}",
+            f"finds other regions than SAM2's native {size}: " + ", ".join(missed),
             "export with a larger --segmenter-size",
+            code="parity.segmenter_size",
         )
     return parity
 
 
 def _resized(found: Answers, expected: Answers) -> Answers:
-    """`found` with its masks in the frame of the expected ones: both show the whole image."""
+    """`found` with its masks resized to the expected ones: both cover the whole image."""
     masks = torch.from_numpy(found.focus_logits)[:, None]
     side = expected.focus_logits.shape[-2:]
     resized = F.interpolate(masks, side, mode="bilinear", align_corners=False)[:, 0]

@@ -1,4 +1,4 @@
-"""The tiny graphs with random weights that the exported ones are compared with."""
+"""The tiny PyTorch graphs with random weights, and their export."""
 
 from pathlib import Path
 
@@ -15,23 +15,23 @@ MASK = 64
 
 
 def segmenter(policy: str = "best") -> SegmenterGraph:
-    parts = random_bundle()
+    bundle = random_bundle()
     selection = Selection(
         policy=policy,  # type: ignore[arg-type]
         min_area=0.0,
         max_area=1.0,
         min_score=0.01,
     )
-    return SegmenterGraph(parts.segmenter, selection).eval()
+    return SegmenterGraph(bundle.segmenter, selection).eval()
 
 
 def classifier(mode: FocusMode) -> ClassifierGraph:
-    parts = random_bundle(mode)
-    head = parts.head
-    strength = torch.linspace(0.2, 1.0, parts.clip.layers)
+    bundle = random_bundle(mode)
+    head = bundle.head
+    strength = torch.linspace(0.2, 1.0, bundle.clip.layers)
     return ClassifierGraph(
-        parts.clip,
-        parts.focus,
+        bundle.clip,
+        bundle.focus,
         head.class_embeddings,
         head.logit_scale,
         strength,
@@ -41,7 +41,7 @@ def classifier(mode: FocusMode) -> ClassifierGraph:
 
 
 def export(graph: str, kind: str, path: Path) -> Path:
-    """Write the segmenter of a policy, or the classifier of a mode."""
+    """Write the segmenter with a selection policy, or the classifier with a focus mode."""
     if graph == "segmenter":
         save_checked(segmenter_onnx(segmenter(kind)), path)
     else:

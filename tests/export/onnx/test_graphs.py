@@ -1,4 +1,4 @@
-"""The exported graphs against the PyTorch modules they come from, run by ONNX Runtime."""
+"""The exported graphs in ONNX Runtime, compared with the PyTorch modules they come from."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tests.export.onnx.exported import MASK, MODES, classifier, segmenter
 
 def segmenter_inputs(images: int, prompts: int, points: int) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(images + 10 * prompts + 100 * points)
-    labels = torch.arange(images * prompts * points) % 3 - 1  # none, outside, inside
+    labels = torch.arange(images * prompts * points) % 3 - 1  # no point, background, foreground
     labels[::points] = 1
     return (
         torch.randn(images, 3, 256, 256, generator=generator),
@@ -61,7 +61,7 @@ def relative(found: NDArray[np.float32], expected: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_the_classifier_answers_as_in_pytorch(mode: FocusMode, onnx_file: OnnxFile) -> None:
+def test_the_classifier_equals_pytorch(mode: FocusMode, onnx_file: OnnxFile) -> None:
     graph, path = classifier(mode), onnx_file("classifier", mode)
     for images in (1, 2, 5):
         arguments = classifier_inputs(graph, images)
@@ -80,38 +80,38 @@ def test_the_classifier_answers_as_in_pytorch(mode: FocusMode, onnx_file: OnnxFi
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "none"])
 def test_without_a_region_it_is_plain_clip_to_the_bit(mode: FocusMode, onnx_file: OnnxFile) -> None:
     for images in (1, 4):
-        answers = []
+        outputs = []
         image, *_ = classifier_inputs(classifier("none"), images)
         for kind in (mode, "none"):
             graph, path = classifier(kind), onnx_file("classifier", kind)  # type: ignore[arg-type]
             _, logits, rows, cols = classifier_inputs(graph, images)
             nowhere = torch.full_like(logits, -32.0)
             found = run(path, CLASSIFIER_INPUTS, (image, nowhere, rows, cols))
-            answers.append(dict(zip(CLASSIFIER_OUTPUTS, found, strict=True)))
+            outputs.append(dict(zip(CLASSIFIER_OUTPUTS, found, strict=True)))
         for name in ("embedding", "probabilities", "focused"):
-            assert (answers[0][name] == answers[1][name]).all(), name
+            assert (outputs[0][name] == outputs[1][name]).all(), name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["best", "union"])
-def test_the_segmenter_answers_as_in_pytorch(policy: str, onnx_file: OnnxFile) -> None:
+def test_the_segmenter_equals_pytorch(policy: str, onnx_file: OnnxFile) -> None:
     graph, path = segmenter(policy), onnx_file("segmenter", policy)
     for shape in ((1, 1, 1), (2, 3, 2), (1, 9, 1), (3, 1, 4)):
         arguments = segmenter_inputs(*shape)
         with torch.inference_mode():
             expected = graph(*arguments)
         logits, score = run(path, SEGMENTER_INPUTS, arguments)
-        assert (expected.score > 0).all(), "a region in every image, or nothing is compared"
+        assert (expected.score > 0).all(), "without a region in every image nothing is compared"
         if policy == "best":
             assert relative(logits, expected.focus_logits) <= 1e-5
-        # A union's logit is that of a probability near 1, where float32 has few steps.
+        # A union's logit comes from a probability near 1, where float32 is coarse.
         probability = torch.from_numpy(logits).sigmoid()
         torch.testing.assert_close(probability, expected.focus_logits.sigmoid(), atol=1e-5, rtol=0)
         assert relative(score, expected.score) <= 1e-5
 
 
 @pytest.mark.slow
-def test_axes_are_named_alike_in_all_inputs_and_outputs(
+def test_axes_have_the_same_names_in_all_inputs_and_outputs(
     onnx_file: OnnxFile,
 ) -> None:
     shapes = {}
@@ -147,12 +147,13 @@ def test_axes_are_named_alike_in_all_inputs_and_outputs(
 @pytest.mark.slow
 def test_operators_are_of_the_standard_domain(onnx_file: OnnxFile) -> None:
     path = onnx_file("segmenter", "best")
-    assert b"/" + Path(__file__).parts[1].encode() not in path.read_bytes(), "nobody's paths"
+    folder = b"/" + Path(__file__).parts[1].encode()
+    assert folder not in path.read_bytes(), "no paths of this machine"
     assert b".py" not in path.read_bytes()
     found = operators(path)
     assert found == sorted(set(found))
     assert not [name for name in found if "::" in name or name in ("OneHot", "NonZero", "Loop")]
-    assert "Split" not in found, "OpenVINO takes its reference implementation for it"
-    # Of what is constant, nothing is left to a runtime.
-    assert "Cos" in found, "of the prompts' positions"
+    assert "Split" not in found, "OpenVINO runs its slow reference implementation of it"
+    # No constant computation is left to a runtime.
+    assert "Cos" in found, "the positions of the prompts"
     assert "Resize" not in found, "the pyramid adds by broadcasting"

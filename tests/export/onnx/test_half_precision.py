@@ -1,4 +1,4 @@
-"""Half precision as it is written into the graphs: which operators, where it stops, how exact."""
+"""Half precision in the graphs' types: which operators, where it stops, how accurate it is."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 @pytest.fixture(scope="module")
 def graphs(onnx_file: OnnxFile) -> dict[str, Path]:
-    """Both graphs in float32, as files."""
+    """Both float32 graphs, as files."""
     return {
         "segmenter": onnx_file("segmenter", "best"),
         "classifier": onnx_file("classifier", "soft"),
@@ -35,23 +35,23 @@ def lowered(graphs: dict[str, Path], name: str, dtype: Dtype, *blocks: str) -> i
 
 
 def types(node: ir.Node) -> set[ir.DataType | None]:
-    """Of the floating-point values that a node takes and gives."""
+    """The floating-point types of a node's inputs and outputs."""
     values = [value for value in (*node.inputs, *node.outputs) if value is not None]
     return {value.dtype for value in values if value.dtype and value.dtype.is_floating_point()}
 
 
 def before(value: ir.Value) -> Iterator[ir.Node]:
-    """The nodes that a value is computed by."""
+    """All nodes on which a value depends."""
     node = value.producer()
     if node is not None:
         yield node
-        for given in node.inputs:
-            if given is not None:
-                yield from before(given)
+        for value_in in node.inputs:
+            if value_in is not None:
+                yield from before(value_in)
 
 
-def test_the_decoders_first_layer_has_all_of_its_products(graphs: dict[str, Path]) -> None:
-    """As the second has, though an image's prompts share some: whoever spares it spares them."""
+def test_the_decoders_first_layer_contains_all_its_products(graphs: dict[str, Path]) -> None:
+    """Like the second, though an image's prompts share some: keeping it in float32 keeps them."""
     nodes = ir.load(graphs["segmenter"]).graph
     products = Counter(block_of(node) for node in nodes if node.op_type in ("MatMul", "Gemm"))
     layers = [products[f"segmenter.sam_mask_decoder.transformer.layers.{n}"] for n in range(2)]
@@ -60,7 +60,9 @@ def test_the_decoders_first_layer_has_all_of_its_products(graphs: dict[str, Path
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["segmenter", "classifier"])
-def test_what_computes_in_which_type(graphs: dict[str, Path], name: str, dtype: Dtype) -> None:
+def test_which_operators_compute_in_which_type(
+    graphs: dict[str, Path], name: str, dtype: Dtype
+) -> None:
     model, half = lowered(graphs, name, dtype), HALVES[dtype]
     seen = {"products": 0, "exact": 0}
     for node in model.graph:
@@ -84,15 +86,15 @@ def test_what_computes_in_which_type(graphs: dict[str, Path], name: str, dtype: 
         assert value.dtype != half, "the caller sees float32"
 
 
-def test_layer_biases_and_scales_do_not_leave_half(graphs: dict[str, Path]) -> None:
-    """Otherwise every product would be followed by two Casts."""
+def test_layer_biases_and_scales_stay_in_half_precision(graphs: dict[str, Path]) -> None:
+    """Otherwise two Casts would follow every product."""
     model = lowered(graphs, "classifier", "fp16")
     biased = [node for node in model.graph if node.op_type in ("Add", "Gelu") and block_of(node)]
     halved = [node for node in biased if types(node) == {ir.DataType.FLOAT16}]
     assert len(halved) >= 3 * 6
 
 
-def test_a_block_that_is_spared_stays_float32(graphs: dict[str, Path]) -> None:
+def test_a_block_of_the_policy_stays_float32(graphs: dict[str, Path]) -> None:
     block = "clip.visual.transformer.resblocks.2"
     model = lowered(graphs, "classifier", "fp16", f"classifier: {block}")
     within = [node for node in model.graph if block_of(node) == block]
@@ -104,14 +106,14 @@ def test_a_block_that_is_spared_stays_float32(graphs: dict[str, Path]) -> None:
     assert all(types(node) == {ir.DataType.FLOAT16} for node in others)
 
 
-def test_a_block_of_the_other_graph_is_not_spared(graphs: dict[str, Path]) -> None:
+def test_a_block_of_the_other_graph_does_not_stay_float32(graphs: dict[str, Path]) -> None:
     block = "clip.visual.transformer.resblocks.2"
     model = lowered(graphs, "classifier", "fp16", f"segmenter: {block}")
     products = [n for n in model.graph if block_of(n) == block and n.op_type == "MatMul"]
     assert all(types(node) == {ir.DataType.FLOAT16} for node in products)
 
 
-def test_a_weight_that_fp16_cannot_hold_keeps_its_product_exact(graphs: dict[str, Path]) -> None:
+def test_the_product_of_a_weight_beyond_fp16_stays_float32(graphs: dict[str, Path]) -> None:
     def enlarge(model: ir.Model) -> ir.Node:
         node = next(
             n
@@ -145,8 +147,8 @@ def test_float32_changes_nothing(graphs: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["segmenter", "classifier"])
-def test_no_value_is_cast_to_and_fro(graphs: dict[str, Path], name: str) -> None:
-    """Each value is cast once, whatever reads it, and never back to what it was."""
+def test_no_value_is_cast_back_and_forth(graphs: dict[str, Path], name: str) -> None:
+    """Each value is cast at most once, however many nodes read it, and never back."""
     model = lowered(graphs, name, "fp16")
     casts = [node for node in model.graph if node.op_type == "Cast"]
     sources = [node.inputs[0] for node in casts if types(node) >= {ir.DataType.FLOAT16}]
@@ -156,8 +158,8 @@ def test_no_value_is_cast_to_and_fro(graphs: dict[str, Path], name: str) -> None
         assert producer is None or producer.op_type != "Cast"
 
 
-def test_answers_in_fp16_are_near_float32s(graphs: dict[str, Path], tmp_path: Path) -> None:
-    """Beside PyTorch's own answers in fp16 by autocast, a policy made by others."""
+def test_fp16_is_as_accurate_as_autocast(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Both compared with float32; autocast's policy is PyTorch's own."""
     path = tmp_path / "classifier.onnx"
     save_checked(lowered(graphs, "classifier", "fp16"), path)
     graph = classifier("soft")

@@ -1,4 +1,4 @@
-"""Attention in ONNX against the formula in float64, run by ONNX Runtime."""
+"""Attention in ONNX, run by ONNX Runtime and compared with the formula in float64."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ BATCH, TOKENS = {0: Dim("batch")}, {0: Dim("batch"), 2: Dim("tokens")}
 
 
 class Attention(nn.Module):
-    """PyTorch's, with some of its options."""
+    """PyTorch's attention with given options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) 
         (2.0, True, TOKENS, 3),
     ],
 )
-def test_it_is_attention(
+def test_the_translation_computes_attention(
     scale: float | None, masked: bool, key_axes: Any, axis: int, tmp_path: Path
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -74,22 +74,22 @@ def test_it_is_attention(
     axes = [BATCH, key_axes, key_axes, *([mask_axes] if masked else [])]
     keys = 5 if 2 in key_axes else 6
     path = export(Attention(scale=scale), tensors(2, 6), axes, tmp_path / "attention.onnx")
-    given = tensors(4, keys)
+    arguments = tensors(4, keys)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    (found,) = session.run(None, {n: t.numpy() for n, t in zip(names, given, strict=True)})
-    expected = formula(*given[:3], given[3] if masked else None, scale or 8**-0.5)
+    (found,) = session.run(None, {n: t.numpy() for n, t in zip(names, arguments, strict=True)})
+    expected = formula(*arguments[:3], arguments[3] if masked else None, scale or 8**-0.5)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-5)
     nodes = onnx.load(path).graph.node
     (softmax,) = (node for node in nodes if node.op_type == "Softmax")
     assert [get_attribute_value(each) for each in softmax.attribute] == [axis]
-    turned = 3 if axis == 2 else 1
+    transposed = 3 if axis == 2 else 1
     kinds = sorted(node.op_type for node in nodes if node.op_type != "Add")
-    assert kinds == ["MatMul", "MatMul", "Mul", "Softmax", *turned * ["Transpose"]]
+    assert kinds == ["MatMul", "MatMul", "Mul", "Softmax", *transposed * ["Transpose"]]
 
 
 @pytest.mark.slow
-def test_what_no_model_has_is_refused(tmp_path: Path) -> None:
+def test_causal_attention_is_refused(tmp_path: Path) -> None:
     tensors = [torch.zeros(2, 3, 6, 8)] * 3
     with pytest.raises(torch.onnx.errors.OnnxExporterError) as refused:
         export(Attention(is_causal=True), tensors, [BATCH] * 3, tmp_path / "causal.onnx")

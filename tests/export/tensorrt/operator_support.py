@@ -1,13 +1,13 @@
-"""Which ONNX operators the runtimes take, and what of a graph they would refuse.
+"""Which ONNX operators the runtimes support, and which parts of a graph they do not.
 
 TensorRT: docs/operators.md of github.com/onnx/onnx-tensorrt as of TensorRT 10.15 (opsets 9 to 24),
-restricted to operators that image transformers come with. Its parser in TensorRT 11 is said to
-take opsets up to 25; that release's own table was not to be had. One entry goes beyond the table:
-`Clip`, which it lists for floats alone, takes INT32 and INT64 in the parser's source (10.1 on,
+restricted to operators of image transformers. The parser of TensorRT 11 is documented to support
+opsets up to 25; that release's table is not public. One entry goes beyond the table: `Clip`, which
+it lists only for floats, supports INT32 and INT64 in the parser's source (since 10.1,
 onnxOpImporters.cpp).
 
 ONNX Runtime: the kernels registered for the CPU by onnxruntime 1.32.0 (`get_all_opkernel_def`),
-restricted likewise.
+with the same restriction.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
 _NUMBERS = (*_FLOATS, "INT32", "INT64")
 _ANY = (*_NUMBERS, "BOOL")
 
-# Operator -> the types of its data that TensorRT takes.
+# Operator -> the data types that TensorRT supports for it.
 TENSORRT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("And", "Not", "Or", "Xor"), ("BOOL",)),
     **dict.fromkeys(
@@ -57,21 +57,21 @@ TENSORRT: dict[str, tuple[str, ...]] = {
     "Gelu": (*_NUMBERS, "INT8"),
 }
 
-# `CastLike`, `Constant`, `GroupNormalization` and `HardSwish` have no kernel there: ONNX Runtime
-# unfolds them into others as it loads.
+# `CastLike`, `Constant`, `GroupNormalization` and `HardSwish` have no kernel: ONNX Runtime expands
+# them into others when it loads a graph.
 ONNXRUNTIME_CPU = frozenset(TENSORRT)
 
-# TensorRT wants these operators' axes, their second input, to be constants.
+# TensorRT requires the axes of these operators, their second input, to be constants.
 _CONSTANT_AXES = ("Squeeze", "Unsqueeze")
 _RESIZE_MODES = (b"nearest", b"linear")
 
 
 def tensorrt_problems(path: Path, plugins: frozenset[str] = frozenset()) -> list[str]:
-    """What TensorRT's parser is documented to refuse in a graph, a line each; empty if nothing.
+    """The nodes of a graph that TensorRT's parser is documented to refuse, one line per kind.
 
     Args:
         path: of a graph; its weights are not read.
-        plugins: operators of other domains that TensorRT will have, as `domain::name`.
+        plugins: operators of other domains that plugins provide, as `domain::name`.
     """
     graph = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False)).graph
     types = {
@@ -112,7 +112,7 @@ def _restrictions(node: onnx.NodeProto, constants: set[str]) -> Iterator[str]:
 
 
 def onnxruntime_problems(path: Path) -> list[str]:
-    """As `tensorrt_problems`, for ONNX Runtime on the CPU, which has no restrictions here."""
+    """Like `tensorrt_problems`, for ONNX Runtime on the CPU, without its restrictions."""
     nodes = onnx.load(path, load_external_data=False).graph.node
     unknown = {n.op_type for n in nodes if n.domain or n.op_type not in ONNXRUNTIME_CPU}
     return [f"{name} is not supported" for name in sorted(unknown)]

@@ -1,4 +1,4 @@
-"""The builder, driven with a stand-in for TensorRT."""
+"""The builder, run with a stand-in for TensorRT."""
 
 import io
 import sys
@@ -16,6 +16,7 @@ from medfocus.errors import DeviceError, EngineDirectoryError, InputError
 from medfocus.export.tensorrt.build_plans import build_plans, timing_cache
 from medfocus.export.tensorrt.profiles import MOST_POINTS, input_dimensions, profiles
 from medfocus.models.presets import ZERO_SHOT
+from tests.errors import refuses
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
 from tests.tensorrt_api.installed import installed
@@ -26,13 +27,13 @@ FOLDER = "plans/sm90-11.4.0.106"
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Device]:
-    with installed(tmp_path / "cache") as made:
-        yield made
+    with installed(tmp_path / "cache") as stand_in:
+        yield stand_in
 
 
 @pytest.fixture
 def staging(tmp_path: Path) -> Path:
-    """A staging folder whose graphs have the inputs of ours, and do nothing."""
+    """A staging folder with graphs that have inputs like ours, and only identities."""
     folder = tmp_path / "staging"
     folder.mkdir()
     prompted = ["batch", "prompts", "points"]
@@ -53,22 +54,22 @@ def save(path: Path, inputs: dict[str, list[str | int]]) -> None:
     onnx.save(helper.make_model(graph), path)
 
 
-def test_a_bucket_has_a_profile_tuned_for_it(staging: Path) -> None:
+def test_each_bucket_has_a_profile_tuned_for_it(staging: Path) -> None:
     inputs = input_dimensions(staging / "segmenter.onnx")
     assert inputs == {"image": ("batch", 3, 8, 8), "points": ("batch", "prompts", "points", 2)}
-    made = profiles(inputs, BUCKETS, {"prompts": (1, 9, 9), "points": (1, 1, 16)})
-    assert [profile["image"] for profile in made] == [
+    found = profiles(inputs, BUCKETS, {"prompts": (1, 9, 9), "points": (1, 1, 16)})
+    assert [profile["image"] for profile in found] == [
         ((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 8, 8)),
         ((2, 3, 8, 8), (8, 3, 8, 8), (8, 3, 8, 8)),
         ((9, 3, 8, 8), (32, 3, 8, 8), (32, 3, 8, 8)),
     ]
-    assert made[1]["points"] == ((2, 1, 1, 2), (8, 9, 1, 2), (8, 9, 16, 2))
+    assert found[1]["points"] == ((2, 1, 1, 2), (8, 9, 1, 2), (8, 9, 16, 2))
 
 
 def test_every_batch_up_to_the_largest_bucket_has_one_profile() -> None:
-    made = profiles({"x": ("batch",)}, BUCKETS, {})
+    found = profiles({"x": ("batch",)}, BUCKETS, {})
     for batch in range(1, 33):
-        assert sum(p["x"][0][0] <= batch <= p["x"][2][0] for p in made) == 1
+        assert sum(p["x"][0][0] <= batch <= p["x"][2][0] for p in found) == 1
 
 
 def test_both_plans_are_built_strongly_typed(staging: Path, device: Device) -> None:
@@ -100,7 +101,7 @@ def test_the_folder_names_the_architecture(staging: Path, device: Device) -> Non
     assert build_plans(staging, BUCKETS, ZERO_SHOT) == "plans/sm120-11.4.0.106"
 
 
-def test_a_refused_graph_is_an_error_with_all_that_the_parser_says(
+def test_a_refused_graph_is_an_error_with_all_the_parsers_messages(
     staging: Path, device: Device
 ) -> None:
     library.parser_errors += [
@@ -116,14 +117,14 @@ def test_a_refused_graph_is_an_error_with_all_that_the_parser_says(
         }
         for i in range(30)
     ]
-    with pytest.raises(EngineDirectoryError) as caught:
+    with refuses(EngineDirectoryError, "engine.build_failed") as caught:
         build_plans(staging, BUCKETS, ZERO_SHOT)
     assert caught.value.item == str(staging / "segmenter.onnx")
     text = str(caught.value)
     assert "11.4.0.106" in text
     for i in range(30):
-        for part in (f"node {i} 'node_{i}' (NonZero)", f"this node {i} ", f"cpp:{700 + i}"):
-            assert part in text
+        for detail in (f"node {i} 'node_{i}' (NonZero)", f"this node {i} ", f"cpp:{700 + i}"):
+            assert detail in text
     assert not (staging / "plans").exists()
 
 
@@ -131,13 +132,14 @@ def test_a_build_without_a_result_is_an_error(
     staging: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "build_fails", True)
-    with pytest.raises(EngineDirectoryError, match="error: no kernel for node 7") as caught:
+    with refuses(EngineDirectoryError, "engine.build_failed", "segmenter.onnx") as caught:
         build_plans(staging, BUCKETS, ZERO_SHOT)
-    assert "looking for" not in str(caught.value), "what is no warning is not repeated"
+    assert "error: no kernel for node 7" in str(caught.value), "TensorRT's own message"
+    assert "looking for" not in str(caught.value), "messages below warnings are left out"
 
 
 def test_an_impossible_profile_is_an_error(staging: Path, device: Device) -> None:
-    with pytest.raises(EngineDirectoryError, match="cannot have the profile"):
+    with refuses(EngineDirectoryError, "engine.build_failed", "segmenter.onnx"):
         build_plans(staging, (8, 4), ZERO_SHOT)
 
 
@@ -147,17 +149,17 @@ def test_measured_times_are_kept_between_builds(staging: Path, device: Device) -
     assert library.seen["segmenter"]["cache"] == b""
     assert library.seen["classifier"]["cache"] == b"+"
     assert cache.read_bytes() == b"++"
-    assert list(cache.parent.iterdir()) == [cache], "nothing else is left"
+    assert list(cache.parent.iterdir()) == [cache], "no temporary file is left"
     build_plans(staging, BUCKETS, ZERO_SHOT)
     assert library.seen["classifier"]["cache"] == b"+++"
 
 
-def test_a_torn_or_unwritable_cache_harms_nothing(
+def test_a_damaged_or_unwritable_cache_does_not_stop_a_build(
     staging: Path, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = timing_cache(90, "11.4.0.106")
     cache.parent.mkdir(parents=True)
-    cache.write_bytes(b"torn")
+    cache.write_bytes(b"torn")  # the stand-in refuses these bytes
     build_plans(staging, BUCKETS, ZERO_SHOT)
     assert library.seen["segmenter"]["cache"] == b""
     (tmp_path / "file").touch()
@@ -169,7 +171,9 @@ def test_progress_shows_phases_and_steps(staging: Path, device: Device) -> None:
     text = io.StringIO()
     with Progress(console=Console(file=text, force_terminal=True, width=90)) as progress:
         build_plans(staging, BUCKETS, ZERO_SHOT, progress=progress)
-        assert not progress.tasks, "finished phases go"
+        assert not progress.tasks, "bars of finished phases are removed"
+    for phase in ("Building", "Tuning"):
+        assert phase in text.getvalue()
 
 
 def test_an_interrupt_stops_the_build(
@@ -185,38 +189,41 @@ def test_an_interrupt_stops_the_build(
     assert not (staging / "plans").exists()
 
 
-def test_without_tensorrt_there_is_a_clear_error(
-    staging: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tensorrt_is_an_error(staging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     for attempt in (require_tensorrt, lambda: build_plans(staging, BUCKETS, ZERO_SHOT)):
-        with pytest.raises(InputError, match=r"is not installed.*pip install tensorrt") as caught:
+        with pytest.raises(InputError) as caught:
             attempt()
         assert caught.value.item == "tensorrt"
     assert not (staging / "plans").exists()
 
 
-def test_bindings_without_libraries_are_a_clear_error(
+def test_bindings_without_libraries_are_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: not found')")
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"cannot be loaded \(libnvinfer"):
+    with pytest.raises(InputError) as caught:
         require_tensorrt()
+    assert caught.value.item == "tensorrt"
+    assert "libnvinfer.so.11" in caught.value.problem
 
 
-def test_an_old_tensorrt_is_a_clear_error(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_tensorrt_is_an_error(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     assert require_tensorrt() == "11.4.0.106"
     monkeypatch.setattr(library, "__version__", "8.6.1")
-    with pytest.raises(InputError, match=r"version 8\.6\.1 is too old"):
+    with pytest.raises(InputError) as caught:
         require_tensorrt()
+    assert caught.value.item == "tensorrt"
+    assert "8.6.1" in caught.value.problem
 
 
-def test_without_a_gpu_there_is_a_clear_error(
+def test_a_missing_gpu_is_an_error(
     staging: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = lambda: (device.cudaError_t.cudaErrorMemoryAllocation, 0)  # noqa: E731
     monkeypatch.setattr(device, "cudaGetDevice", failing)
-    with pytest.raises(DeviceError, match="cudaGetDevice failed: cudaErrorMemoryAllocation"):
+    with pytest.raises(DeviceError) as caught:
         build_plans(staging, BUCKETS, ZERO_SHOT)
+    assert "cudaErrorMemoryAllocation" in str(caught.value)

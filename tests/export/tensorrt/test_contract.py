@@ -1,9 +1,8 @@
-"""Our use of TensorRT against its real Python bindings, without its libraries.
+"""Our use of TensorRT, checked against its real Python bindings, without its libraries.
 
-The bindings are imported in processes of their own; nothing is built or run. Three things are
-compared: the stand-in that other tests drive our code with, every name and call in our code by
-mypy with types taken from the bindings, and the plugin by `tensorrt.plugin` itself
-(test_tensorrt_plugin.py).
+The bindings are imported in separate processes; nothing is built or run. Three things are checked:
+the stand-in that other tests use, every name and call in our code by mypy with types taken from the
+bindings, and the plugin by `tensorrt.plugin` itself (test_plugin.py).
 """
 
 import inspect
@@ -14,17 +13,18 @@ import shutil
 import subprocess
 import sys
 from enum import IntEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import medfocus
+from medfocus.export.tensorrt import build_plans
 from tests.tensorrt_api import bindings, library
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = Path(medfocus.__file__).parent
-# Ours that import TensorRT.
+ROOT = Path(__file__).parents[3]
+# Our modules that import TensorRT.
 USERS = (
     "engine/backends/tensorrt/plan_runner.py",
     "export/tensorrt/builder.py",
@@ -48,7 +48,7 @@ def api() -> dict[str, Any]:
     return found
 
 
-def test_the_bindings_are_of_a_version_that_we_take(api: dict[str, Any]) -> None:
+def test_the_bindings_have_a_supported_version(api: dict[str, Any]) -> None:
     assert int(api["__version__"].split(".")[0]) in (10, 11)
 
 
@@ -61,7 +61,7 @@ def test_the_stand_in_has_no_name_that_tensorrt_lacks(api: dict[str, Any]) -> No
         if inspect.isfunction(value):
             assert parameters(value) in api[name], name
         elif issubclass(value, IntEnum):
-            # Numbers differ between versions; ours are never used as numbers.
+            # Only names are compared: numbers differ between versions, and are never used.
             assert set(value.__members__) <= set(api[name]), name
         else:
             checked += check_class(name, value, api[name])
@@ -74,7 +74,7 @@ def check_class(name: str, kind: type, real: dict[str, Any]) -> int:
         where = f"{name}.{member}"
         assert member in real, where
         if inspect.isfunction(value):
-            assert real[member] is not None, f"{where} is no method"
+            assert real[member] is not None, f"{where} is not a method"
             assert any(takes(value, overload) for overload in real[member]), (where, real[member])
         elif isinstance(value, type):
             assert set(value.__members__) <= set(real[member]), where  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ def check_class(name: str, kind: type, real: dict[str, Any]) -> int:
 
 
 def takes(function: Any, overload: list[str]) -> bool:
-    """Whether the real overload begins with the same parameters; more have defaults."""
+    """Whether the real overload begins with the same parameters; the others have defaults."""
     ours = parameters(function)
     return overload[: len(ours)] == ours
 
@@ -94,10 +94,10 @@ def parameters(function: Any) -> list[str]:
 
 
 def test_methods_that_tensorrt_calls_have_its_parameters(api: dict[str, Any]) -> None:
-    """They are called by position, and with as many."""
-    tree = (PACKAGE / "export" / "tensorrt_builder.py").read_text()
+    """TensorRT calls them by position, with all parameters."""
+    source = Path(build_plans.__file__).with_name("builder.py").read_text()
     for method in ("phase_start", "step_complete", "phase_finish"):
-        ours = re.search(rf"def {method}\((.*?)\)", tree, re.DOTALL)
+        ours = re.search(rf"def {method}\((.*?)\)", source, re.DOTALL)
         assert ours is not None
         names = re.findall(r"(\w+)(?::|,|$)", ours[1])
         assert [name for name in names if name in api["IProgressMonitor"][method][0]] == (
@@ -121,10 +121,10 @@ assert require_tensorrt() == trt.__version__
 logger = Logger()
 for severity in trt.ILogger.Severity.__members__.values():
     logger.log(severity, f"message {severity.name}")
-assert logger.said() == (
+assert logger.drain_messages() == (
     "internal_error: message INTERNAL_ERROR\\nerror: message ERROR\\nwarning: message WARNING"
 )
-assert logger.said() == "TensorRT said nothing"
+assert "message INTERNAL_ERROR" not in logger.drain_messages()
 
 progress = Progress(console=Console(file=io.StringIO()))
 monitor = Monitor(progress)
@@ -150,18 +150,33 @@ for wanted in (trt.Builder, trt.Runtime):
 """
 
 
-def test_our_classes_stand_on_the_real_ones() -> None:
+def test_our_classes_work_on_the_real_ones() -> None:
     python("-c", OURS)
 
 
 @pytest.mark.slow
-def test_every_use_of_tensorrt_has_its_types(tmp_path: Path) -> None:
+def test_every_use_of_tensorrt_has_the_right_types(tmp_path: Path) -> None:
     types = tmp_path / "types"
     python("-m", "tests.tensorrt_api.types", str(types))
     copy = tmp_path / "sources" / "medfocus"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    copy_package(copy)
     found = check_types([copy / name for name in USERS], types, tmp_path)
     assert found == []
+
+
+def copy_package(target: Path) -> None:
+    """Copy medfocus into one tree: mypy does not check installed packages as sources."""
+    unneeded = shutil.ignore_patterns("*.safetensors", "__pycache__", "results")
+    for name in ("errors", "settings", "atomic_write", "engine", "export", "models", "kernels"):
+        source = find_spec(f"medfocus.{name}")
+        assert source is not None
+        assert source.origin is not None
+        if source.submodule_search_locations is None:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source.origin, target)
+        else:
+            shutil.copytree(Path(source.origin).parent, target / name, ignore=unneeded)
+    shutil.copy(Path(medfocus.__file__), target)
 
 
 @pytest.mark.slow
@@ -187,19 +202,18 @@ def test_a_wrong_use_would_be_found(tmp_path: Path) -> None:
 
 
 def check_types(files: list[Path], types: Path, temporary: Path) -> list[str]:
-    """mypy's errors in some files, TensorRT's types taken from `types`."""
+    """mypy's errors in some files, with TensorRT's types from the folder `types`."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"),
-            # What else the files import counts for nothing here, and takes long.
+            # Errors in what the files import do not matter here, and take long to find.
             *("--follow-imports=silent", "--no-warn-unused-ignores", "--no-error-summary"),
-            "--allow-untyped-calls",  # some of tensorrt.plugin is without types
+            "--allow-untyped-calls",  # parts of tensorrt.plugin have no types
             *("--cache-dir", temporary / "cache", *files),
         ],
         capture_output=True,
         text=True,
         cwd=temporary,
-        # A copy: mypy takes no folder of installed packages for sources.
         env={**os.environ, "MYPYPATH": f"{temporary / 'sources'}:{types}"},
         check=False,
     )

@@ -1,4 +1,4 @@
-"""Both graphs, in every mode and policy, hold only what TensorRT and ONNX Runtime take."""
+"""Both graphs, in every mode and policy, contain only what TensorRT and ONNX Runtime support."""
 
 from pathlib import Path
 
@@ -20,33 +20,33 @@ from tests.export.tensorrt.operator_support import (
 
 @pytest.fixture(scope="module")
 def graphs(onnx_file: OnnxFile) -> list[Path]:
-    """In every policy and mode."""
+    """The graphs in every policy and mode."""
     segmenters = [onnx_file("segmenter", policy) for policy in ("best", "union")]
     return segmenters + [onnx_file("classifier", mode) for mode in MODES]
 
 
 @pytest.mark.slow
-def test_the_runtimes_take_every_operator(graphs: list[Path]) -> None:
+def test_the_runtimes_support_every_operator(graphs: list[Path]) -> None:
     found = {name for path in graphs for name in operators(path)}
     assert found <= set(TENSORRT)
     assert found <= ONNXRUNTIME_CPU
 
 
-def test_the_list_for_onnxruntime_is_its_own() -> None:
-    own = onnxruntime.capi.onnxruntime_pybind11_state
-    if not hasattr(own, "get_all_opkernel_def"):
-        pytest.skip("this onnxruntime does not tell its kernels")
+def test_the_list_for_onnxruntime_matches_its_kernels() -> None:
+    native = onnxruntime.capi.onnxruntime_pybind11_state
+    if not hasattr(native, "get_all_opkernel_def"):
+        pytest.skip("this onnxruntime does not list its kernels")
     kernels = {
         kernel.op_name
-        for kernel in own.get_all_opkernel_def()
+        for kernel in native.get_all_opkernel_def()
         if kernel.provider == "CPUExecutionProvider" and not kernel.domain
     }
-    unfolded = {"CastLike", "Constant", "GroupNormalization", "HardSwish"}
-    assert ONNXRUNTIME_CPU - kernels <= unfolded
+    expanded = {"CastLike", "Constant", "GroupNormalization", "HardSwish"}
+    assert ONNXRUNTIME_CPU - kernels <= expanded
 
 
 @pytest.mark.slow
-def test_the_runtimes_take_every_type_and_attribute(graphs: list[Path]) -> None:
+def test_the_runtimes_support_every_type_and_attribute(graphs: list[Path]) -> None:
     assert {path.stem: tensorrt_problems(path) for path in graphs} == {
         path.stem: [] for path in graphs
     }
@@ -70,10 +70,10 @@ def saved(path: Path, *nodes: onnx.NodeProto, kind: int = TensorProto.FLOAT) -> 
     return path
 
 
-def test_what_is_refused_is_named(tmp_path: Path) -> None:
+def test_unsupported_nodes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
     node = helper.make_node
-    for made, kind, problem in (
+    for refused, kind, problem in (
         (node("NonZero", ["x"], ["y"]), TensorProto.FLOAT, "NonZero is not supported"),
         (node("Pad", ["x", "axes"], ["y"]), TensorProto.BOOL, "Pad is not supported for BOOL"),
         (
@@ -102,6 +102,6 @@ def test_what_is_refused_is_named(tmp_path: Path) -> None:
             "medfocus::masked_attention is not supported",
         ),
     ):
-        assert tensorrt_problems(saved(path, made, kind=kind)) == [problem]
+        assert tensorrt_problems(saved(path, refused, kind=kind)) == [problem]
     assert tensorrt_problems(path, frozenset({"medfocus::masked_attention"})) == []
     assert onnxruntime_problems(path) == ["masked_attention is not supported"]
