@@ -1,4 +1,8 @@
-"""`medfocus-classify`: files, folders and patterns to a table, a CSV or a JSON file."""
+"""`medfocus classify`: files, folders and patterns to a table, a CSV or a JSON file.
+
+Exit codes: 0 success; 1 some inputs failed; 2 wrong usage; 4 input or output error, before the
+first image or in the middle of a run; 130 interrupted.
+"""
 
 import argparse
 import hashlib
@@ -14,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import medfocus
+from medfocus.atomic_write import atomic_write, unwritable
+from medfocus.command_line import command_parser, noting, print_error, run, whole_number
 from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.engine import Engine
@@ -27,121 +33,159 @@ from medfocus.engine.io.journal import (
     key_of,
     open_journal,
 )
-from medfocus.engine.io.results import csv_text, json_text, printable, table
+from medfocus.engine.io.results import csv_text, json_text, table
 from medfocus.engine.overlay import draw
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import InputError, MedfocusError
+from medfocus.exit_codes import MEANINGS, ExitCode
 
-OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 _FAILURES_SHOWN = 10
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        0; 1 where an input failed; 2 for wrong usage, no input or no engine; 130 for Ctrl-C.
-    """
-    arguments = _parse(argv)
-    report = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    try:
-        files = find_files(arguments.inputs, _own_output(arguments))
-        engine = Engine.load(
-            arguments.engine_directory, backend=arguments.backend, device=arguments.device
-        )
-        _prepare_output(arguments)
-    except MedfocusError as error:
-        report.print(printable(str(error)))
-        return UNUSABLE
-    except KeyboardInterrupt:
-        report.print("Interrupted before the first image")
-        return INTERRUPTED
-    try:
-        rows = _classify_all(engine, files, arguments, report)
-        _write_rows(rows, engine.manifest.classes, arguments)
-    except (KeyboardInterrupt, MedfocusError, OSError) as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        report.print("Interrupted" if interrupted else printable(str(error)))
-        if arguments.output:
-            report.print("To go on where it stopped, give the same command again")
-        else:
-            report.print("Nothing is kept; with -o FILE the same command, given again, goes on")
-        return INTERRUPTED if interrupted else SOME_FAILED
-    return _summarise(rows, report)
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command, as `medfocus.command_line.run` does."""
+    return run("classify", parser(), _classify, argv, prog)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="medfocus-classify", description="Classify images with an engine directory."
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser(
+        "classify",
+        "Classify images with an engine directory, and say where the model was made to look.",
+        """
+medfocus classify engines/demo scans/ --overlays pictures/
+medfocus classify engines/demo 'study/*.dcm' --format json -o results.json
+""",
+        {ExitCode.SOME_FAILED: MEANINGS[ExitCode.SOME_FAILED]},
     )
     add = parser.add_argument
-    add("engine_directory", metavar="ENGINE_DIR", help="what the export wrote")
-    add("inputs", metavar="INPUT", nargs="+", help="a file, a folder, or a pattern in quotes")
-    add("--format", choices=("table", "csv", "json"), help="default: FILE's ending, or table")
-    add("-o", "--output", metavar="FILE", type=Path, help="write here; makes the run resumable")
-    add("--overlays", metavar="DIR", type=Path, help="write a picture of each prediction here")
-    add("--batch-size", metavar="N", type=_positive, help="default: the engine's largest bucket")
-    add("--backend", choices=("auto", *NAMES), default="auto")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--restart", action="store_true", help="forget what an interrupted run has finished")
-    arguments = parser.parse_args(argv)
-    if arguments.format is None:
-        arguments.format = arguments.output.suffix[1:].lower() if arguments.output else "table"
-    if arguments.output and arguments.format not in ("csv", "json"):
-        parser.error("-o FILE takes a name in .csv or .json, or --format csv or json")
-    if arguments.output and arguments.output.is_dir():
-        parser.error(f"-o {arguments.output} is a folder")
-    return arguments
+    add("engine_directory", metavar="ENGINE_DIR", help="engine directory, from medfocus export")
+    add(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="image or DICOM file, folder (searched with its subfolders), or pattern in quotes",
+    )
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the results to this .csv or .json file; an interrupted run resumes when the"
+        " same command is run again (default: print them)",
+    )
+    add(
+        "--format",
+        choices=("table", "csv", "json"),
+        help="of the results (default: as FILE's suffix says, or table without -o)",
+    )
+    add(
+        "--overlays",
+        metavar="DIR",
+        type=Path,
+        help="also write one PNG per image that shows its focus mask (default: none)",
+    )
+    add(
+        "--restart",
+        action="store_true",
+        help="with -o: discard the results of an interrupted run (default: resume it)",
+    )
+    execution = parser.add_argument_group("execution")
+    add = execution.add_argument
+    add(
+        "--batch-size",
+        metavar="N",
+        type=whole_number(1),
+        help="images per batch (default: the largest that the engine was exported for)",
+    )
+    add(
+        "--backend",
+        choices=("auto", *NAMES),
+        default="auto",
+        help="runtime; auto takes the fastest that is installed (default: auto)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto takes CUDA where the backend can use it, otherwise the CPU (default: auto)",
+    )
+    return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
+def _classify(options: argparse.Namespace, console: Console) -> int:
+    _choose_format(options)
+    with noting("no image was classified", KeyboardInterrupt):
+        files = find_files(options.inputs, _own_output(options))
+        engine = Engine.load(
+            options.engine_directory, backend=options.backend, device=options.device
+        )
+        _prepare_output(options)
+    note = "nothing was kept; with -o FILE, the same command resumes when it is run again"
+    if options.output:
+        note = "to resume, run the same command again"
+    with noting(note, KeyboardInterrupt, MedfocusError, OSError):
+        rows = _classify_all(engine, files, options, console)
+        _write_rows(rows, engine.manifest.classes, options)
+    return _summarise(rows, console)
 
 
-def _own_output(arguments: argparse.Namespace) -> list[Path]:
-    """What this command writes, so that a run whose output lies among its inputs can resume."""
-    output: Path | None = arguments.output
+def _choose_format(options: argparse.Namespace) -> None:
+    """Set the format that FILE's suffix names, if none was given."""
+    output: Path | None = options.output
+    if options.format is None:
+        options.format = output.suffix[1:].lower() if output else "table"
+    if output and options.format not in ("csv", "json"):
+        hint = "end FILE in .csv or .json, or give --format csv or --format json"
+        raise InputError(f"-o {output}", "has no known format", hint, code="input.output_format")
+    if output and output.is_dir():
+        raise InputError(f"-o {output}", "is a folder", "name a file", code="input.output_format")
+
+
+def _own_output(options: argparse.Namespace) -> list[Path]:
+    """What this command writes: not an input, so that such a run can resume."""
+    output: Path | None = options.output
     files = [output, journal_path(output)] if output else []
-    return files + ([arguments.overlays] if arguments.overlays else [])
+    return files + ([options.overlays] if options.overlays else [])
 
 
 def _classify_all(
-    engine: Engine, files: list[Path], arguments: argparse.Namespace, report: Console
+    engine: Engine, files: list[Path], options: argparse.Namespace, console: Console
 ) -> list[ResultRow]:
-    """The rows of all files, in their order; those that the journal holds are not run again."""
+    """The rows of all files, in their order; files in the journal are not classified again."""
     keys = {file: key_of(file) for file in files}
     journal: IO[bytes] = io.BytesIO()
     finished: dict[FileKey, list[ResultRow]] = {}
-    if arguments.output:
-        identity = _identity(engine.manifest, arguments)
-        path = journal_path(arguments.output)
-        journal, finished = open_journal(path, identity, arguments.restart)
+    if options.output:
+        identity = _identity(engine.manifest, options)
+        path = journal_path(options.output)
+        journal, finished = open_journal(path, identity, options.restart)
     rows = {file: finished[key] for file, key in keys.items() if key in finished}
     if rows:
-        report.print(f"{len(rows)} of {len(files)} were finished before")
-    waiting = [file for file in files if file not in rows]
+        console.print(f"resuming: {len(rows)} of {len(files)} files are already classified")
+    pending = [file for file in files if file not in rows]
     progress = Progress(
         TextColumn("classifying"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[failed]} failed"),
         TimeRemainingColumn(),
-        console=report,
+        console=console,
     )
     with progress, journal:
         task = progress.add_task("", total=len(files), completed=len(rows), failed=0)
         failed = 0
-        answered = engine.stream_each(waiting, batch_size=arguments.batch_size)
-        for file, predictions in zip(waiting, answered, strict=True):
+        answers = engine.stream_each(pending, batch_size=options.batch_size)
+        for file, predictions in zip(pending, answers, strict=True):
             rows[file] = [prediction.to_json() for prediction in predictions]
             if any(prediction.error for prediction in predictions):
-                failed += 1  # and tried again when resumed: what was wrong may be mended
+                failed += 1  # not in the journal: tried again when the run is resumed
             else:
-                if arguments.overlays:
-                    _draw_overlays(arguments.overlays, file, predictions, engine.manifest)
+                if options.overlays:
+                    _draw_overlays(options.overlays, file, predictions, engine.manifest)
                 journal.write(json_line([keys[file], rows[file]]))
                 journal.flush()
             progress.update(task, advance=1, failed=failed)
@@ -167,59 +211,49 @@ def overlay_name(source: str) -> str:
     return f"{short}-{digest}.png"
 
 
-def _identity(manifest: Manifest, arguments: argparse.Namespace) -> ResultRow:
-    """All that a finished file's result depends on, besides the file."""
+def _identity(manifest: Manifest, options: argparse.Namespace) -> ResultRow:
+    """Everything that a file's result depends on besides the file."""
     return {
         "medfocus": medfocus.__version__,
         "manifest": hashlib.sha256(to_json(manifest).encode()).hexdigest(),
-        "backend": arguments.backend,
-        "device": arguments.device,
-        "overlays": arguments.overlays and str(arguments.overlays.absolute()),
+        "backend": options.backend,
+        "device": options.device,
+        "overlays": options.overlays and str(options.overlays.absolute()),
     }
 
 
-def _prepare_output(arguments: argparse.Namespace) -> None:
-    """Find out before the first image, and not after the last, that a result cannot be written."""
+def _prepare_output(options: argparse.Namespace) -> None:
+    """Fail before the first image, not after the last, if the results cannot be written."""
     try:
-        if arguments.output:
-            with journal_path(arguments.output).open("ab"):
+        if options.output:
+            with journal_path(options.output).open("ab"):
                 pass
-        if arguments.overlays:
-            arguments.overlays.mkdir(parents=True, exist_ok=True)
+        if options.overlays:
+            options.overlays.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            str(error.filename), f"cannot be written: {error.strerror}", "Choose another place"
-        ) from error
+        raise unwritable(Path(error.filename), error) from error
 
 
-def _write_rows(
-    rows: list[ResultRow], classes: Sequence[str], arguments: argparse.Namespace
-) -> None:
-    if arguments.format == "table":
+def _write_rows(rows: list[ResultRow], classes: Sequence[str], options: argparse.Namespace) -> None:
+    if options.format == "table":
         Console().print(table(rows))
         return
-    text = csv_text(rows, classes) if arguments.format == "csv" else json_text(rows)
+    text = csv_text(rows, classes) if options.format == "csv" else json_text(rows)
     # A file name that is not UTF-8 is written with escapes, which are JSON's own as well.
     data = text.encode("utf-8", "backslashreplace")
-    output: Path | None = arguments.output
+    output: Path | None = options.output
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
         return
-    temporary = output.with_name(f".{output.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(output)
+    atomic_write(output, data)
     journal_path(output).unlink(missing_ok=True)
 
 
-def _summarise(rows: list[ResultRow], report: Console) -> int:
+def _summarise(rows: list[ResultRow], console: Console) -> int:
     failures = [row["error"] for row in rows if row["error"]]
-    report.print(f"{len(rows) - len(failures)} classified, {len(failures)} failed")
-    for failure in failures[:_FAILURES_SHOWN]:
-        report.print(printable(failure))
+    console.print(f"{len(rows) - len(failures)} classified, {len(failures)} failed")
+    print_error(*failures[:_FAILURES_SHOWN])
     if len(failures) > _FAILURES_SHOWN:
-        report.print(f"and {len(failures) - _FAILURES_SHOWN} more")
-    return SOME_FAILED if failures else OK
+        print_error(f"and {len(failures) - _FAILURES_SHOWN} more")
+    return ExitCode.SOME_FAILED if failures else ExitCode.OK

@@ -1,8 +1,7 @@
-"""`medfocus-export`: models and classes to an engine directory, built and checked.
+"""`medfocus export`: models and classes to an engine directory, built and checked.
 
-medfocus-export --fp16
-medfocus-export --preset base --clip-weights FILE --sam2-weights FILE --classes FILE -o DIR
-medfocus-export --inspect DIR
+Exit codes: 0 success; 2 wrong usage; 3 refused by the parity gate, and nothing written; 4 input or
+output error; 130 interrupted.
 """
 
 import argparse
@@ -12,112 +11,207 @@ from typing import get_args
 
 from rich.console import Console
 
+from medfocus.command_line import command_parser, noting, run
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.backends.registry import load_backend
-from medfocus.engine.io.results import printable
-from medfocus.errors import InputError, MedfocusError
+from medfocus.errors import MedfocusError
+from medfocus.exit_codes import MEANINGS, ExitCode
 from medfocus.export.summary import summary
 from medfocus.settings import FocusMode
 
-OK, UNUSABLE, INTERRUPTED = 0, 2, 130
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command, as `medfocus.command_line.run` does."""
+    return run("export", parser(), _export_or_inspect, argv, prog)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        0; 2 where nothing was written, for whatever reason; 130 for Ctrl-C.
-    """
-    options = _parser().parse_args(argv)
-    report = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    try:
-        if options.inspect is not None:
-            _inspect(options.inspect)
-        else:
-            _export(options, report)
-    except MedfocusError as error:
-        report.print(f"error: {printable(str(error))}")
-        return UNUSABLE
-    except KeyboardInterrupt:
-        report.print("Interrupted; nothing was written")
-        return INTERRUPTED
-    return OK
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="medfocus-export",
-        description="Build an engine directory, check it against the float32 PyTorch model, and"
-        " write it only if it passes.",
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser(
+        "export",
+        "Build an engine directory, check it against the float32 PyTorch model, and write it only"
+        " if it passes.",
+        """
+medfocus export --fp16                                      the shipped models, no download
+medfocus export --preset base --clip-weights CLIP.safetensors --sam2-weights SAM2.pt \\
+    --classes classes.txt --fp16 -o engines/mine            zero-shot, for your classes
+medfocus export --head head.safetensors -o engines/mine     a head from medfocus fit
+medfocus export --inspect engines/mine                      verify and describe an engine
+""",
+        {ExitCode.REFUSED: MEANINGS[ExitCode.REFUSED]},
     )
-    add = parser.add_argument
-    add("-o", "--out", metavar="DIR", type=Path, help="default: engines/<preset>")
-    add("--inspect", metavar="DIR", type=Path, help="show what an engine holds; verify it")
-    add("--force", action="store_true", help="replace an engine that is there")
-    models = parser.add_argument_group("models")
-    add = models.add_argument
-    add("--preset", default="tiny", help="tiny (weights are shipped), base, large or biomed")
-    add("--clip", metavar="NAME", help="another CLIP architecture than the preset's")
-    add("--clip-weights", metavar="FILE", help="a file, or owner/name@<commit>:<file> of the hub")
-    add("--text-folder", metavar="DIR", type=Path, help="of a Hugging Face text encoder")
-    add("--sam2", metavar="NAME", help="another SAM2 architecture than the preset's")
-    add("--sam2-weights", metavar="FILE", help="a file, or owner/name@<commit>:<file> of the hub")
-    add("--segmenter-size", metavar="S", type=int, help="side of SAM2's input, pixels")
-    answer = parser.add_argument_group("what it answers")
-    classes = answer.add_mutually_exclusive_group()
-    classes.add_argument("--head", metavar="FILE", type=Path, help="what few-shot adaptation wrote")
+    _add_output_options(parser)
+    _add_model_options(parser)
+    _add_class_options(parser)
+    _add_build_options(parser)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "-o",
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="engine directory to write (default: engines/<preset>)",
+    )
+    add(
+        "--force",
+        action="store_true",
+        help="replace the engine directory if there is one (default: refuse)",
+    )
+    add(
+        "--inspect",
+        metavar="DIR",
+        type=Path,
+        help="build nothing: verify an engine directory, and show what it holds and which of its"
+        " backends run here (default: build)",
+    )
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("models").add_argument
+    add(
+        "--preset",
+        metavar="NAME",
+        default="tiny",
+        help="CLIP and SAM2 architectures: tiny, whose weights are shipped, base, large or biomed"
+        " (default: tiny)",
+    )
+    weights = (
+        "a file, or owner/name@COMMIT:FILE on the Hugging Face hub (default: the shipped weights,"
+        " for tiny alone)"
+    )
+    add("--clip", metavar="NAME", help="CLIP architecture (default: the preset's)")
+    add("--clip-weights", metavar="FILE", help=f"CLIP weights: {weights}")
+    add(
+        "--text-folder",
+        metavar="DIR",
+        type=Path,
+        help="folder of a Hugging Face text encoder's configuration and vocabulary, for biomed"
+        " (default: none)",
+    )
+    add("--sam2", metavar="NAME", help="SAM2 architecture (default: the preset's)")
+    add("--sam2-weights", metavar="FILE", help=f"SAM2 weights: {weights}")
+    add(
+        "--segmenter-size",
+        metavar="S",
+        type=int,
+        help="side of SAM2's square input in pixels, a multiple of 32; smaller is faster"
+        " (default: the architecture's)",
+    )
+
+
+def _add_class_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("classes and focus")
+    classes = group.add_mutually_exclusive_group()
     classes.add_argument(
-        "--classes", metavar="FILE", type=Path, help="class names, a line each: zero-shot"
+        "--head",
+        metavar="FILE",
+        type=Path,
+        help="head from medfocus fit, with its classes (default: zero-shot classification)",
     )
-    add = answer.add_argument
+    classes.add_argument(
+        "--classes",
+        metavar="FILE",
+        type=Path,
+        help="class names for zero-shot classification, one name per line (default: the phantoms'"
+        " classes, for tiny alone)",
+    )
+    add = group.add_argument
     add(
         "--focus",
         choices=get_args(FocusMode),
-        help="default: what the head was made with, or soft",
+        help="how the focus mask steers CLIP: none ignores it, overlay paints it over the image,"
+        " soft biases attention, hard hides everything else (default: the head's, or soft)",
     )
-    add("--selection", choices=("best", "union"), default="best", help="of SAM2's masks")
-    build = parser.add_argument_group("how it is built")
-    precision = build.add_mutually_exclusive_group()
-    for dtype in ("fp32", "fp16", "bf16"):
-        precision.add_argument(
-            f"--{dtype}",
-            dest="dtype",
-            action="store_const",
-            const=dtype,
-            help="the default" if dtype == "fp32" else None,
-        )
-    parser.set_defaults(dtype="fp32")
-    add = build.add_argument
+    add(
+        "--selection",
+        choices=("best", "union"),
+        default="best",
+        help="of SAM2's candidate masks: the best one, or the union of all that pass"
+        " (default: best)",
+    )
+
+
+def _add_build_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("build")
+    precision = group.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--fp32",
+        dest="dtype",
+        action="store_const",
+        const="fp32",
+        default="fp32",
+        help="compute in float32 (the default)",
+    )
+    precision.add_argument(
+        "--fp16",
+        dest="dtype",
+        action="store_const",
+        const="fp16",
+        help="compute in float16 where the parity gate allows it, for GPUs; smaller files"
+        " (default: --fp32)",
+    )
+    precision.add_argument(
+        "--bf16",
+        dest="dtype",
+        action="store_const",
+        const="bf16",
+        help="compute in bfloat16 where the parity gate allows it, for CPUs and GPUs that support"
+        " it (default: --fp32)",
+    )
+    add = group.add_argument
+    add(
+        "--int8",
+        action="store_true",
+        help="quantise OpenVINO's graphs to int8, calibrated on images (default: off)",
+    )
     add(
         "--targets",
         metavar="LIST",
         default="auto",
-        help="of onnx, openvino, torch, tensorrt, with commas; default: those installed here",
+        help="runtimes to build for, separated by commas: onnx, openvino, torch, tensorrt"
+        " (default: those installed here)",
     )
-    add("--int8", action="store_true", help="OpenVINO computes in int8")
     add(
         "--trt-attention",
         choices=("native", "plugin"),
         default="native",
-        help="of TensorRT's classifier: its own, or the Triton kernel as a plugin",
+        help="attention in TensorRT's classifier: TensorRT's own, or the Triton kernel as a plugin"
+        " (default: native)",
     )
-    add("--batch", metavar="LIST", help="batch sizes, as 1,8,32; default: the preset's")
-    add("--calibration", metavar="DIR", type=Path, help="images to check and calibrate on")
-    return parser
+    add(
+        "--batch",
+        metavar="LIST",
+        help="batch sizes to prepare for and check, in images, ascending, as 1,8,32 (default: the"
+        " preset's)",
+    )
+    add(
+        "--calibration",
+        metavar="DIR",
+        type=Path,
+        help="folder of images to check and calibrate on (default: phantoms)",
+    )
 
 
-def _export(options: argparse.Namespace, report: Console) -> None:
-    # Here and not above: to inspect an engine, torch need not be installed.
-    try:
-        from medfocus.export import run
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "medfocus-export", f"{error.name} is not installed", "pip install 'medfocus[export]'"
-        ) from error
+def _export_or_inspect(options: argparse.Namespace, console: Console) -> int:
+    if options.inspect is not None:
+        _inspect(options.inspect)
+    else:
+        with noting("nothing was written", KeyboardInterrupt):
+            _export(options, console)
+    return ExitCode.OK
+
+
+def _export(options: argparse.Namespace, console: Console) -> None:
+    from medfocus.export import run as run_module  # needs torch; --inspect and --help do not
+
     out = options.out or Path("engines") / options.preset
-    manifest, seconds = run.export(options, out, report)
+    manifest, seconds = run_module.export(options, out, console)
     Console(highlight=False).print(summary(manifest, seconds=seconds))
-    report.print(f"{out}: engine directory written")
+    console.print(f"{out}: engine directory written")
 
 
 def _inspect(path: Path) -> None:

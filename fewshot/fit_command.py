@@ -1,6 +1,6 @@
-"""`medfocus-fit`: labelled images to a head that `medfocus-export --head` builds into an engine.
+"""`medfocus fit`: labelled images to a head that `medfocus export --head` builds into an engine.
 
-medfocus-fit scans/ --shots 16 --adapt lora -o head.safetensors
+Exit codes: 0 success; 2 wrong usage, or too few images; 4 input or output error; 130 interrupted.
 """
 
 import argparse
@@ -9,99 +9,100 @@ from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
-from rich.progress import Progress
 
-from medfocus.engine.io.results import printable
-from medfocus.errors import InputError, MedfocusError
-from medfocus.fewshot.adapt.fit import STEPS, Adaptation, Task, fit_head
-from medfocus.fewshot.backbones import load_backbones
-from medfocus.fewshot.data.images import leave_out_bad
-from medfocus.fewshot.data.splitting.splits import Fraction, Shots, Split, make_split
-from medfocus.fewshot.examples import load_examples
-from medfocus.fewshot.focus_store import FocusStore
-from medfocus.fewshot.model_options import add_model_options, read_data, weight_sources, whole
-from medfocus.models.head import Head
-from medfocus.settings import Focus, FocusMode
-
-OK, UNUSABLE, INTERRUPTED = 0, 2, 130
+from medfocus.command_line import command_parser, noting, run, whole_number
+from medfocus.exit_codes import ExitCode
+from medfocus.fewshot.adapt.names import STEPS, Adaptation
+from medfocus.fewshot.model_options import MAX_SEED, add_model_options
+from medfocus.settings import FocusMode
+from medfocus.terminal import printable
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        0; 2 where nothing was written, for whatever reason; 130 for Ctrl-C.
-    """
-    options = _parser().parse_args(argv)
-    report = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    try:
-        head, split = _fit(options, report)
-        head.save(options.out)
-        split.save(split_path(options.out))
-    except MedfocusError as error:
-        report.print(f"error: {printable(str(error))}")
-        return UNUSABLE
-    except KeyboardInterrupt:
-        report.print("Interrupted; no head was written. Segmented images are kept")
-        return INTERRUPTED
-    classes = printable(", ".join(head.classes))
-    print(f"{options.out}: {head.adaptation}, focus {head.focus}, a head for {classes}")
-    print(f"{split_path(options.out)}: what it learned from, and what to test it on")
-    return OK
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command, as `medfocus.command_line.run` does."""
+    return run("fit", parser(), _fit, argv, prog)
 
 
-def split_path(head: Path) -> Path:
-    """Where the split of a head file lies."""
-    return head.with_suffix(".split.json")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="medfocus-fit",
-        description="Adapt to a task with few labelled images: FOLDER/<class>/<image>,"
-        " FOLDER/{train,test}/<class>/<image>, or a CSV with columns path, label and, as known,"
-        " group (patient), split and mask.",
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser(
+        "fit",
+        "Adapt to a task with few labelled images: write a head, and which files it was trained"
+        " on.",
+        """
+medfocus fit scans/ --shots 16 -o head.safetensors
+medfocus fit scans.csv --fraction 0.1 --adapt lora --seed 3 -o head.safetensors
+""",
     )
-    add = parser.add_argument
-    add("dataset", metavar="DATASET", type=Path, help="an image folder or a CSV file")
-    add("-o", "--out", metavar="FILE", type=Path, required=True, help="the head, .safetensors")
-    amount = parser.add_mutually_exclusive_group(required=True)
-    amount.add_argument("--shots", metavar="K", type=int, help="learn from K files a class")
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        type=Path,
+        help="folder of FOLDER/<class>/<image> or FOLDER/{train,test}/<class>/<image>, or CSV file"
+        " with columns path and label, and as known group (patient), split and mask",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="head to write, .safetensors; its split is written next to it (required)",
+    )
+    training = parser.add_argument_group("training")
+    amount = training.add_mutually_exclusive_group(required=True)
+    amount.add_argument(
+        "--shots",
+        metavar="K",
+        type=whole_number(1),
+        help="train on K files per class (this or --fraction is required)",
+    )
     amount.add_argument(
         "--fraction",
         metavar="F",
         type=float,
-        help="learn from this share of each class; 1 is all but the test part, which is the data"
-        " set's own or a fifth",
+        help="train on this share of each class, in (0, 1]; 1 is everything but the test part:"
+        " the data set's own, or a fifth (this or --shots is required)",
     )
-    add("--adapt", choices=get_args(Adaptation), default="probe", help="default: %(default)s")
-    add("--focus", choices=get_args(FocusMode), default="soft", help="default: %(default)s")
-    add("--seed", metavar="S", type=whole(0), default=0, help="of which files, and of the training")
+    add = training.add_argument
+    add(
+        "--adapt",
+        choices=get_args(Adaptation),
+        default="probe",
+        help="what is trained: nothing, a linear probe, a Tip-Adapter, visual prompts, LoRA or all"
+        " of CLIP (default: probe)",
+    )
+    add(
+        "--focus",
+        choices=get_args(FocusMode),
+        default="soft",
+        help="how the focus mask steers CLIP: none ignores it, overlay paints it over the image,"
+        " soft biases attention, hard hides everything else (default: soft)",
+    )
+    add(
+        "--seed",
+        metavar="S",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        help="of the choice of files and of the training (default: 0)",
+    )
     add(
         "--steps",
         metavar="N",
-        type=whole(1),
+        type=whole_number(1),
         default=STEPS,
-        help="of 16 images, in vpt, lora and full; default: %(default)s",
+        help="optimiser steps of vpt, lora and full, of 16 images each (default: %(default)s)",
     )
     add_model_options(parser)
     return parser
 
 
-def _fit(options: argparse.Namespace, report: Console) -> tuple[Head, Split]:
-    if options.out.suffix != ".safetensors" or options.out.is_dir():
-        raise InputError(str(options.out), "is no name of a head file", "end it in .safetensors")
-    dataset = read_data(options.dataset, options.recipe, options.classes)
-    amount = Fraction(options.fraction) if options.shots is None else Shots(options.shots)
-    backbones = load_backbones(options.preset, weight_sources(options), options.device)
-    if options.skip_bad:
-        dataset = leave_out_bad(dataset, backbones.check, report)
-    split = make_split(dataset, amount, options.seed)
-    store = FocusStore(options.cache, backbones)
-    task = Task(dataset.classes, dataset.prompts, Focus(mode=options.focus))
-    with Progress(console=report) as progress:
-        items = [dataset.items[index] for index in split.train]
-        examples = load_examples(items, backbones, store, progress)
-        progress.add_task(f"adapting ({options.adapt})", total=None)
-        head = fit_head(options.adapt, task, examples, backbones, options.seed, options.steps)
-    return head, split
+def _fit(options: argparse.Namespace, console: Console) -> int:
+    with noting("no head was written; segmented images are kept in the cache", KeyboardInterrupt):
+        from medfocus.fewshot.fit_run import fit_and_save  # needs torch; --help does not
+
+        head, split_file = fit_and_save(options, console)
+    classes = printable(", ".join(head.classes))
+    print(f"{options.out}: {head.adaptation}, focus {head.focus}, a head for {classes}")
+    print(f"{split_file}: the files it was trained on, and those to test it on")
+    return ExitCode.OK

@@ -1,7 +1,6 @@
 """A cache of focus masks on disk, so that each image is segmented only once."""
 
 import json
-import os
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +12,6 @@ from torch import Tensor
 from medfocus.atomic_write import atomic_write
 from medfocus.errors import FileError, InputError
 from medfocus.fewshot.backbones import Backbones
-
-
-def default_folder() -> Path:
-    """The default cache folder: `medfocus/focus` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medfocus" / "focus"
 
 
 class FocusStore:

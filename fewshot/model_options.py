@@ -1,67 +1,98 @@
 """The command-line options that few-shot commands share: models, weights and data."""
 
 import argparse
-from collections.abc import Callable
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medfocus.fewshot.backbones import WeightSources
-from medfocus.fewshot.data.class_list import with_classes
-from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.reader import read_dataset
-from medfocus.fewshot.data.recipes import RECIPES
-from medfocus.fewshot.focus_store import default_folder
-from medfocus.models.clip.text import read_classes
-from medfocus.models.presets import PRESETS
+if TYPE_CHECKING:  # the modules import torch, which --help does not need
+    from medfocus.fewshot.backbones import WeightSources
+    from medfocus.fewshot.data.dataset import Dataset
+
+PHANTOMS = "phantoms"  # in place of a data set: four sets of synthetic images
+MAX_SEED = 2**32 - 1  # numpy's
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of models and data that `medfocus-fit` and `medfocus-eval` share."""
-    add = parser.add_argument_group("models and data").add_argument
-    add("--preset", default="tiny", help=", ".join(PRESETS) + "; tiny's weights are shipped")
-    add("--clip-weights", metavar="FILE", help="a file, or owner/name@<commit>:<file> of the hub")
-    add("--sam2-weights", metavar="FILE", help="a file, or owner/name@<commit>:<file> of the hub")
-    add("--text-folder", metavar="DIR", type=Path, help="of a Hugging Face text encoder")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    recipes = ", ".join(RECIPES)
-    add("--recipe", metavar="R", help=f"the folder is this published data set: {recipes}")
-    add("--classes", metavar="FILE", type=Path, help="all class names, a line each")
+    """Add the options of models and data that `medfocus fit` and `medfocus eval` share."""
+    weights = (
+        "a file, or owner/name@COMMIT:FILE on the Hugging Face hub (default: the shipped weights,"
+        " for tiny alone)"
+    )
+    add = parser.add_argument_group("models").add_argument
+    add(
+        "--preset",
+        metavar="NAME",
+        default="tiny",
+        help="CLIP and SAM2 architectures: tiny, whose weights are shipped, base, large or biomed"
+        " (default: tiny)",
+    )
+    add("--clip-weights", metavar="FILE", help=f"CLIP weights: {weights}")
+    add("--sam2-weights", metavar="FILE", help=f"SAM2 weights: {weights}")
+    add(
+        "--text-folder",
+        metavar="DIR",
+        type=Path,
+        help="folder of a Hugging Face text encoder's configuration and vocabulary, for biomed"
+        " (default: none)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto takes CUDA if there is a GPU, otherwise the CPU (default: auto)",
+    )
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--recipe",
+        metavar="NAME",
+        help="read the folder as this published data set: covid, lung, brain or breast; for"
+        " several data sets, one per data set, separated by commas (default:"
+        " FOLDER/<class>/<image>)",
+    )
+    add(
+        "--classes",
+        metavar="FILE",
+        type=Path,
+        help="all class names, one name per line; others are refused (default: those in the data)",
+    )
     add(
         "--skip-bad",
         action="store_true",
-        help="leave out, by name, unreadable files, training copies of test files and files with"
-        " two labels",
+        help="leave out, and list by name, unreadable files, training copies of test files and"
+        " files with two labels (default: refuse the data set)",
     )
     add(
         "--cache",
         metavar="DIR",
         type=Path,
-        default=default_folder(),
-        help="keeps focus masks, named by hashes of pixels; default: %(default)s",
+        default=_default_cache(),
+        help="folder that keeps focus masks, named by hashes of pixels (default: %(default)s)",
     )
 
 
-def read_data(path: Path, recipe: str | None, classes: Path | None) -> Dataset:
+def _default_cache() -> Path:
+    """`medfocus/focus` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medfocus" / "focus"
+
+
+def read_data(path: Path, recipe: str | None, classes: Path | None) -> "Dataset":
     """A data set as the options say.
 
     Raises:
-        InputError: what cannot be read as one, or has other classes than listed.
+        FileError: it is missing or unreadable.
+        InputError: it is not a data set, or has other classes than those listed.
     """
+    from medfocus.fewshot.data.class_list import with_classes
+    from medfocus.fewshot.data.reader import read_dataset
+    from medfocus.models.clip.text import read_classes
+
     dataset = read_dataset(path, recipe)
     return dataset if classes is None else with_classes(dataset, read_classes(classes))
 
 
-def whole(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
-    """A `type` of argparse: a whole number from `least` to `most`, as numpy's seeds go."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
-        return value
-
-    return number
-
-
-def weight_sources(options: argparse.Namespace) -> WeightSources:
+def weight_sources(options: argparse.Namespace) -> "WeightSources":
     """Where the weights are, as the options say."""
+    from medfocus.fewshot.backbones import WeightSources
+
     return WeightSources(options.clip_weights, options.sam2_weights, options.text_folder)

@@ -1,3 +1,27 @@
-"""medfocus: SAM2 finds the region, CLIP is made to look there, both run as one engine."""
+"""medfocus: SAM2 finds the region, CLIP is made to look there, both run as one engine.
 
-__version__ = "0.1.0"
+    from medfocus import Engine
+
+    engine = Engine.load("engines/brain")
+
+The names below are imported on first use, so that `import medfocus` needs no other package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medfocus.engine import Engine, Prediction
+
+__version__ = "0.2.0"
+__all__ = ["Engine", "Prediction", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Engine", "Prediction"):
+        return getattr(import_module("medfocus.engine"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,7 +21,7 @@ BOX_BOTTOM_RIGHT: Final = 3
 def require(holds: bool, key: str, problem: str) -> None:
     """Raise InputError naming `key` unless `holds`."""
     if not holds:
-        raise InputError(key, problem, "See medfocus.settings for what each key may hold")
+        raise InputError(key, problem, "see medfocus.settings for the values of each key")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medfocus.engine.io.journal import ResultRow
+from medfocus.terminal import printable as printable  # also the name's former place
 
 
 def json_text(rows: list[ResultRow]) -> str:
@@ -80,8 +81,3 @@ def _shared_folder(sources: list[str]) -> str:
     """The folder that all sources begin with, with its last separator."""
     prefix = os.path.commonprefix(sources)  # noqa: RUF071  (a prefix of the text, not of the path)
     return prefix[: prefix.rfind(os.sep) + 1]
-
-
-def printable(text: str) -> str:
-    """`text` without terminal control characters."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from medfocus.errors import InputError
 from medfocus.fewshot.adapt.folds import Refit
 from medfocus.fewshot.adapt.full import change_all
 from medfocus.fewshot.adapt.lora import change_low_rank
+from medfocus.fewshot.adapt.names import STEPS as STEPS
+from medfocus.fewshot.adapt.names import Adaptation as Adaptation
 from medfocus.fewshot.adapt.probe import fit_probe
 from medfocus.fewshot.adapt.strength import Frozen, choose_strength
 from medfocus.fewshot.adapt.tip import fit_tip
@@ -24,10 +26,6 @@ from medfocus.models.graphs import Cache, ClassifierGraph
 from medfocus.models.head import Head, graph_tensors
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD
 from medfocus.settings import Focus
-
-Adaptation = Literal["zero-shot", "probe", "tip", "vpt", "lora", "full"]
-
-STEPS = 32  # optimiser steps of vpt, lora and full: 512 images
 
 
 @dataclass(frozen=True)
