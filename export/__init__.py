@@ -1,1 +1,1 @@
-"""A model becomes an engine directory."""
+"""Builds engine directories from models, and checks them."""

@@ -1,4 +1,4 @@
-"""What an engine directory holds, as tables for a terminal."""
+"""The content of an engine directory as tables for a terminal."""
 
 from collections.abc import Mapping
 
@@ -15,18 +15,18 @@ def summary(
     runs_here: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> RenderableType:
-    """Models, files and what was checked.
+    """Tables of models, files and checks.
 
     Args:
         manifest: of a directory that was read or written.
-        runs_here: for each backend, what came of loading it on this machine.
+        runs_here: for each backend, whether it runs on this machine.
         seconds: of each stage of the export.
     """
-    parts: list[RenderableType] = [_models(manifest), _files(manifest)]
-    parts.append(_backends(manifest, runs_here))
+    tables: list[RenderableType] = [_models(manifest), _files(manifest)]
+    tables.append(_backends(manifest, runs_here))
     if seconds is not None:
-        parts.append(_progress(seconds))
-    return Group(*parts)
+        tables.append(_stages(seconds))
+    return Group(*tables)
 
 
 def _models(manifest: Manifest) -> Table:
@@ -61,7 +61,7 @@ def _files(manifest: Manifest) -> Table:
 
 
 def size(count: int) -> str:
-    """Bytes in MB (10⁶), or in kB where that is less than one."""
+    """Bytes in MB (10⁶ bytes), below 1 MB in kB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
@@ -69,9 +69,9 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
     ("embedding cosine", "embedding_cosine", ".6f"),
     ("same label", "top1_agreement", ".1%"),
     ("probability diff.", "probability_difference", ".1e"),
-    ("focused or not", "focused_agreement", ".1%"),
+    ("same focused", "focused_agreement", ".1%"),
     ("mask IoU", "mask_iou", ".4f"),
-    ("mask IoU alone", "mask_iou_alone", ".4f"),
+    ("mask IoU, batch and single", "mask_iou_alone", ".4f"),
     ("mask logit error", "mask_logit_error", ".1e"),
     ("focus score error", "score_error", ".1e"),
     ("patch focus diff.", "patch_focus_difference", ".1e"),
@@ -81,8 +81,8 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
 
 
 def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
-    """A column a backend, a row a figure: what was measured, and in brackets its limit."""
-    # Beside the backends stands `segmenter size`, where that is not the architecture's own.
+    """One column per backend, one row per figure: what was measured, and its limit in brackets."""
+    # The column `segmenter size` is added where that is not the architecture's native size.
     names = list(dict.fromkeys([*manifest.backends, *manifest.parity]))
     table = Table("backend", *(Column(Text(printable(name))) for name in names))
     table.add_row("precision", *(manifest.backends.get(name, "fp32") for name in names))
@@ -97,11 +97,13 @@ def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
             cells.append(cell if limit is None else f"{cell} ({limit:g})")
         table.add_row(label, *cells)
     if runs_here is not None:
-        table.add_row("here", *(Text(printable(runs_here.get(name, ""))) for name in names))
+        table.add_row(
+            "on this machine", *(Text(printable(runs_here.get(name, ""))) for name in names)
+        )
     return table
 
 
-def _progress(seconds: Mapping[str, float]) -> Table:
+def _stages(seconds: Mapping[str, float]) -> Table:
     table = Table("stage")
     table.add_column("seconds", justify="right")
     for name, value in seconds.items():

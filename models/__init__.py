@@ -1,1 +1,1 @@
-"""What is computed, in PyTorch, from upstream SAM2 and open_clip."""
+"""The models in PyTorch, built on upstream SAM2 and open_clip."""

@@ -1,4 +1,4 @@
-"""The two graphs that every engine runs: whatever runtime, these are the whole computation."""
+"""The two graphs that every engine runs; in any runtime, they are the whole computation."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from medfocus.settings import Focus, Selection
 
 
 class SegmenterOutput(NamedTuple):
-    """One focus mask an image.
+    """One focus mask per image.
 
     Attributes:
         focus_logits: (B, h, w) in SAM2's square frame; all -32 where no region was found.
@@ -36,7 +36,7 @@ class SegmenterOutput(NamedTuple):
 
 
 class ClassifierOutput(NamedTuple):
-    """The answer, and what the model was made to look at.
+    """The classification, and where the model was made to look.
 
     Attributes:
         embedding: (B, E), as open_clip's `encode_image` returns it.
@@ -52,13 +52,14 @@ class ClassifierOutput(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Few-shot images that a classifier remembers (Tip-Adapter, arXiv 2207.09519).
+    """Few-shot images stored in a classifier (Tip-Adapter, arXiv 2207.09519).
 
-    An image adds exp(-sharpness · (1 - cosine to the key)) times the key's values to its logits.
+    For each key, exp(-sharpness · (1 - cosine to the key)) times its values is added to an image's
+    logits.
 
     Attributes:
         keys: (M, E) embeddings of length 1.
-        values: (M, C) a factor times the class of the key, one-hot.
+        values: (M, C) the one-hot class of each key, times a factor.
         sharpness: ().
     """
 
@@ -70,7 +71,7 @@ class Cache(NamedTuple):
 def class_logits(
     unit: Tensor, class_embeddings: Tensor, logit_scale: Tensor, cache: Cache | None
 ) -> Tensor:
-    """Unit embeddings (B, E) and unit class embeddings (C, E) to logits (B, C)."""
+    """Logits (B, C) from embeddings (B, E) and class embeddings (C, E), both of length 1."""
     logits = logit_scale * (unit @ class_embeddings.T)
     if cache is None:
         return logits
@@ -99,7 +100,7 @@ class ClassifierGraph(nn.Module):
         class_embeddings: (C, E); logits are `logit_scale · normalised embedding · eᵀ`.
         logit_scale: CLIP's factor on the cosine, after exp.
         strength: (L,) λ of each layer; used by `soft`.
-        mean, std: of the classifier's normalisation, three each; `overlay` paints with them.
+        mean, std: of the classifier's normalisation, three each; used by `overlay`.
         cache: few-shot images that add to the logits, if any.
 
     Raises:
@@ -124,35 +125,35 @@ class ClassifierGraph(nn.Module):
             raise InputError(
                 "strength",
                 f"shape {tuple(strength.shape)}",
-                f"pass one λ a layer: ({clip.layers},)",
+                f"pass one λ per layer: ({clip.layers},)",
             )
         if class_embeddings.ndim != 2 or class_embeddings.shape[1] != clip.embedding_size:
             raise InputError(
                 "class_embeddings",
                 f"shape {tuple(class_embeddings.shape)}",
-                f"pass (C, {clip.embedding_size}), as long as this CLIP's embeddings",
+                f"pass (C, {clip.embedding_size}), the size of this CLIP's embeddings",
             )
         self.clip, self.focus = clip, focus
         self.class_embeddings = nn.Parameter(F.normalize(class_embeddings, dim=-1))
         self.logit_scale = nn.Parameter(logit_scale)
         self.strength = nn.Parameter(strength)
         self.cache = None if cache is None else nn.ParameterList(cache)
-        # A buffer: made in `forward`, it would be copied to the device within a CUDA graph.
+        # A buffer: created in `forward`, it would be copied to the device within a CUDA graph.
         colour = (torch.tensor(OVERLAY_COLOUR) - torch.tensor(mean)) / torch.tensor(std)
         self.register_buffer("colour", colour, persistent=False)
 
     @property
     def cells(self) -> int:
-        """How many rows and columns of pooling weights the graph takes.
+        """The number of rows and of columns of the pooling weights.
 
-        A patch each; a pixel each where the mask is painted over the image.
+        One per patch; with `overlay` one per pixel.
         """
         return self.clip.image_size if self.focus.mode == "overlay" else self.clip.grid
 
     def forward(
         self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
     ) -> ClassifierOutput:
-        """Classify images with attention on the focus mask.
+        """Classify images with attention steered by their focus masks.
 
         Args:
             image: (B, 3, R, R) float, normalised.
@@ -178,7 +179,7 @@ class ClassifierGraph(nn.Module):
     def _paint(
         self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The painted image, its patch focus, and whether there was anything to paint."""
+        """The painted image, its patch focus, and whether anything was painted."""
         pixel_focus = pool_focus(focus_logits, rows, cols)  # (B, R, R)
         patch_focus = patches_from_pixels(pixel_focus, self.clip.grid)
         focused = is_focused(patch_focus, self.focus) & (focus_logits.amax((-2, -1)) > 0)
@@ -194,7 +195,7 @@ class ClassifierGraph(nn.Module):
             embedding = self.clip(image, key_bias)
         else:
             keep = kept_tokens(patch_focus, focused, self.focus)
-            # Dropping tokens needs shapes that depend on data, which no exported graph has.
+            # Dropping tokens needs shapes that depend on data, which exported graphs cannot have.
             if torch.compiler.is_exporting():
                 embedding = self.clip(image, hiding_bias(keep, self.clip.layers))
             else:
@@ -202,7 +203,7 @@ class ClassifierGraph(nn.Module):
         return embedding
 
     def _embed_kept(self, image: Tensor, keep: Tensor, focused: Tensor) -> Tensor:
-        """Focused images by their kept tokens; the others by plain CLIP, to the bit."""
+        """Focused images from their kept tokens, the others exactly as plain CLIP."""
         if focused.all():
             return self.clip.forward_kept(image, keep)
         plain: Tensor = self.clip(image[~focused])

@@ -1,4 +1,4 @@
-"""What few-shot adaptation learns, and export builds in."""
+"""The head: what few-shot adaptation learns, and an export includes."""
 
 import json
 from collections.abc import Mapping
@@ -16,12 +16,13 @@ from medfocus.errors import WeightsError
 from medfocus.models.graphs import Cache
 from medfocus.settings import FocusMode
 
-# λ of every layer where nothing was learned and the CLIP never met a steered attention: 1 in all
-# layers takes the early ones their context and does harm (benchmarks/experiments/strength.py, docs/tiny.md).
+# λ of every layer where nothing was learned and CLIP was not trained with steered attention: 1 in
+# all layers deprives the early ones of context and does harm (docs/tiny.md, measured by
+# benchmarks/experiments/strength.py).
 DEFAULT_STRENGTH = 0.2
 
-_ABOUT = "head"  # the key of what a head file holds beside its tensors, as JSON
-_ADAPTER = "adapter."  # before the names of the adapter's tensors in a head file
+_ABOUT = "head"  # the metadata key of everything in a head file except tensors, as JSON
+_ADAPTER = "adapter."  # prefix of the adapter's tensors in a head file
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +30,23 @@ class Head:
     """The classifier on top of CLIP's image embedding.
 
     Attributes:
-        clip: the name of the CLIP architecture that it was made for.
-        clip_sha256: of that CLIP's weight file; the same names with other weights do not fit.
-        focus: the focus mode that it was made with.
+        clip: the name of the CLIP architecture for which it was made.
+        clip_sha256: of that CLIP's weight file; the same architecture with other weights does not
+            fit.
+        focus: the focus mode with which it was made.
         classes: C class names.
         class_embeddings: (C, E) float32.
         logit_scale: () float32, CLIP's factor on the cosine, after exp, over the temperature.
         strength: (L,) float32, λ of each layer.
-        cache: few-shot images that it remembers, if any, their values over the temperature.
-        adapter: what changes in the image encoder, see `models.adapter`.
-        adaptation: how it was made.
-        temperature: what the logits were divided by, so that probabilities say how often it is
-            right; 1 where nothing was fitted.
-        trained_on: SHA-256 of the pixels of each image that it learned from, so that it is never
+        cache: stored few-shot images, if any, their values over the temperature.
+        adapter: changes to the image encoder, see `models.clip.adapter`.
+        adaptation: how the head was made.
+        temperature: the divisor of the logits that makes probabilities calibrated; 1 if not fitted.
+        trained_on: SHA-256 of the pixels of each training image, so that the head is never
             evaluated on one of them.
 
     Raises:
-        WeightsError: shapes that do not fit together, or numbers that are not finite.
+        WeightsError: shapes do not fit together, or a tensor is not finite (`head.invalid`).
     """
 
     clip: str
@@ -74,11 +75,13 @@ class Head:
             raise WeightsError(
                 "head",
                 f"{len(self.classes)} classes do not fit tensors of shapes {shapes}",
-                "give (C, E) class embeddings, a logit scale of no dimension, (L,) strengths",
+                "give (C, E) class embeddings, a scalar logit scale and (L,) strengths",
+                code="head.invalid",
             )
         for name, tensor in {**self.tensors(), **self.adapter}.items():
             if not (tensor.is_floating_point() and tensor.isfinite().all()):
-                raise WeightsError("head", f"{name} holds what is no finite float", "fit it anew")
+                problem = f"{name} contains values that are not finite floats"
+                raise WeightsError("head", problem, "retrain the head", code="head.invalid")
 
     def _cache_fits(self, cache: Cache) -> bool:
         count = len(cache.keys)
@@ -89,7 +92,7 @@ class Head:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the classifier's graph takes, by name; `graph_tensors` reads it back."""
+        """The tensors of the classifier's graph, by name; `graph_tensors` is the inverse."""
         cache = {} if self.cache is None else self.cache._asdict()
         tensors = {
             "class_embeddings": self.class_embeddings,
@@ -100,7 +103,7 @@ class Head:
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def save(self, path: Path) -> None:
-        """Write a .safetensors file, whole; all but the tensors goes into its metadata.
+        """Write a .safetensors file atomically; everything except tensors goes into its metadata.
 
         Raises:
             InputError: the file cannot be written.
@@ -114,16 +117,17 @@ class Head:
             "temperature": self.temperature,
             "trained_on": self.trained_on,
         }
-        adapter = {f"{_ADAPTER}{name}": part.contiguous() for name, part in self.adapter.items()}
-        # One entry: several would be stored in an order that changes from run to run.
+        adapter = {f"{_ADAPTER}{name}": t.contiguous() for name, t in self.adapter.items()}
+        # A single entry: several would be stored in an order that changes from run to run.
         atomic_write(path, save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)}))
 
     @classmethod
     def read(cls, path: Path) -> "Head":
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            WeightsError: missing, no safetensors file, or no head.
+            WeightsError: the file is missing or not a safetensors file (`head.unreadable`), or it
+                does not contain a valid head (`head.invalid`).
         """
         hint = "make one with medfocus-fit"
         try:
@@ -131,7 +135,8 @@ class Head:
                 about = (file.metadata() or {}).get(_ABOUT, "{}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise WeightsError(str(path), f"is no head file ({error})", hint) from error
+            problem = f"is no head file ({error})"
+            raise WeightsError(str(path), problem, hint, code="head.unreadable") from error
         try:
             adapter = {
                 name.removeprefix(_ADAPTER): tensors.pop(name)
@@ -148,13 +153,14 @@ class Head:
                 **graph_tensors(tensors),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(str(path), "is a safetensors file, but no head", hint) from error
+            problem = "is a safetensors file, but no head"
+            raise WeightsError(str(path), problem, hint, code="head.invalid") from error
         except WeightsError as error:
-            raise WeightsError(str(path), error.problem, error.hint) from error
+            raise WeightsError(str(path), error.problem, error.hint, code=error.code) from error
 
 
 def graph_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What `Head.tensors` gave, as arguments of `Head` and of `ClassifierGraph`."""
+    """The result of `Head.tensors` as arguments of `Head` and of `ClassifierGraph`."""
     arguments: dict[str, Any] = dict(tensors)
     if "cache_keys" in arguments:
         arguments["cache"] = Cache(*(arguments.pop(f"cache_{name}") for name in Cache._fields))

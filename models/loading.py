@@ -1,4 +1,4 @@
-"""Architectures with their weights, for a preset or for the user's own files."""
+"""Loads architectures with their weights, for a preset or from the user's files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,12 @@ def load_segmenter(
 
     Args:
         architecture: a name from `SAM2_ARCHITECTURES`.
-        weights: a file or a hub id; None takes what is shipped, which is the tiny one's alone.
-        image_size: S; the architecture's own when None.
+        weights: a file or a hub id; None for the shipped weights, which only the tiny one has.
+        image_size: S; None for the architecture's native size.
 
     Raises:
-        InputError: an unknown name.
-        WeightsError: weights that are missing, unsafe or do not fit.
+        InputError: the name is unknown (`model.unknown`).
+        WeightsError: the weights are missing, unsafe or do not fit.
     """
     segmenter = Segmenter(architecture, image_size)
     path = _file(architecture, weights, "segmenter", "--sam2-weights")
@@ -70,13 +70,14 @@ def load_clip(
     """Both towers of a CLIP with weights.
 
     Args:
-        architecture: a name that medfocus or open_clip knows.
-        weights: a file or a hub id; None takes what is shipped, which is the tiny one's alone.
+        architecture: a name known to medfocus or open_clip.
+        weights: a file or a hub id; None for the shipped weights, which only the tiny one has.
         text_folder: configuration and vocabulary of a Hugging Face text encoder, as BiomedCLIP's.
 
     Raises:
-        InputError: an unknown name, or a text encoder whose folder is missing or unusable.
-        WeightsError: weights that are missing, unsafe or do not fit.
+        InputError: the name is unknown (`model.unknown`).
+        FileError: the text encoder's folder is missing or unusable (`model.text_encoder`).
+        WeightsError: the weights are missing, unsafe or do not fit.
     """
     path = _file(architecture, weights, "clip", "--clip-weights")
     clip = build_clip(architecture, text_folder)
@@ -84,7 +85,7 @@ def load_clip(
     return LoadedClip(clip.eval(), tokenizer_for(architecture, text_folder), sha256(path))
 
 
-def _file(architecture: str, weights: str | Path | None, part: str, flag: str) -> Path:
+def _file(architecture: str, weights: str | Path | None, model: str, flag: str) -> Path:
     if weights is not None:
         return resolve(weights)
     if architecture != TINY:
@@ -92,5 +93,6 @@ def _file(architecture: str, weights: str | Path | None, part: str, flag: str) -
             f"weights of {architecture}",
             "none are shipped",
             f"download them and give the file, or owner/name@<commit>:<file>, with {flag}",
+            code="weights.not_shipped",
         )
-    return SHIPPED / f"{part}.safetensors"
+    return SHIPPED / f"{model}.safetensors"

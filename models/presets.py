@@ -1,4 +1,4 @@
-"""The four presets: which CLIP and which SAM2 go together, and what they expect of an image."""
+"""The four presets: a CLIP and a SAM2 each, and how they expect images to be prepared."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ from medfocus.settings import (
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# The zero-shot prompts: nine foreground points, one a prompt, on a 3×3 grid of the image. A region
-# of interest lies in the field of view's inner part; the rim is left out.
+# The zero-shot prompts: nine prompts of one foreground point each, on a 3×3 grid. A region of
+# interest lies in the inner part of the field of view, so the rim has no points.
 ZERO_SHOT = Prompts(
     points=tuple(((x, y),) for y in (0.25, 0.5, 0.75) for x in (0.25, 0.5, 0.75)),
     labels=((FOREGROUND,),) * 9,
@@ -33,11 +33,11 @@ class Preset:
     """Two architectures that are used together.
 
     Attributes:
-        name: what the command line takes.
+        name: as on the command line.
         clip, sam2: architecture names.
-        resize_mode, interpolation: how CLIP's own preprocessing fits an image to its square.
-        buckets: batch sizes to prepare for. On a CPU larger ones cost memory and gain nothing:
-            checking base at (1, 4) took 6.5 GB, large at (1, 2) 10.7 GB.
+        resize_mode, interpolation: how CLIP's preprocessing fits an image into its square.
+        buckets: batch sizes to prepare for. On a CPU larger ones only cost memory: checking base
+            at (1, 4) needed 6.5 GB, large at (1, 2) 10.7 GB.
         strength: λ of every layer where nothing was learned.
     """
 
@@ -50,7 +50,7 @@ class Preset:
     strength: float = DEFAULT_STRENGTH
 
     def preprocessing(self, clip: FocusCLIP, segmenter: Segmenter) -> Preprocessing:
-        """What is done to an image before each of the two models."""
+        """How images are prepared for the two models."""
         return Preprocessing(
             SegmenterInput(segmenter.image_size, SAM2_MEAN, SAM2_STD),
             ClassifierInput(
@@ -67,7 +67,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        # Its CLIP met steering while it was trained, and bears more of it (docs/tiny.md).
+        # Its CLIP was trained with steered attention, and tolerates more of it (docs/tiny.md).
         Preset("tiny", "medfocus_tiny", "medfocus_tiny", buckets=(1, 8, 32), strength=0.7),
         Preset("base", "ViT-B-16", "sam2.1_hiera_tiny"),
         Preset("large", "ViT-L-14-336-quickgelu", "sam2.1_hiera_base_plus", buckets=(1, 2)),
@@ -80,8 +80,9 @@ def preset(name: str) -> Preset:
     """A preset by name.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown (`model.unknown`).
     """
     if name not in PRESETS:
-        raise InputError(f"preset {name!r}", "not known", "use one of " + ", ".join(PRESETS))
+        hint = "use one of " + ", ".join(PRESETS)
+        raise InputError(f"preset {name!r}", "not known", hint, code="model.unknown")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Write phantoms as a folder of images a class: `python -m medfocus.phantoms OUT_DIR`."""
+"""Writes phantoms as one folder of images per class: `python -m medfocus.phantoms OUT_DIR`."""
 
 import argparse
 import sys
@@ -13,16 +13,28 @@ _KINDS = {"demo": DEMO_KINDS, "pretraining": PRETRAINING_KINDS, "few-shot": FEWS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command with `arguments`, by default those of the process."""
+    """Run the command; None takes the process's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m medfocus.phantoms",
         description="Write synthetic slices as OUT_DIR/<class>/<organ>-<number>.png.",
     )
     parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="a new or empty folder")
-    parser.add_argument("--kinds", choices=_KINDS, default="demo", help="which lesion classes")
-    parser.add_argument("--per-class", type=int, default=16, metavar="N", help="images a class")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other images")
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="also write the lesions' masks")
+    add = parser.add_argument
+    add("--kinds", choices=_KINDS, default="demo", help="lesion classes (default: %(default)s)")
+    add(
+        "--per-class",
+        type=int,
+        default=16,
+        metavar="N",
+        help="images per class (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="each seed gives different images (default: %(default)s)",
+    )
+    add("--masks", type=Path, metavar="DIR", help="also write the lesions' masks to DIR")
     options = parser.parse_args(arguments)
     try:
         write_image_folder(

@@ -1,4 +1,4 @@
-"""Which module draws which organ: each has `draw` and `acquire`."""
+"""The module that draws each organ, with its functions `draw` and `acquire`."""
 
 from medfocus.phantoms import brain, breast, lung
 

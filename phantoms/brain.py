@@ -49,7 +49,7 @@ def draw(rng: np.random.Generator, size: int) -> Anatomy:
     cortex = 1 - 2.3 * thickness - rng.uniform(0.01, 0.05)
     inside = step(cortex - head, edge)
     image = blend(image, grey, inside)
-    # White matter: whatever is away from the surface and from the sulci that fold inwards.
+    # White matter is everything away from the surface and from the sulci.
     burial = cortex - head
     image = blend(image, white, inside * step(burial * 3.2 + sulcus * 0.55 - 0.42, 0.12))
     groove = step(0.13 - sulcus - burial * rng.uniform(0.45, 0.7), 0.08)
@@ -90,6 +90,6 @@ def _deep_structures(
 
 
 def acquire(rng: np.random.Generator, image: Field) -> Field:
-    """The slice as the scanner shows it: point spread, Rician noise, window."""
+    """Simulate the acquisition: point spread, Rician noise, window."""
     image = blur(image, rng.uniform(0.2, 1.0))
     return window(rng, rician(rng, image, rng.uniform(0.012, 0.045)))

@@ -1,4 +1,4 @@
-"""A breast ultrasound image of a linear probe, the skin on top."""
+"""A breast ultrasound image from a linear probe, with the skin at the top."""
 
 import math
 
@@ -51,7 +51,7 @@ def draw(rng: np.random.Generator, size: int) -> Anatomy:
 
 
 def _frame(rng: np.random.Generator, size: int) -> Mask:
-    """The part of the picture that the scan fills; the screen around it is black."""
+    """The part of the image that the scan fills; the screen around it is black."""
     left, right, bottom = (rng.uniform(0, 0.07) * (rng.random() < 0.5) for _ in range(3))
     frame = np.zeros((size, size), np.bool_)
     frame[: size - int(bottom * size), int(left * size) : size - int(right * size)] = True
@@ -70,7 +70,7 @@ def _attenuation(rng: np.random.Generator, u: Field, v: Field) -> Field:
 
 
 def acquire(rng: np.random.Generator, image: Field) -> Field:
-    """The image as the scanner shows it: speckle whose grain is wider than deep, then a window."""
+    """Simulate the acquisition: speckle that is wider than it is deep, and a window."""
     scale = image.shape[0] / 256
     grain = (rng.uniform(1.3, 1.9) * scale, rng.uniform(1.9, 3.0) * scale)
     return window(rng, 1.08 * speckle(rng, image, grain))

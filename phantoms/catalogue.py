@@ -1,4 +1,4 @@
-"""What a phantom can show: organs and kinds of lesion, and which kinds serve which study."""
+"""The organs and lesion kinds of phantoms, and which kinds are used for what."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class LesionKind:
     """A lesion class: one margin and one interior.
 
     Raises:
-        InputError: a margin or an interior that is not in `MARGINS`, `INTERIORS`.
+        InputError: the margin is not in `MARGINS`, or the interior is not in `INTERIORS`.
     """
 
     margin: str
@@ -24,9 +24,9 @@ class LesionKind:
 
     def __post_init__(self) -> None:
         if self.margin not in MARGINS:
-            raise InputError(f"margin {self.margin!r}", "unknown", f"Use one of {MARGINS}")
+            raise _unknown("margin", self.margin, MARGINS)
         if self.interior not in INTERIORS:
-            raise InputError(f"interior {self.interior!r}", "unknown", f"Use one of {INTERIORS}")
+            raise _unknown("interior", self.interior, INTERIORS)
 
     @property
     def name(self) -> str:
@@ -46,7 +46,8 @@ DEMO_KINDS: tuple[LesionKind, ...] = (
     LesionKind("hazy", "speckled"),
 )
 
-# One kind an interior and at most two a margin, so that pre-training still sees every part often.
+# One kind per interior and at most two per margin, so that pre-training still has many examples of
+# every margin and interior.
 FEWSHOT_KINDS: tuple[LesionKind, ...] = (
     *DEMO_KINDS,
     LesionKind("smooth", "septated"),
@@ -62,7 +63,7 @@ def caption(kind: LesionKind | None, organ: str) -> str:
     """Describe a phantom in words, such as "a spiculated hollow lesion in a brain MRI slice".
 
     Raises:
-        InputError: an organ that is not in `ORGANS`.
+        InputError: the organ is not in `ORGANS`.
     """
     check_organ(organ)
     modality = _MODALITIES[organ]
@@ -70,6 +71,10 @@ def caption(kind: LesionKind | None, organ: str) -> str:
 
 
 def check_organ(organ: str) -> None:
-    """Raise `InputError` for an organ that is not in `ORGANS`."""
+    """Raise `InputError` unless the organ is in `ORGANS`."""
     if organ not in ORGANS:
-        raise InputError(f"organ {organ!r}", "unknown", f"Use one of {ORGANS}")
+        raise _unknown("organ", organ, ORGANS)
+
+
+def _unknown(name: str, value: str, known: tuple[str, ...]) -> InputError:
+    return InputError(f"{name} {value!r}", "unknown", f"use one of {', '.join(known)}")

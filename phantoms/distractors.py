@@ -1,4 +1,4 @@
-"""What a picture carries beside the patient: burnt-in labels, rulers, leads, clips, catheters.
+"""Distractors: burnt-in labels, rulers, leads, clips and catheters.
 
 They are drawn whether or not there is a lesion, and never over one.
 """
@@ -27,7 +27,7 @@ def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _side_marker(rng: np.random.Generator, pen: ImageDraw.ImageDraw, side: int) -> None:
-    """An L or R near an upper corner, at times in a ring."""
+    """An L or R near an upper corner, sometimes in a circle."""
     height = int(side * rng.uniform(0.06, 0.1))
     x = side * (rng.uniform(0.02, 0.1) if rng.random() < 0.5 else rng.uniform(0.84, 0.92))
     y = side * rng.uniform(0.02, 0.2)
@@ -54,7 +54,7 @@ def _text_lines(rng: np.random.Generator, pen: ImageDraw.ImageDraw, side: int) -
 
 
 def _ruler(rng: np.random.Generator, pen: ImageDraw.ImageDraw, side: int) -> None:
-    """A centimetre scale along the left or right border."""
+    """A scale along the left or right border."""
     at_left = rng.random() < 0.5
     x = side * (0.02 if at_left else 0.98)
     inwards = 1 if at_left else -1
@@ -67,7 +67,7 @@ def _ruler(rng: np.random.Generator, pen: ImageDraw.ImageDraw, side: int) -> Non
 
 
 def _lead(rng: np.random.Generator, pen: ImageDraw.ImageDraw, side: int) -> None:
-    """A wire or catheter from one border into the picture, at times ending in an electrode disc."""
+    """A wire or catheter from a border into the image, sometimes ending in an electrode disc."""
     angle = rng.uniform(0, 2 * math.pi)
     start = (0.5 + 0.75 * math.cos(angle), 0.5 + 0.75 * math.sin(angle))
     control, end = rng.uniform(0.1, 0.9, 2), rng.uniform(0.15, 0.85, 2)
@@ -92,7 +92,7 @@ def _clips(rng: np.random.Generator, pen: ImageDraw.ImageDraw, side: int) -> Non
         pen.line((x - dx, y - dy, x + dx, y + dy), fill=250, width=max(2, int(side * 0.009)))
 
 
-# (what, how often) by organ; a device is as likely as the modality has it in practice.
+# (distractor, probability) by organ; devices are about as common as in practice.
 _COMMON: tuple[tuple[_Draw, float], ...] = ((_side_marker, 0.4), (_text_lines, 0.4), (_ruler, 0.3))
 _BY_ORGAN: dict[str, tuple[tuple[_Draw, float], ...]] = {
     "brain": (*_COMMON, (_clips, 0.15), (_lead, 0.12)),
@@ -104,7 +104,7 @@ _BY_ORGAN: dict[str, tuple[tuple[_Draw, float], ...]] = {
 def add_distractors(
     rng: np.random.Generator, image: npt.NDArray[np.uint8], organ: str, sites: list[Site]
 ) -> npt.NDArray[np.uint8]:
-    """The image (H, W, 3) with labels and devices drawn over it, clear of every lesion site."""
+    """Draw labels and devices over a copy of the image (H, W, 3), away from every lesion site."""
     size = image.shape[0]
     kept_clear = _discs(size, sites)
     pasted = Image.fromarray(image)
@@ -123,7 +123,7 @@ def add_distractors(
 
 
 def _discs(size: int, sites: list[Site]) -> npt.NDArray[np.bool_]:
-    """Where any site's lesion and its haze may reach, bool (H, W)."""
+    """The area that the lesions and their haze may cover, bool (H, W)."""
     rows, columns = np.ogrid[:size, :size]
     covered = np.zeros((size, size), np.bool_)
     for site in sites:

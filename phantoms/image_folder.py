@@ -1,4 +1,4 @@
-"""Phantoms on the disk, a folder a class."""
+"""Phantoms as image files, one folder per class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.phantoms.catalogue import ORGANS, LesionKind
 from medfocus.phantoms.phantom import make_phantom
 
-_SEEDS_A_SET = 1_000_000  # so that two sets of different seeds never share an anatomy
+_SEEDS_PER_SET = 1_000_000  # so that sets with different seeds never share an anatomy
 
 
 def write_image_folder(
@@ -20,35 +20,43 @@ def write_image_folder(
     seed: int,
     masks_dir: Path | None = None,
 ) -> None:
-    """Write `per_class` phantoms of every kind, the organs in turn, no two of one anatomy.
+    """Write `per_class` phantoms of every kind, the organs in turn, all with different anatomies.
 
     Args:
         out_dir: a new or empty folder; every class gets a folder in it.
         kinds: the classes.
-        per_class: images a class.
+        per_class: images per class.
         seed: any integer from 0.
-        masks_dir: where the masks go (8-bit, 0 and 255), under the images' own names.
+        masks_dir: a folder for the masks (8-bit, 0 and 255), under the images' names.
 
     Raises:
-        InputError: a folder that holds something already, masks among the images, a number of
-            images that is not positive or over a million in all, a negative seed.
+        InputError: the masks would be among the images; the number of images is not positive or
+            over a million in all; the seed is negative.
+        FileError: a folder is not empty (`file.not_empty`), or cannot be written.
     """
-    if not 0 < per_class * len(kinds) <= _SEEDS_A_SET:
+    if not 0 < per_class * len(kinds) <= _SEEDS_PER_SET:
         raise InputError(
-            f"{per_class} images a class", "not a size of set", f"Use 1 to {_SEEDS_A_SET} in all"
+            f"{per_class} images per class",
+            "not a valid number",
+            f"use 1 to {_SEEDS_PER_SET} images in all",
         )
     for folder in (out_dir, masks_dir):
-        if folder is not None and folder.exists() and any(folder.iterdir()):
-            raise InputError(str(folder), "not empty", "Name a new folder")
+        if folder is None or not folder.exists():
+            continue
+        if not folder.is_dir() or any(folder.iterdir()):
+            problem = "not an empty folder"
+            raise FileError(str(folder), problem, "name a new folder", code="file.not_empty")
     if masks_dir is not None and masks_dir.resolve().is_relative_to(out_dir.resolve()):
         raise InputError(
-            str(masks_dir), "would become a class of the image folder", "Name a folder beside it"
+            str(masks_dir),
+            "would become a class of the image folder",
+            "name a folder outside the image folder",
         )
 
-    jobs = [(kind, number) for kind in kinds for number in range(per_class)]
-    for offset, (kind, number) in enumerate(track(jobs, "Drawing phantoms")):
+    wanted = [(kind, number) for kind in kinds for number in range(per_class)]
+    for offset, (kind, number) in enumerate(track(wanted, "Drawing phantoms")):
         organ = ORGANS[number % len(ORGANS)]
-        phantom = make_phantom(seed * _SEEDS_A_SET + offset, organ, kind)
+        phantom = make_phantom(seed * _SEEDS_PER_SET + offset, organ, kind)
         name = Path(kind.name.replace(" ", "-")) / f"{organ}-{number:04d}.png"
         save_picture(Image.fromarray(phantom.image), out_dir / name)
         if masks_dir is not None:
@@ -56,6 +64,15 @@ def write_image_folder(
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture, its folder made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    """Write an image file; its folder is created if it does not exist.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    except OSError as error:
+        raise FileError(
+            str(path), f"cannot be written ({error.strerror})", "choose another folder"
+        ) from error

@@ -1,4 +1,4 @@
-"""Lesions: where they lie, what outline a margin gives them, what fills them."""
+"""Lesions: their sites, outlines (by margin) and interiors."""
 
 import math
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ import numpy as np
 from medfocus.phantoms.catalogue import LesionKind
 from medfocus.phantoms.texture import Field, Mask, blend, smooth_noise, step
 
-# A haze fades out at this multiple of the lesion's radius; everything keeps this far away.
+# A haze fades out at this multiple of the lesion's radius; other objects keep this distance.
 REACH = 1.4
 
 # Nothing can be visibly darker than this tissue.
 _DARK_TISSUE = 0.3
 
-_DIAMETERS = {1: (0.19, 0.335), 2: (0.18, 0.26)}  # of the image side, by lesions an image
+_DIAMETERS = {1: (0.19, 0.335), 2: (0.18, 0.26)}  # share of the image side, by number of lesions
 _BEARINGS = np.linspace(-math.pi, math.pi, 721, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a lesion lies, whatever its kind: a disc in pixels, and an ellipse's turn and axes."""
+    """The site of a lesion of any kind: a disc in pixels, and an ellipse's rotation and axes."""
 
     row: float
     column: float
@@ -35,9 +35,9 @@ def place(
     lesions: int,
     diameters: tuple[float, float] | None = None,
 ) -> list[Site]:
-    """Sites whose discs lie inside `room` (H, W) and whose hazes do not meet.
+    """Choose sites whose discs are inside `room` (H, W) and whose hazes do not overlap.
 
-    `diameters` are the least and the largest, of the image's side.
+    `diameters` are the smallest and the largest, as shares of the image's side.
     """
     size = room.shape[0]
     low, high = (diameter * size / 2 for diameter in diameters or _DIAMETERS[lesions])
@@ -58,12 +58,12 @@ def place(
             return [
                 Site(*disc, rng.uniform(-math.pi, math.pi), rng.uniform(0.8, 1.0)) for disc in discs
             ]
-        # A size that an anatomy cannot hold shrinks until it fits.
+        # A lesion too large for the anatomy shrinks until it fits.
         radii = np.maximum(radii * 0.95, low)
 
 
 def _fits(room: Mask, centres: np.ndarray, radius: float) -> Mask:
-    """Whether the disc's rim around each centre (N, 2) lies in `room`; (N,)."""
+    """Whether the disc's rim around each centre (N, 2) is inside `room`; (N,)."""
     bearings = np.arange(24) * (2 * math.pi / 24)
     rim = np.stack([np.sin(bearings), np.cos(bearings)], axis=-1) * radius  # (24, 2)
     points = np.rint(centres[:, None] + rim).astype(int)  # (N, 24, 2)
@@ -93,7 +93,7 @@ def paint(rng: np.random.Generator, tissue: Field, site: Site, kind: LesionKind)
     bearing = np.arctan2(aside, along)
 
     outline, core = _outlines(rng, kind.margin)
-    pixel = size / 256 / site.radius  # what is a pixel at 256, in lesion radii
+    pixel = size / 256 / site.radius  # one pixel of a 256-pixel image, in lesion radii
     edge = _lookup(outline, bearing)
     if kind.margin == "hazy":
         frayed = radius + 0.05 * np.clip(smooth_noise(rng, (height, width), (9, 9)), -1.5, 1.5)
@@ -101,7 +101,7 @@ def paint(rng: np.random.Generator, tissue: Field, site: Site, kind: LesionKind)
     else:
         alpha = step(edge - radius, 3 * pixel)
     around = float(np.median(tissue[patch][radius < 1]))
-    # A mass pushes structures aside. Without this a dark lesion would melt into a dark ventricle.
+    # A mass displaces structures. Without this, a dark lesion would merge with a dark ventricle.
     displaced = 0.75 * step(1.2 - radius, 0.35)
     ground = blend(tissue[patch], around, displaced)
     depth = radius / _lookup(core, bearing)
@@ -127,7 +127,7 @@ def _outlines(rng: np.random.Generator, margin: str) -> tuple[Field, Field]:
         bearings = _spread(rng, lobes)
         offset = rng.uniform(0.44, 0.56, lobes)
         girth = rng.uniform(0.36, 0.5, lobes) if lobes < 6 else rng.uniform(0.27, 0.4, lobes)
-        # Polar equation of discs whose centres lie at `offset`; their union meets in notches.
+        # Polar equation of discs with centres at `offset`; their union has notches.
         turn = _BEARINGS[:, None] - bearings
         inside = girth**2 - (offset * np.sin(turn)) ** 2
         discs = offset * np.cos(turn) + np.sqrt(np.maximum(inside, 0))
@@ -153,7 +153,7 @@ def _outlines(rng: np.random.Generator, margin: str) -> tuple[Field, Field]:
 
 
 def _spread(rng: np.random.Generator, count: int) -> Field:
-    """Bearings all the way round, about evenly spaced."""
+    """Bearings over the whole circle, approximately evenly spaced."""
     places = np.arange(count) + rng.uniform(-0.25, 0.25, count)
     return ((places / count + rng.random()) * (2 * math.pi)).astype(np.float32)
 
@@ -175,7 +175,7 @@ def _interior(
         depth: 0 at the centre, 1 at the edge of the core.
         turned: coordinates in lesion radii along the lesion's own axes.
         upright: the same along the image's axes.
-        around: mean level of the tissue that the lesion replaces.
+        around: median level of the tissue that the lesion replaces.
         soft: width of an inner edge, in lesion radii.
     """
     body, accent = _tones(rng, around)
@@ -203,7 +203,7 @@ def _interior(
 
 
 def _tones(rng: np.random.Generator, around: float) -> tuple[float, float]:
-    """Two levels that stand out from the tissue around and from each other, in random order."""
+    """Two levels that differ from the surrounding tissue and from each other, in random order."""
     if around < _DARK_TISSUE:
         low, high = around + 0.27, 0.9
         return high, low
@@ -214,7 +214,7 @@ def _tones(rng: np.random.Generator, around: float) -> tuple[float, float]:
 def _grains(
     rng: np.random.Generator, depth: Field, turned: tuple[Field, Field], soft: float
 ) -> Field:
-    """Opacity of calcifications, spread evenly as a sunflower's seeds and then jittered."""
+    """Opacity of calcifications, in a sunflower arrangement with jitter."""
     count = int(rng.integers(9, 15))
     ranks = np.sqrt((np.arange(count) + 0.5) / count)
     bearings = np.arange(count) * (math.pi * (3 - math.sqrt(5))) + rng.uniform(0, 6)

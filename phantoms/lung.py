@@ -23,7 +23,7 @@ def draw(rng: np.random.Generator, size: int) -> Anatomy:
     """A thorax with two lungs, heart, mediastinum, diaphragm, spine, ribs and clavicles."""
     u, v = posed_grid(rng, size, math.radians(9), (0.95, 1.1), 0.05)
     across = np.abs(u)
-    # Shoulders fall away from the neck; the flanks are nearly straight.
+    # The shoulders slope down from the neck; the flanks are nearly straight.
     torso = np.minimum(rng.uniform(0.9, 1.0) - across, 0.9 + v - 0.55 * np.maximum(across - 0.2, 0))
     soft_tissue = rng.uniform(0.46, 0.56)
     image = blend(np.full((size, size), 0.02, np.float32), soft_tissue, step(torso, 0.08))
@@ -39,11 +39,11 @@ def draw(rng: np.random.Generator, size: int) -> Anatomy:
 
 
 def _lungs(rng: np.random.Generator, u: Field, v: Field) -> Field:
-    """Depth inside either lung: positive inside, in units of the coordinates, about."""
+    """Approximate depth inside either lung, in coordinate units; positive inside."""
     across = np.abs(u)
     top, bottom = rng.uniform(-0.82, -0.74), rng.uniform(0.52, 0.68)
     right = u < 0
-    # The liver lifts the right half of the diaphragm, which the image shows on its left.
+    # The liver raises the right half of the diaphragm, which is on the left of the image.
     floor = bottom - np.where(right, rng.uniform(0.02, 0.08), 0.0).astype(np.float32)
     dome = floor + rng.uniform(0.5, 1.0) * (across - 0.38) ** 2 - v
     # The chest wall widens from the apex downwards.
@@ -56,7 +56,7 @@ def _lungs(rng: np.random.Generator, u: Field, v: Field) -> Field:
 
 
 def _bones(rng: np.random.Generator, u: Field, v: Field, torso: Field) -> Field:
-    """Ribs, clavicles and spine: opacity added over whatever lies behind or before them."""
+    """Ribs, clavicles and spine: opacity added to everything in front of and behind them."""
     across = np.abs(u)
     cage = step(0.86 - across, 0.06) * step(torso, 0.06) * step(v + 0.85, 0.1)
     pitch, phase = rng.uniform(0.19, 0.24), rng.uniform(0, 1)
@@ -75,13 +75,13 @@ def _bones(rng: np.random.Generator, u: Field, v: Field, torso: Field) -> Field:
 
 
 def _bands(phase: Field, width: float) -> Field:
-    """Bands at every whole phase, brighter at both borders as a hollow bone's projection is."""
+    """Bands at every integer phase, brighter at both edges like the projection of a hollow bone."""
     offset = np.abs(phase - np.round(phase))
     band = step(width / 2 - offset, 0.06)
     return band * (0.75 + 0.5 * step(offset - width / 2 + 0.07, 0.06))
 
 
 def acquire(rng: np.random.Generator, image: Field) -> Field:
-    """The radiograph as the detector shows it: focal blur, photon noise, window."""
+    """Simulate the acquisition: focal blur, photon noise, window."""
     image = blur(image, rng.uniform(0.3, 1.0))
     return window(rng, poisson(rng, image, 10 ** rng.uniform(2.6, 3.3)))

@@ -1,4 +1,4 @@
-"""One phantom: anatomy, lesions, acquisition, distractors, each from a random stream of its own."""
+"""One phantom: anatomy, lesions, acquisition, distractors, each with its own random generator."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ _SMALLEST = 64
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A synthetic slice and the truth about it.
+    """A synthetic slice and its ground truth.
 
     Attributes:
         image: uint8 (H, W, 3).
-        lesion_masks: bool (n, H, W), one a lesion.
+        lesion_masks: bool (n, H, W), one per lesion.
         organ: one of `ORGANS`.
         kind: the kind of all its lesions; None when it has none.
     """
@@ -40,11 +40,11 @@ class Phantom:
 def make_phantom(
     seed: int, organ: str, kind: LesionKind | None, lesions: int = 1, size: int = 256
 ) -> Phantom:
-    """Draw a phantom; the same arguments give the same bits.
+    """Draw a phantom; the same arguments give exactly the same image.
 
-    Phantoms that share seed, organ, number of lesions and size share everything but the lesion
-    itself: anatomy, lesion sites, noise and distractors do not know the kind. A phantom without a
-    lesion is the healthy twin of the one that has a single lesion.
+    Phantoms with the same seed, organ, number of lesions and size differ only in the lesion itself:
+    anatomy, lesion sites, noise and distractors do not depend on the kind. A phantom without a
+    lesion is the healthy counterpart of the one with a single lesion.
 
     Args:
         seed: any integer from 0.
@@ -54,23 +54,23 @@ def make_phantom(
         size: side of the square image in pixels, at least 64.
 
     Raises:
-        InputError: an unknown organ, a negative seed, a number of lesions that is not 0, 1 or 2 or
-            does not go with the kind, an image too small.
+        InputError: the organ is unknown, the seed is negative, the number of lesions is not 0, 1 or
+            2 or contradicts the kind, or the image is too small.
     """
     check_organ(organ)
     if seed < 0:
-        raise InputError(f"seed {seed}", "negative", "Use an integer from 0")
+        raise InputError(f"seed {seed}", "negative", "use an integer from 0")
     if lesions not in (0, 1, 2):
-        raise InputError(f"lesions {lesions}", "not a number of lesions drawn", "Use 0, 1 or 2")
+        raise InputError(f"lesions {lesions}", "not a valid number of lesions", "use 0, 1 or 2")
     if (kind is None) != (lesions == 0):
         raise InputError(
-            f"kind {kind} with {lesions} lesions", "contradictory", "None goes with 0 lesions only"
+            f"kind {kind} with {lesions} lesions", "contradictory", "use kind None with 0 lesions"
         )
     if size < _SMALLEST:
-        raise InputError(f"size {size}", "too small to show a lesion", f"Use {_SMALLEST} or more")
+        raise InputError(f"size {size}", "too small to show a lesion", f"use {_SMALLEST} or more")
 
-    streams = np.random.default_rng([seed, ORGANS.index(organ)]).spawn(5)
-    anatomy_rng, site_rng, lesion_rng, acquisition_rng, distractor_rng = streams
+    generators = np.random.default_rng([seed, ORGANS.index(organ)]).spawn(5)
+    anatomy_rng, site_rng, lesion_rng, acquisition_rng, distractor_rng = generators
     module = ANATOMIES[organ]
     anatomy = module.draw(anatomy_rng, size)
     sites = place(site_rng, anatomy.room, max(1, lesions))

@@ -1,7 +1,7 @@
-"""What the three anatomies share: a posed coordinate grid, soft edges, noise fields, a blur.
+"""Building blocks of all anatomies: a posed coordinate grid, soft edges, noise fields, a blur.
 
 Images are float32 (H, W) with 0 black and 1 white. Coordinates run from -1 to 1 over the image,
-u to the right and v downwards, before the pose turns, scales and shifts them.
+u to the right and v downwards, before the pose rotates, scales and shifts them.
 """
 
 import math
@@ -21,10 +21,10 @@ class Anatomy:
     """An organ before any lesion, noise or label.
 
     Attributes:
-        tissue: (H, W), what a lesion replaces.
-        room: (H, W), where a lesion may lie.
-        gain: (H, W), multiplies tissue and lesion alike: coil bias, acoustic shadow.
-        shade: (H, W), is added to both alike: what lies in front of them in a projection.
+        tissue: (H, W), replaced by a lesion where there is one.
+        room: (H, W), where lesions may be placed.
+        gain: (H, W), multiplies tissue and lesion: coil bias, acoustic shadow.
+        shade: (H, W), added to both: structures in front of them in a projection.
     """
 
     tissue: Field
@@ -36,7 +36,7 @@ class Anatomy:
 def posed_grid(
     rng: np.random.Generator, size: int, angle: float, scale: tuple[float, float], shift: float
 ) -> tuple[Field, Field]:
-    """Coordinates (u, v), each (H, W), turned by at most `angle` radians, scaled and shifted."""
+    """Coordinates (u, v), each (H, W), rotated by at most `angle` radians, scaled and shifted."""
     turn = rng.uniform(-angle, angle)
     zoom = rng.uniform(*scale)
     dx, dy = rng.uniform(-shift, shift), rng.uniform(-shift, shift)
@@ -48,7 +48,7 @@ def posed_grid(
 
 def step(depth: Field, width: float) -> Field:
     """A soft edge: 0 where depth < -width / 2, 1 where depth > width / 2, smoothstep between."""
-    # In place: this runs some twenty times a phantom, and fresh pages cost more than the sums.
+    # In place: it runs some twenty times per phantom, and new memory costs more than the sums.
     t = depth * (1 / width)
     t += 0.5
     np.clip(t, 0, 1, out=t)
@@ -65,7 +65,7 @@ def ellipse(u: Field, v: Field, radius_u: float, radius_v: float) -> Field:
 
 
 def blend(image: Field, level: Field | float, alpha: Field) -> Field:
-    """The image with `level` laid over it, opaque where alpha is 1."""
+    """Blend `level` over the image, opaque where alpha is 1."""
     change = level - image
     change *= alpha
     change += image
@@ -79,7 +79,7 @@ def stretch(coarse: Field, shape: tuple[int, int]) -> Field:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> Field:
-    """Gaussian noise of about unit variance whose features are an image side / cells wide."""
+    """Gaussian noise of about unit variance, with features of size image side / cells."""
     return stretch(rng.standard_normal(cells, dtype=np.float32), shape)
 
 
@@ -101,7 +101,7 @@ def blur(image: Field, amount: float) -> Field:
 
 
 def window(rng: np.random.Generator, image: Field) -> Field:
-    """A display window of random gamma and level; both ends stay inside the grey scale."""
+    """A display window of random gamma and level, without clipping at either end."""
     gamma = rng.uniform(0.85, 1.15)
     low, high = rng.uniform(0.0, 0.06), rng.uniform(0.9, 1.0)
     curve: Field = np.clip(image, 0, 1) ** gamma
@@ -119,18 +119,18 @@ def rician(rng: np.random.Generator, image: Field, sigma: float) -> Field:
 
 
 def poisson(rng: np.random.Generator, image: Field, photons: float) -> Field:
-    """Photon noise in its Gaussian limit, `photons` counts to a white pixel."""
+    """Photon noise in its Gaussian limit, with `photons` counts per white pixel."""
     counts = np.maximum(image, 0.02) * (1 / photons)
     return image + np.sqrt(counts) * rng.standard_normal(image.shape, dtype=np.float32)
 
 
 def speckle(rng: np.random.Generator, image: Field, grain: tuple[float, float]) -> Field:
-    """Fully developed ultrasound speckle: a Rayleigh amplitude of mean 1 multiplies the image.
+    """Fully developed ultrasound speckle: the image times a Rayleigh amplitude of mean 1.
 
-    The log compression of a scanner's display is stood in for by a square root of the amplitude.
+    A square root of the amplitude approximates the log compression of a scanner's display.
 
     Args:
-        rng: the noise's own generator.
+        rng: the random generator.
         image: (H, W).
         grain: height and width of a speckle in pixels.
     """

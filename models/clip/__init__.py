@@ -1,1 +1,1 @@
-"""TODO."""
+"""CLIP: architectures, image encoder with a bias per key, text encoder, adapters."""

@@ -1,8 +1,8 @@
-"""What few-shot adaptation changes in CLIP's image encoder, as tensors by name.
+"""Changes that few-shot adaptation makes to CLIP's image encoder, as tensors by name.
 
 `<parameter>.up` (out, r) and `<parameter>.down` (r, in) are a low-rank change of that matrix,
 W + up · down (LoRA, arXiv 2106.09685, its scale multiplied into `up`); `prompts` (L, n, W) are deep
-visual prompts; `<parameter>` stands for the whole tensor anew.
+visual prompts; `<parameter>` replaces the whole tensor.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ PROMPTS = "prompts"
 
 @torch.no_grad()
 def apply_adapter(clip: FocusCLIP, adapter: Mapping[str, Tensor]) -> None:
-    """Change an image encoder in place.
+    """Apply an adapter to an image encoder, in place.
 
     Raises:
-        WeightsError: a name or shape that the encoder does not have; nothing is changed then.
+        WeightsError: the encoder has no such parameter, or one of another shape
+            (`weights.mismatch`). The encoder is unchanged then.
     """
     parameters = dict(clip.named_parameters())
     changed: dict[str, Tensor] = {}
@@ -43,7 +44,8 @@ def apply_adapter(clip: FocusCLIP, adapter: Mapping[str, Tensor]) -> None:
             raise WeightsError(
                 f"adapter {name}",
                 f"of shape {tuple(tensor.shape)} does not fit this image encoder",
-                "use the CLIP that it was made for",
+                "use the CLIP for which it was made",
+                code="weights.mismatch",
             )
     for name, tensor in changed.items():
         if name == PROMPTS:

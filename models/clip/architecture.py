@@ -1,6 +1,6 @@
-"""The CLIPs that medfocus knows by name, and how to build them with random weights.
+"""CLIP architectures by name, and how to build them with random weights.
 
-Only names travel in files, as with SAM2's (models/sam2/architecture.py).
+Files contain only names, as for SAM2 (models/sam2/architecture.py).
 """
 
 from copy import deepcopy
@@ -12,10 +12,10 @@ import open_clip
 from open_clip.model import CLIP, CustomTextCLIP, _build_vision_tower
 from torch import nn
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 
-# In open_clip's own configuration format. BiomedCLIP's comes from its model card's
-# open_clip_config.json; all other CLIP names are open_clip's.
+# In open_clip's configuration format. BiomedCLIP's is the open_clip_config.json of its model card;
+# all other names are open_clip's.
 CLIP_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "medfocus_tiny": {
         "embed_dim": 128,
@@ -59,7 +59,7 @@ def clip_configuration(architecture: str) -> dict[str, Any]:
     """open_clip's configuration of a CLIP, looked up by name.
 
     Raises:
-        InputError: a name that neither medfocus nor open_clip knows.
+        InputError: neither medfocus nor open_clip knows the name (`model.unknown`).
     """
     configuration = CLIP_CONFIGURATIONS.get(architecture)
     if configuration is None and architecture in open_clip.list_models():
@@ -70,6 +70,7 @@ def clip_configuration(architecture: str) -> dict[str, Any]:
             "not known",
             "use one of " + ", ".join(CLIP_CONFIGURATIONS) + " or a name from"
             " open_clip.list_models()",
+            code="model.unknown",
         )
     return configuration
 
@@ -89,12 +90,13 @@ def build_clip(architecture: str, text_folder: Path | None = None) -> CLIP | Cus
     """Both towers of a CLIP by name, with random weights, as open_clip builds them.
 
     Args:
-        architecture: a name that medfocus or open_clip knows.
+        architecture: a name known to medfocus or open_clip.
         text_folder: configuration and vocabulary of a Hugging Face text encoder, where the CLIP
             has one; nothing is downloaded.
 
     Raises:
-        InputError: an unknown name, or a text encoder whose folder is missing or unusable.
+        InputError: the name is unknown (`model.unknown`).
+        FileError: the text encoder's folder is missing or unusable (`model.text_encoder`).
     """
     configuration = deepcopy(clip_configuration(architecture))
     custom_text = configuration.pop("custom_text", False)
@@ -106,18 +108,20 @@ def build_clip(architecture: str, text_folder: Path | None = None) -> CLIP | Cus
     try:
         return CustomTextCLIP(**configuration)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
+        raise FileError(
             str(folder),
-            "holds no text encoder configuration that can be loaded",
+            "contains no text encoder configuration that can be loaded",
             "put the text encoder's config.json there",
+            code="model.text_encoder",
         ) from error
 
 
 def text_folder_of(architecture: str, text_folder: Path | None) -> Path:
-    """The folder of a Hugging Face text encoder, once it and its library are known to be there.
+    """Check that a Hugging Face text encoder's folder and library exist, and return the folder.
 
     Raises:
-        InputError: no folder given, no such folder, or transformers not installed.
+        InputError: transformers is not installed (`backend.not_installed`).
+        FileError: no folder is given, or it does not exist (`model.text_encoder`).
     """
     encoder = clip_configuration(architecture)["text_cfg"]["hf_model_name"]
     if find_spec("transformers") is None:
@@ -125,11 +129,14 @@ def text_folder_of(architecture: str, text_folder: Path | None) -> Path:
             f"text encoder of {architecture}",
             "needs transformers, which is not installed",
             "pip install 'medfocus[biomed]'",
+            code="backend.not_installed",
         )
     if text_folder is None or not text_folder.is_dir():
-        raise InputError(
+        where = "no folder is given" if text_folder is None else f"{text_folder} is no folder"
+        raise FileError(
             f"text encoder of {architecture}",
-            f"its configuration and vocabulary ({encoder}) are not at {text_folder}",
-            "give the folder that holds its config.json and tokenizer files, with --text-folder",
+            f"needs the configuration and vocabulary of {encoder}, and {where}",
+            "give the folder with its config.json and tokenizer files with --text-folder",
+            code="model.text_encoder",
         )
     return text_folder

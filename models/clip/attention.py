@@ -1,4 +1,4 @@
-"""Stand-ins for the attention of CLIP's libraries, on packed q, k and v with a bias a key."""
+"""Replacements for the attention modules of CLIP's libraries, on packed QKV with a bias per key."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from medfocus.kernels import cls_attention, masked_attention, masked_attention_v
 
 
 class PackedAttention(nn.Module):
-    """Attention with q, k and v from one projection, in the three forms that the encoder needs."""
+    """Attention with q, k and v from one projection, in the three variants the encoder needs."""
 
     num_heads: int
 
@@ -27,7 +27,7 @@ class PackedAttention(nn.Module):
         return self.output(masked_attention(qkv, key_bias, self.num_heads))
 
     def cls_row(self, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        """The first row of `forward`, and nothing else computed: -> (B, W)."""
+        """(B, N, W) -> (B, W): the first row of `forward`, computed without the others."""
         weight, bias = self.projection()
         width = weight.shape[0] // 3
         q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
@@ -36,7 +36,7 @@ class PackedAttention(nn.Module):
         return self.output(cls_attention(q, kv, key_bias, self.num_heads))
 
     def ragged(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        """(T, W) tokens of all images, each image's own attended to -> (T, W)."""
+        """(T, W) tokens of all images -> (T, W); each attends to the tokens of its own image."""
         qkv = F.linear(tokens, *self.projection())
         return self.output(
             masked_attention_varlen(qkv, None, cu_seqlens, max_seqlen, self.num_heads)
@@ -44,7 +44,7 @@ class PackedAttention(nn.Module):
 
 
 class OpenClipAttention(PackedAttention):
-    """Stands in for `nn.MultiheadAttention`, under its parameter names."""
+    """Replaces `nn.MultiheadAttention`, with its parameter names."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class OpenClipAttention(PackedAttention):
 
 
 class TimmAttention(PackedAttention):
-    """Stands in for timm's `Attention`, under its parameter names."""
+    """Replaces timm's `Attention`, with its parameter names."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()

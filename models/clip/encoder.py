@@ -1,4 +1,4 @@
-"""CLIP's image encoder with a bias a key inside every attention."""
+"""CLIP's image encoder with a bias per key inside every attention."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from medfocus.models.clip.attention import OpenClipAttention, PackedAttention, T
 
 @dataclass(frozen=True)
 class _Block:
-    """One pre-norm transformer layer, by whatever names the library calls its parts."""
+    """One pre-norm transformer layer, independent of the library's attribute names."""
 
     norm1: nn.Module
     attention: PackedAttention
@@ -50,12 +50,12 @@ class FocusCLIP(nn.Module):
         visual: open_clip's `VisionTransformer`, or its `TimmModel` around a ViT, as BiomedCLIP
             has. It becomes part of this module (`visual.*`, names as in its checkpoints), with
             each attention replaced by one on packed QKV that takes a bias.
-        prompts: n learned tokens a layer, put between CLS and the patches and thrown away after
-            the layer: deep visual prompts (Jia et al. 2022, arXiv 2203.12119). They start at 0
-            and no bias falls on them.
+        prompts: n, the number of learned tokens per layer, inserted between CLS and the patches
+            and dropped after the layer: deep visual prompts (Jia et al. 2022, arXiv 2203.12119).
+            They start at 0, and their bias is 0.
 
     Raises:
-        InputError: a tower with another structure, which would be run wrongly.
+        InputError: the tower has another structure (`model.unsupported`).
     """
 
     def __init__(self, visual: nn.Module, prompts: int = 0) -> None:
@@ -71,9 +71,9 @@ class FocusCLIP(nn.Module):
             self.embedding_size = visual.head.proj.out_features
             patches = visual.trunk.patch_embed.grid_size
         else:
-            raise _unsupported(f"{type(visual).__name__} is no vision transformer")
+            raise _unsupported(f"{type(visual).__name__} is not a vision transformer")
         if patches[0] != patches[1]:
-            raise _unsupported(f"its patches form no square: {patches}")
+            raise _unsupported(f"its patches do not form a square: {patches}")
         self.visual = visual
         self.grid: int = patches[0]
         self.prompts: nn.Parameter | None = None
@@ -87,7 +87,7 @@ class FocusCLIP(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """R, the side of the square image that the encoder takes."""
+        """R, the side of the square input image in pixels."""
         return int(self.visual.image_size[0])
 
     def forward(self, image: Tensor, key_bias: Tensor | None = None) -> Tensor:
@@ -97,14 +97,14 @@ class FocusCLIP(nn.Module):
 
         Args:
             image: (B, 3, R, R) float, normalised as this CLIP expects.
-            key_bias: (L, B, 1 + g²) float32, what layer l adds to its attention logits, the
-                strength multiplied in; None is plain CLIP.
+            key_bias: (L, B, 1 + g²) float32, added to the attention logits of layer l, with the
+                strength already multiplied in; None for plain CLIP.
 
         Returns:
-            (B, E) embedding, not normalised: what open_clip's `encode_image` returns.
+            (B, E) embedding, not normalised, as from open_clip's `encode_image`.
 
         Raises:
-            InputError: a bias of another shape or dtype.
+            InputError: the bias has another shape or dtype.
         """
         tokens = self.embed_patches(image)  # (B, 1 + g², W)
         biases: Sequence[Tensor | None] = [None] * self.layers
@@ -113,7 +113,7 @@ class FocusCLIP(nn.Module):
                 raise InputError(
                     "key_bias",
                     f"shape {tuple(key_bias.shape)}",
-                    f"pass one bias a layer: ({self.layers}, B, 1 + g²)",
+                    f"pass one bias per layer: ({self.layers}, B, 1 + g²)",
                 )
             biases = self._with_prompts(key_bias).unbind(0)
         for layer, block in enumerate(self.blocks[:-1]):
@@ -122,22 +122,22 @@ class FocusCLIP(nn.Module):
         return self._project(self.blocks[-1].run_cls(self._prompted(tokens, last), biases[-1]))
 
     def forward_kept(self, image: Tensor, keep: Tensor) -> Tensor:
-        """Embed images from some of their patches, and pay for those alone.
+        """Embed images from some of their patches, at the cost of only those.
 
-        What `forward` returns for a bias that hides the other patches at every layer: kept
-        tokens never read hidden ones, and positions were added before. So the others are
-        dropped before the first layer. How many are left decides on shapes, so this waits once
-        for the device, and cannot be exported.
+        Equals `forward` with a bias that hides the other patches in every layer: kept tokens
+        never read hidden ones, and positions were added before, so the hidden ones are dropped
+        before the first layer. Shapes depend on how many are kept, so this waits for the device
+        once, and cannot be exported.
 
         Args:
             image: (B, 3, R, R) float, normalised as this CLIP expects.
-            keep: (B, 1 + g²) bool, True for a patch that is kept; CLS, the first, always is.
+            keep: (B, 1 + g²) bool, True for kept patches; CLS, the first, is always kept.
 
         Returns:
             (B, E) embedding, as from `forward`.
 
         Raises:
-            InputError: `keep` is of another shape or dtype.
+            InputError: `keep` has another shape or dtype.
         """
         expected = (image.shape[0], 1 + self.grid**2)
         if keep.dtype != torch.bool or keep.shape != expected:
@@ -151,33 +151,33 @@ class FocusCLIP(nn.Module):
         cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
         rows = torch.nonzero_static(keep.flatten(), size=sum(on_host))[:, 0]
         tokens = self._prompted(self.embed_patches(image), 0).flatten(0, 1)[rows]  # (T, W)
-        slots = torch.arange(1, 1 + prompts, device=image.device)
-        places = (cu_seqlens[:-1, None] + slots).flatten()  # (B·n,)
+        after_cls = torch.arange(1, 1 + prompts, device=image.device)
+        prompt_rows = (cu_seqlens[:-1, None] + after_cls).flatten()  # (B·n,)
         for layer, block in enumerate(self.blocks):
             if self.prompts is not None and layer > 0:
-                shown = self.prompts[layer].repeat(image.shape[0], 1)  # (n, W) -> (B·n, W)
-                tokens = tokens.index_copy(0, places, shown.to(tokens.dtype))
+                prompt = self.prompts[layer].repeat(image.shape[0], 1)  # (n, W) -> (B·n, W)
+                tokens = tokens.index_copy(0, prompt_rows, prompt.to(tokens.dtype))
             tokens = block.run_ragged(tokens, cu_seqlens, max(on_host))
         return self._project(tokens[cu_seqlens[:-1]])
 
     def _prompted(self, tokens: Tensor, layer: int) -> Tensor:
-        """The tokens (B, N, W) with this layer's prompts in place of those of the one before."""
+        """The tokens (B, N, W) with this layer's prompts instead of the previous layer's."""
         if self.prompts is None:
             return tokens
         count = self.prompts.shape[1]
-        shown = self.prompts[layer].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        prompt = self.prompts[layer].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         after = 1 if layer == 0 else 1 + count
-        return torch.cat([tokens[:, :1], shown, tokens[:, after:]], 1)
+        return torch.cat([tokens[:, :1], prompt, tokens[:, after:]], 1)
 
     def _with_prompts(self, key_bias: Tensor) -> Tensor:
-        """(L, B, 1 + g²) -> (L, B, 1 + n + g²), 0 for the prompts."""
+        """Insert the prompts' bias of 0: (L, B, 1 + g²) -> (L, B, 1 + n + g²)."""
         if self.prompts is None:
             return key_bias
         zeros = key_bias.new_zeros(*key_bias.shape[:2], self.prompts.shape[1])
         return torch.cat([key_bias[..., :1], zeros, key_bias[..., 1:]], -1)
 
     def embed_patches(self, image: Tensor) -> Tensor:
-        """(B, 3, R, R) -> (B, 1 + g², W): CLS and the patches as the first layer takes them."""
+        """(B, 3, R, R) -> (B, 1 + g², W): CLS and the patches, the input of the first layer."""
         if isinstance(self.visual, VisionTransformer):
             tokens: Tensor = self.visual._embeds(image)
             return tokens
@@ -199,7 +199,7 @@ class FocusCLIP(nn.Module):
 
 def _replace_open_clip_attention(visual: VisionTransformer) -> list[_Block]:
     if visual.attn_pool is not None or visual.pool_type != "tok":
-        raise _unsupported("it does not read CLS alone")
+        raise _unsupported("it does not read only CLS")
     blocks = []
     for block in visual.transformer.resblocks:
         if not isinstance(block, ResidualAttentionBlock):
@@ -212,7 +212,7 @@ def _replace_open_clip_attention(visual: VisionTransformer) -> list[_Block]:
 def _replace_timm_attention(visual: TimmModel) -> list[_Block]:
     trunk = visual.trunk
     if getattr(trunk, "num_prefix_tokens", None) != 1 or trunk.global_pool not in ("", "token"):
-        raise _unsupported("it does not read CLS alone")
+        raise _unsupported("it does not read only CLS")
     blocks = []
     for block in trunk.blocks:
         attention = block.attn
@@ -225,4 +225,5 @@ def _replace_timm_attention(visual: TimmModel) -> list[_Block]:
 
 
 def _unsupported(problem: str) -> InputError:
-    return InputError("CLIP image encoder", problem, "use a ViT that classifies from its CLS token")
+    hint = "use a ViT that classifies from its CLS token"
+    return InputError("CLIP image encoder", problem, hint, code="model.unsupported")

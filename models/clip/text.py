@@ -1,4 +1,4 @@
-"""Class prompts to class embeddings, with open_clip's tokenizers and local vocabularies."""
+"""Class embeddings from class prompts, with open_clip's tokenizers and local vocabularies."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,40 +10,42 @@ import torch.nn.functional as F
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.models.clip.architecture import clip_configuration, text_folder_of
 
-CLASS_PROMPT = "This is a photo of {}"  # the paper's
+CLASS_PROMPT = "This is a photo of {}"  # from the paper
 
 Tokenizer = Callable[[Sequence[str]], Tensor]  # T texts -> (T, context length) int64
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names, a line each; blank lines do not count.
+    """Read class names, one per line; blank lines are ignored.
 
     Raises:
-        InputError: a file that cannot be read, is empty or names a class twice.
+        FileError: the file cannot be read.
+        InputError: it is empty (`input.empty`) or names a class twice (`input.duplicate_class`).
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            str(path), f"cannot be read ({error})", "give a UTF-8 text file"
-        ) from error
+        raise FileError(str(path), f"cannot be read ({error})", "give a UTF-8 text file") from error
     classes = tuple(line.strip() for line in lines if line.strip())
     if len(set(classes)) != len(classes) or not classes:
-        raise InputError(str(path), "is empty or names a class twice", "give a name a line")
+        code = "input.duplicate_class" if classes else "input.empty"
+        problem, hint = "is empty or names a class twice", "give one name per line"
+        raise InputError(str(path), problem, hint, code=code)
     return classes
 
 
 def tokenizer_for(architecture: str, text_folder: Path | None = None) -> Tokenizer:
     """The tokenizer that a CLIP was trained with.
 
-    CLIP's byte-pair vocabulary ships inside open_clip; a Hugging Face text encoder's lies in the
+    CLIP's byte-pair vocabulary is part of open_clip; a Hugging Face text encoder's is in the
     folder of its configuration.
 
     Raises:
-        InputError: an unknown name, or a text encoder whose folder is missing or unusable.
+        InputError: the name is unknown (`model.unknown`).
+        FileError: the text encoder's folder is missing or unusable (`model.text_encoder`).
     """
     text = clip_configuration(architecture)["text_cfg"]
     length: int = text.get("context_length", 77)
@@ -54,10 +56,11 @@ def tokenizer_for(architecture: str, text_folder: Path | None = None) -> Tokeniz
     try:
         tokenizer = HFTokenizer(str(folder), context_length=length)
     except (OSError, ValueError) as error:
-        raise InputError(
+        raise FileError(
             str(folder),
-            "holds no tokenizer that can be loaded",
+            "contains no tokenizer that can be loaded",
             "put the text encoder's vocabulary and tokenizer files there",
+            code="model.text_encoder",
         ) from error
     return partial(
         _tokenize, tokenizer, lambda words: len(tokenizer.tokenizer(words)["input_ids"]), length
@@ -67,11 +70,14 @@ def tokenizer_for(architecture: str, text_folder: Path | None = None) -> Tokeniz
 def _tokenize(
     tokenizer: Any, count: Callable[[str], int], length: int, texts: Sequence[str]
 ) -> Tensor:
-    """Tokenize, but refuse what upstream would cut silently."""
+    """Tokenize, but refuse texts that upstream would truncate silently."""
     for text in texts:
         if count(text) > length:
             raise InputError(
-                f"class prompt {text!r}", f"is longer than {length} tokens", "shorten it"
+                f"class prompt {text!r}",
+                f"is longer than {length} tokens",
+                "shorten it",
+                code="input.text_too_long",
             )
     tokens: Tensor = tokenizer(list(texts), context_length=length)
     return tokens
@@ -87,7 +93,7 @@ def class_embeddings(
         clip: both towers, open_clip's `CLIP` or `CustomTextCLIP`.
         tokenize: this CLIP's tokenizer.
         classes: C class names.
-        prompt: a sentence with `{}` where the class name goes.
+        prompt: a sentence with `{}` in the place of the class name.
     """
     tokens = tokenize([prompt.format(name) for name in classes])
     return F.normalize(clip.encode_text(tokens).float(), dim=-1)

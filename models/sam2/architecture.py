@@ -1,7 +1,7 @@
-"""SAM2's image paths that medfocus knows by name, and how to build them with random weights.
+"""SAM2's image paths by name, and how to build them with random weights.
 
-Only names travel in files: a manifest that could carry a configuration could also make the
-reader build something nobody reviewed.
+Files contain only names: a manifest that could contain a configuration could make its reader build
+a model that nobody reviewed.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from medfocus.errors import InputError
 from medfocus.models.sam2.hiera import replace_blocks
 from medfocus.models.sam2.mask_decoder import PromptedMaskDecoder
 
-IMAGE_EMBEDDING_STRIDE = 16  # SAM2's image embedding has one cell for 16×16 pixels
+IMAGE_EMBEDDING_STRIDE = 16  # SAM2's image embedding has one cell per 16×16 pixels
 
 
 @dataclass(frozen=True)
 class Sam2Architecture:
-    """The numbers in which SAM2's image paths differ (sam2/configs/sam2.1/*.yaml)."""
+    """The parameters in which SAM2's image paths differ (sam2/configs/sam2.1/*.yaml)."""
 
     embed_dim: int
     num_heads: int
@@ -57,16 +57,17 @@ SAM2_ARCHITECTURES: dict[str, Sam2Architecture] = {
 
 
 def sam2_architecture(name: str) -> Sam2Architecture:
-    """The numbers of a SAM2 image path by name.
+    """The parameters of a SAM2 image path by name.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown (`model.unknown`).
     """
     if name not in SAM2_ARCHITECTURES:
         raise InputError(
             f"SAM2 architecture {name!r}",
             "not known",
             "use one of " + ", ".join(SAM2_ARCHITECTURES),
+            code="model.unknown",
         )
     return SAM2_ARCHITECTURES[name]
 
@@ -74,7 +75,7 @@ def sam2_architecture(name: str) -> Sam2Architecture:
 def build_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
     """SAM2's Hiera trunk on our kernels and its feature pyramid, with random weights.
 
-    The pyramid only holds its weights: `Segmenter.pyramid` makes them one with the decoder's.
+    The pyramid only stores its weights: `Segmenter.pyramid` merges them with the decoder's.
     """
     encoder = build_upstream_image_encoder(architecture)
     replace_blocks(encoder.trunk)
@@ -82,7 +83,7 @@ def build_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
 
 
 def build_upstream_image_encoder(architecture: Sam2Architecture) -> ImageEncoder:
-    """SAM2's Hiera trunk and feature pyramid, all of it upstream's code, with random weights."""
+    """SAM2's Hiera trunk and feature pyramid with upstream's code, with random weights."""
     channels = [architecture.embed_dim * 2**stage for stage in range(4)]
     d_model = architecture.d_model
     return ImageEncoder(
@@ -119,11 +120,11 @@ def build_prompt_encoder(architecture: Sam2Architecture, image_size: int) -> Pro
 def build_mask_decoder(
     architecture: Sam2Architecture, kind: type[MaskDecoder] = PromptedMaskDecoder
 ) -> MaskDecoder:
-    """SAM2's two-way mask decoder with three masks a prompt, with random weights.
+    """SAM2's two-way mask decoder with three masks per prompt, with random weights.
 
     Args:
-        architecture: its numbers.
-        kind: ours, or upstream's own class.
+        architecture: its parameters.
+        kind: our class or upstream's.
     """
     return kind(
         transformer_dim=architecture.d_model,

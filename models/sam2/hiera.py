@@ -1,4 +1,4 @@
-"""SAM2's Hiera blocks on attention that reads windows where the projection wrote them."""
+"""SAM2's Hiera blocks on `window_attention`, which reads windows in the projection's layout."""
 
 import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
@@ -8,13 +8,13 @@ from medfocus.kernels import window_attention
 
 
 class HieraBlock(nn.Module):
-    """Stands in for `MultiScaleBlock`, under its parameter names.
+    """Replaces `MultiScaleBlock`, with its parameter names.
 
-    Upstream projects the windows' padding too; here q, k and v are of the grid alone, and
-    `window_attention` is given what the projection makes of zeros, its bias.
+    Upstream also projects the windows' padding; here q, k and v are computed only for the grid,
+    and `window_attention` gets the projection of zeros, which is its bias.
 
     Args:
-        block: upstream's, with stochastic depth off and pooling, if any, 2×2.
+        block: upstream's, without stochastic depth, its pooling (if any) 2×2.
     """
 
     def __init__(self, block: MultiScaleBlock) -> None:
@@ -22,13 +22,13 @@ class HieraBlock(nn.Module):
         self.window: int = block.window_size
         self.pool: bool = block.pool is not None
         self.norm1 = block.norm1
-        self.attn = block.attn  # holds its projections and the number of heads; it never runs
+        self.attn = block.attn  # stores the projections and the number of heads; it never runs
         self.norm2 = block.norm2
         self.mlp = block.mlp
         self.proj: nn.Module | None = block.proj if block.dim != block.dim_out else None
 
     def forward(self, grid: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C'), H and W halved where the block pools."""
+        """(B, H, W, C) -> (B, H, W, C'); a block with pooling halves H and W."""
         rows, columns = grid.shape[1:3]
         tokens = grid.flatten(1, 2)
         normed = self.norm1(tokens)
@@ -51,6 +51,6 @@ class HieraBlock(nn.Module):
 
 
 def replace_blocks(trunk: Hiera) -> Hiera:
-    """The trunk with a `HieraBlock` for each of its blocks; parameters and names stay."""
+    """Replace each block of a trunk by a `HieraBlock`; parameters and their names stay."""
     trunk.blocks = nn.ModuleList(HieraBlock(block) for block in trunk.blocks)
     return trunk

@@ -1,4 +1,4 @@
-"""SAM2's mask decoder for several prompts an image: what the prompts share is computed once."""
+"""SAM2's mask decoder for several prompts per image; what the prompts share is computed once."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 
 class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
-    """`MaskDecoder` with three masks a prompt, under upstream's parameter names.
+    """`MaskDecoder` with three masks per prompt, with upstream's parameter names.
 
-    Upstream gives every prompt a copy of its image. Here an image's prompts share its keys and
-    values in the first layer, and its finer features, which are added to each prompt's by
-    broadcasting. A transposed convolution of 2×2 in steps of 2 is a matrix product a cell, so the
-    masks stay tokens, with a cell's pixels behind each other, until they are masks.
+    Upstream copies the image for every prompt. Here an image's prompts share its keys and values
+    in the first layer, and its finer features, which are added to each prompt's by broadcasting. A
+    transposed convolution of 2×2 with stride 2 is one matrix product per cell, so the features stay
+    tokens, with a cell's pixels next to each other, until the masks are computed.
 
     Letters: B images, P prompts, N = y·x cells, C channels, K = 3 masks.
     """
@@ -35,26 +35,25 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """Every candidate mask of every prompt.
 
-        Tensors are floating point; under autocast the finer features are of its half precision.
+        Tensors are floating point; under autocast the finer features are in half precision.
 
         Args:
-            embedding: (B, y, x, C) of the images, the dense prompt added to it.
+            embedding: (B, y, x, C) of the images, with the dense prompt added.
             finer: (B, 2y, 2x, C/4).
             finest: (B, 4y, 4x, C/8).
             position: (1, C, y, x) of the cells.
             prompts: (B, P, n, C) of points and boxes.
 
         Returns:
-            mask logits (B, P, K, 4y, 4x) and the predicted IoU (B, P, K).
+            Mask logits (B, P, K, 4y, 4x) and the predicted IoU (B, P, K).
         """
         grid, count = embedding.shape[1:3], prompts.shape[1]
-        own = (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
-        asking = torch.cat(own).expand(*prompts.shape[:2], -1, -1)
-        tokens = torch.cat([asking, prompts], 2).flatten(0, 1)  # (B·P, t, C)
+        learned = (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
+        output_tokens = torch.cat(learned).expand(*prompts.shape[:2], -1, -1)
+        tokens = torch.cat([output_tokens, prompts], 2).flatten(0, 1)  # (B·P, t, C)
         cells = embedding.flatten(1, 2)  # (B, N, C)
         tokens, cells = self._attend(tokens, cells, position.flatten(2).mT, count)
-        # Behind the token of the object's score: that of the IoU, that of the one mask of SAM2
-        # without candidates, and those of the candidates.
+        # Order: object score, IoU, the single mask of SAM2 without candidates, the candidates.
         candidates = tokens[:, 3 : 2 + self.num_mask_tokens].unbind(1)
         networks = self.output_hypernetworks_mlps[1:]
         weights = [network(token) for network, token in zip(networks, candidates, strict=True)]
@@ -83,7 +82,7 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
     def _upscale(self, cells: Tensor, finer: Tensor, finest: Tensor, grid: torch.Size) -> Tensor:
         """Upstream's `output_upscaling`: (B, P, N, C) -> (B, P, N·16, C/8).
 
-        A cell's 2×2 pixels lie behind each other, and so do each pixel's 2×2 finer ones.
+        A cell's 2×2 pixels are next to each other, and so are each pixel's 2×2 finer ones.
         """
         wide, norm, activation, fine, last_activation = self.output_upscaling
         to_finer, to_finest = self.products()
@@ -106,12 +105,12 @@ class PromptedMaskDecoder(MaskDecoder):  # type: ignore[misc]
 def _first_layer(
     layer: TwoWayAttentionBlock, prompted: Tensor, cells: Tensor, position: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Upstream's first layer, of cells that an image's prompts still share: (B, N, C)."""
+    """Upstream's first layer, on cells (B, N, C) that an image's prompts still share."""
     tokens = layer.norm1(layer.self_attn(prompted, prompted, prompted))
     placed = cells + position
-    # All tokens of an image look at its cells together: (B·P, t, C) -> (B, P·t, C) and back.
-    together = (tokens + prompted).unflatten(0, (-1, count)).flatten(1, 2)
-    seen = layer.cross_attn_token_to_image(together, placed, cells)
+    # All tokens of an image attend to its cells at once: (B·P, t, C) -> (B, P·t, C) and back.
+    queries = (tokens + prompted).unflatten(0, (-1, count)).flatten(1, 2)
+    seen = layer.cross_attn_token_to_image(queries, placed, cells)
     tokens = layer.norm2(tokens + seen.unflatten(1, (count, -1)).flatten(0, 1))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
     seen = layer.cross_attn_image_to_token(placed, tokens + prompted, tokens, count)
@@ -120,9 +119,9 @@ def _first_layer(
 
 
 class SharedQueryAttention(nn.Module):
-    """Stands in for `Attention`, under its parameter names: several prompts share the queries.
+    """Replaces `Attention`, with its parameter names; several prompts share the queries.
 
-    A module of its own, so that exporters know to which block its products belong.
+    It is a module, so that exporters can assign its products to their block.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -136,8 +135,8 @@ class SharedQueryAttention(nn.Module):
         queries = self.q_proj(q).unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
         # (B·P, n, C) -> (B·P, heads, n, C/heads)
         heads = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (queries, self.k_proj(k), self.v_proj(v))
+            tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for tensor in (queries, self.k_proj(k), self.v_proj(v))
         )
         attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         found: Tensor = self.out_proj(attended)
@@ -145,7 +144,7 @@ class SharedQueryAttention(nn.Module):
 
 
 def _by_cell(pixels: Tensor, grid: torch.Size) -> Tensor:
-    """(B, 2y, 2x, C) -> (B, y·x, 4·C): a cell's 2×2 pixels behind each other."""
+    """(B, 2y, 2x, C) -> (B, y·x, 4·C): a cell's 2×2 pixels next to each other."""
     rows, columns = grid
     split = pixels.unflatten(2, (columns, 2)).unflatten(1, (rows, 2))  # (B, y, 2, x, 2, C)
     cells: Tensor = split.transpose(2, 3).flatten(3).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""SAM2's image path as one batched module: images and prompts in, candidate masks out."""
+"""SAM2's image path as one batched module: candidate masks from images and prompts."""
 
 import torch
 import torch.nn.functional as F
@@ -14,21 +14,21 @@ from medfocus.models.sam2.architecture import (
 )
 from medfocus.settings import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 
-LOGIT_LIMIT = 32.0  # SAM2ImagePredictor clamps its low-resolution logits here
+LOGIT_LIMIT = 32.0  # SAM2ImagePredictor clamps its low-resolution logits to ±32
 
 
 class Segmenter(nn.Module):
-    """SAM2 without its memory: the image encoder once an image, the decoder once a prompt.
+    """SAM2 without memory: the image encoder runs once per image, the decoder once per prompt.
 
     Parameter names are those of upstream's checkpoints. Upstream's `SAM2ImagePredictor` decodes
-    a batch image by image; here images and prompts are one batch from end to end.
+    a batch image by image; here images and prompts are one batch from start to end.
 
     Args:
         architecture: a name from `SAM2_ARCHITECTURES`.
-        image_size: S, a multiple of 32; the architecture's own when None.
+        image_size: S, a multiple of 32; None for the architecture's native size.
 
     Raises:
-        InputError: an unknown name, or a size the encoder's strides do not divide.
+        InputError: the name is unknown (`model.unknown`), or the size is not a multiple of 32.
     """
 
     def __init__(self, architecture: str, image_size: int | None = None) -> None:
@@ -58,7 +58,7 @@ class Segmenter(nn.Module):
             boxes: (B, P, 4) left, top, right, bottom in pixels of the S×S frame, if any.
 
         Returns:
-            mask logits (B, P, K, h, w) with h = w = S/4 and K = 3, within ±32, and
+            Mask logits (B, P, K, h, w) with h = w = S/4 and K = 3, within ±32, and
             the predicted IoU (B, P, K).
         """
         if boxes is not None:
@@ -79,10 +79,11 @@ class Segmenter(nn.Module):
         return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT), iou
 
     def embed_image(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The image embedding and the decoder's finer features, channels last as Hiera has them.
+        """The image embedding and the decoder's finer features, channels last as in Hiera.
 
-        Upstream's feature pyramid is convolutions of 1×1, which are products a pixel. Those of the
-        two finer levels are followed by the decoder's own alone, so each pair is one product.
+        Upstream's feature pyramid consists of 1×1 convolutions, which are one product per pixel. On
+        the two finer levels only the decoder's 1×1 convolutions follow, so each pair is merged into
+        one product.
 
         Args:
             image: (B, 3, S, S).
@@ -94,14 +95,14 @@ class Segmenter(nn.Module):
         finest, finer, coarse, coarsest = (
             F.linear(level, *product) for level, product in zip(levels, self.pyramid(), strict=True)
         )
-        # What the level above adds to each of its cells' 2×2, without copying it. It is float32
-        # under autocast too, as `no_mem_embed` is, and so the sum is.
+        # The coarsest level is added to the 2×2 cells below each of its cells by broadcasting. It
+        # is float32 under autocast too, as `no_mem_embed` is, and so is the sum.
         above = (coarsest + self.no_mem_embed)[:, :, None, :, None]
         embedding = coarse.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)) + above
         return embedding.flatten(3, 4).flatten(1, 2), finer, finest
 
     def pyramid(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight (C', C) and bias (C',) of what is made of each of Hiera's levels, finest first."""
+        """Weight (C', C) and bias (C',) of the product on each of Hiera's levels, finest first."""
         coarsest, coarse, finer, finest = (level.conv for level in self.image_encoder.neck.convs)
         decoder = self.sam_mask_decoder
         return [
@@ -113,16 +114,16 @@ class Segmenter(nn.Module):
 
 
 def _composed(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Two convolutions of 1×1 as one product."""
+    """Two 1×1 convolutions as one product."""
     assert first.bias is not None
     assert second.bias is not None
     weight = second.weight.flatten(1)
-    with torch.autocast(weight.device.type, enabled=False):  # rounded once, as one weight
+    with torch.autocast(weight.device.type, enabled=False):  # so that the weight is rounded once
         return weight @ first.weight.flatten(1), weight @ first.bias + second.bias
 
 
 def with_boxes(points: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (B, P, 4) as two more points a prompt, in front, as SAM2ImagePredictor does."""
+    """Prepend boxes (B, P, 4) as two points per prompt, as SAM2ImagePredictor does."""
     corners = boxes.reshape(*boxes.shape[:2], 2, 2)  # (B, P, 4) -> (B, P, 2, 2)
     corner_labels = labels.new_tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]).expand(*boxes.shape[:2], 2)
     return torch.cat([corners, points], dim=2), torch.cat([corner_labels, labels], dim=2)

@@ -1,4 +1,4 @@
-"""From SAM2's candidates to one focus mask an image."""
+"""Selects one focus mask per image from SAM2's candidates."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,14 @@ from torch import Tensor
 from medfocus.models.sam2.segmenter import LOGIT_LIMIT
 from medfocus.settings import Selection
 
-UNION_FLOOR = 1e-7  # a union's probabilities stay this far from 0 and 1: logits within ±16.1
+UNION_FLOOR = 1e-7  # distance of a union's probabilities from 0 and 1: logits within ±16.1
 
 
 def stability_score(mask_logits: Tensor, offset: float) -> Tensor:
-    """IoU of the mask cut at +offset and at -offset: (..., h, w) -> (...).
+    """IoU of the masks at logits > +offset and > -offset: (..., h, w) -> (...).
 
-    The one is inside the other, so the IoU is a ratio of areas (segment_anything/utils/amg.py
-    defines the score). An empty mask scores 0.
+    The first is inside the second, so the IoU is a ratio of areas (the score is defined in
+    segment_anything/utils/amg.py). An empty mask scores 0.
     """
     inner = (mask_logits > offset).sum((-2, -1))
     outer = (mask_logits > -offset).sum((-2, -1))
@@ -21,7 +21,7 @@ def stability_score(mask_logits: Tensor, offset: float) -> Tensor:
 
 
 def candidate_scores(mask_logits: Tensor, predicted_iou: Tensor, selection: Selection) -> Tensor:
-    """(B, P, K, h, w) and (B, P, K) -> scores (B, P·K); 0 for a candidate that does not pass."""
+    """Scores (B, P·K) from (B, P, K, h, w) and (B, P, K); 0 for candidates that do not pass."""
     area = (mask_logits > 0).to(predicted_iou.dtype).mean((-2, -1))
     score = predicted_iou * stability_score(mask_logits, selection.stability_offset)
     passes = (
@@ -33,10 +33,10 @@ def candidate_scores(mask_logits: Tensor, predicted_iou: Tensor, selection: Sele
 def select_focus(
     mask_logits: Tensor, predicted_iou: Tensor, selection: Selection
 ) -> tuple[Tensor, Tensor]:
-    """One focus mask an image out of P prompts × K candidates.
+    """Select one focus mask per image from P prompts × K candidates.
 
     `union` is the pixelwise maximum of the candidates' probabilities, each weighted with its
-    score relative to the best one's, so that a lone candidate stays as it is, up to ±16.1.
+    score relative to the best one's, so that a single candidate does not change, up to ±16.1.
 
     Args:
         mask_logits: (B, P, K, h, w).
@@ -44,9 +44,9 @@ def select_focus(
         selection: the thresholds and the policy.
 
     Returns:
-        focus logits (B, h, w) and score (B,). Where no candidate passes, or the union covers more
-        than `max_area`, the score is 0 and
-        every logit is -32: an empty mask, which the classifier takes as "no region found".
+        Focus logits (B, h, w) and score (B,). Where no candidate passes, or the union covers more
+        than `max_area`, the score is 0 and every logit is -32: an empty mask, which means "no
+        region found" to the classifier.
     """
     scores = candidate_scores(mask_logits, predicted_iou, selection)  # (B, P·K)
     candidates = mask_logits.flatten(1, 2)  # (B, P·K, h, w)
@@ -58,7 +58,7 @@ def select_focus(
         weights = scores / best_score.clamp(min=torch.finfo(scores.dtype).tiny)[:, None]
         probability = (candidates.sigmoid() * weights[:, :, None, None]).amax(1)
         focus = probability.logit(eps=UNION_FLOOR).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-    # Candidates that each pass may together cover nearly all, which selects nothing.
+    # Candidates that all pass may together cover nearly the whole image, which selects nothing.
     area = (focus > 0).to(scores.dtype).mean((-2, -1))
     score = torch.where(area <= selection.max_area, best_score, 0.0)
     return torch.where((score > 0)[:, None, None], focus, -LOGIT_LIMIT), score

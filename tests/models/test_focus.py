@@ -1,4 +1,4 @@
-"""The focus maths and the classifier's graph against formulas written out."""
+"""The focus maths and the classifier's graph, compared with their formulas."""
 
 import copy
 
@@ -20,6 +20,7 @@ from medfocus.models.focus import (
 from medfocus.models.graphs import ClassifierGraph
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD
 from medfocus.settings import Focus, FocusMode
+from tests.errors import refuses
 
 CLASSES = 5
 
@@ -39,7 +40,7 @@ def graph(mode: FocusMode, strength: float = 1.0) -> ClassifierGraph:
 
 
 def inputs(cells: int, found: bool = True) -> tuple[torch.Tensor, ...]:
-    """Two images; the second one's mask is empty unless `found`."""
+    """Two images; the second's mask is empty unless `found`."""
     generator = torch.Generator().manual_seed(29)
     image = torch.randn(2, 3, 112, 112, generator=generator)
     logits = torch.full((2, 64, 64), -8.0)
@@ -85,7 +86,7 @@ def test_focus_changes_the_answer_and_an_empty_mask_does_not(mode: FocusMode) ->
 def test_a_region_outside_the_crop_is_not_focused(mode: FocusMode) -> None:
     image, logits, rows, cols = inputs(14)
     logits = torch.full_like(logits, -32.0)
-    logits[:, 20:40, :6] = 9.0  # the left rim, which the centre crop cuts off
+    logits[:, 20:40, :6] = 9.0  # the left rim, outside the centre crop
     output = graph(mode)(image, logits, rows, cols)
     assert not output.focused.any()
     torch.testing.assert_close(output.embedding, graph("none").clip(image), atol=1e-5, rtol=0)
@@ -117,7 +118,7 @@ def test_the_bias_stays_finite_in_float16() -> None:
         assert logits.float().softmax(0)[1] == 0
 
 
-def test_pixels_and_patches_pool_alike() -> None:
+def test_pixels_and_patches_pool_to_the_same_focus() -> None:
     _, logits, rows, cols = inputs(14)
     _, _, pixel_rows, pixel_cols = inputs(112)
     patches = pool_focus(logits, rows, cols)
@@ -141,7 +142,7 @@ def test_overlay_paints_the_region_and_keeps_its_texture() -> None:
     assert texture > 0.99
 
 
-def test_is_focused_needs_one_patch_above_what_shows() -> None:
+def test_an_image_is_focused_if_one_patch_is_above_the_threshold() -> None:
     focus = torch.zeros(2, 3, 3)
     focus[1, 1, 1] = 0.05
     assert is_focused(focus, Focus("soft", floor=0.02)).tolist() == [False, True]
@@ -149,7 +150,7 @@ def test_is_focused_needs_one_patch_above_what_shows() -> None:
 
 
 def test_a_head_of_another_depth_is_refused() -> None:
-    with pytest.raises(InputError, match="one λ a layer"):
+    with refuses(InputError, "input.invalid", "strength"):
         ClassifierGraph(
             copy.deepcopy(graph("soft").clip),
             Focus(),

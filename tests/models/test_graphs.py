@@ -1,4 +1,4 @@
-"""Which form of the encoder the classifier's graph runs, eager and exported."""
+"""Which variant of the encoder the classifier's graph runs, eager and exported."""
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("found", [True, False])
-def test_hard_runs_on_the_kept_tokens_alone(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And answers as if the others were hidden; plain CLIP answers an image without a region."""
+def test_hard_runs_only_on_the_kept_tokens(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output is as if the others were hidden; an image without a region gets plain CLIP."""
     hard = graph("hard")
     image, logits, rows, cols = inputs(14, found)
     seen: list[torch.Tensor] = []
@@ -33,7 +33,7 @@ def test_hard_runs_on_the_kept_tokens_alone(found: bool, monkeypatch: pytest.Mon
     expected_keep = (output.patch_focus > hard.focus.hard_threshold).flatten(1)
     (keep,) = seen
     if not found:
-        expected_keep = expected_keep[:1]  # the other runs as plain CLIP
+        expected_keep = expected_keep[:1]  # the second runs as plain CLIP
     assert torch.equal(keep[:, 1:], expected_keep)
     assert 0 < keep[0].sum() < keep[0].numel() / 2
     assert dispatch.last_path("masked_attention_varlen") == "torch"
@@ -43,7 +43,7 @@ def test_hard_runs_on_the_kept_tokens_alone(found: bool, monkeypatch: pytest.Mon
 
 
 @torch.inference_mode()
-def test_soft_adds_each_layers_strength_times_the_log() -> None:
+def test_soft_adds_the_strength_of_each_layer_times_the_log() -> None:
     soft = graph("soft")
     soft.strength.data = torch.linspace(0.2, 1.0, soft.clip.layers)
     output = soft(*inputs(14, found=False))
@@ -55,8 +55,8 @@ def test_soft_adds_each_layers_strength_times_the_log() -> None:
 
 
 @pytest.mark.parametrize("mode", ["none", "overlay", "soft", "hard"])
-def test_an_exported_graph_answers_as_the_eager_one(mode: FocusMode) -> None:
-    """At other batch sizes than it was exported with: no shape in it depends on data."""
+def test_an_exported_graph_equals_the_eager_one(mode: FocusMode) -> None:
+    """At batch sizes other than the example's; no shape in it depends on data."""
     steered = graph(mode)
     two = inputs(steered.cells, found=False)
     batch = torch.export.Dim("batch", min=1, max=64)

@@ -1,4 +1,4 @@
-"""Adding focus never silently hurts: where no region is found, plain CLIP answers, to the bit."""
+"""Where no region is found, every focus mode gives exactly plain CLIP's output."""
 
 import pytest
 import torch
@@ -13,20 +13,20 @@ from tests.models.test_focus import graph, inputs
 def test_without_a_region(mode: FocusMode, images: int) -> None:
     steered, plain = graph(mode, strength=0.7), graph("none")
     batch = [tensor[:images] for tensor in inputs(steered.cells)]
-    answer = steered(batch[0], torch.full_like(batch[1], -32.0), *batch[2:])
+    output = steered(batch[0], torch.full_like(batch[1], -32.0), *batch[2:])
     expected = plain(*(tensor[:images] for tensor in inputs(plain.cells)))
-    assert not answer.focused.any()
-    assert torch.equal(answer.embedding, expected.embedding)
-    assert torch.equal(answer.probabilities, expected.probabilities)
+    assert not output.focused.any()
+    assert torch.equal(output.embedding, expected.embedding)
+    assert torch.equal(output.probabilities, expected.probabilities)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("mode", ["overlay", "soft", "hard"])
-def test_beside_an_image_with_one(mode: FocusMode) -> None:
-    """The batch is then computed in another way; the image's answer is the same up to rounding."""
+def test_in_a_batch_with_an_image_that_has_one(mode: FocusMode) -> None:
+    """The batch is then computed differently; the output is the same up to rounding."""
     steered, plain = graph(mode, strength=0.7), graph("none")
-    answer = steered(*inputs(steered.cells, found=False))
+    output = steered(*inputs(steered.cells, found=False))
     expected = plain(*inputs(plain.cells, found=False)).embedding
-    assert answer.focused.tolist() == [True, False]
-    torch.testing.assert_close(answer.embedding[1], expected[1], atol=2e-6, rtol=1e-6)
-    assert (answer.embedding[0] - expected[0]).abs().max() > 1e-3
+    assert output.focused.tolist() == [True, False]
+    torch.testing.assert_close(output.embedding[1], expected[1], atol=2e-6, rtol=1e-6)
+    assert (output.embedding[0] - expected[0]).abs().max() > 1e-3

@@ -1,9 +1,10 @@
-"""Phantoms: reproducible, truthful about their lesions, and only the lesion tells the kind."""
+"""Phantoms are reproducible, their masks are right, and only the lesion depends on the kind."""
 
 import itertools
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError, InputError
 from medfocus.phantoms import (
     DEMO_KINDS,
     FEWSHOT_KINDS,
@@ -29,7 +30,9 @@ from medfocus.phantoms import (
 )
 from medfocus.phantoms.__main__ import main
 from medfocus.phantoms.distractors import add_distractors
+from medfocus.phantoms.image_folder import write_image_folder
 from medfocus.phantoms.lesions import Site, paint, place
+from tests.errors import refuses
 
 MODULES = {"brain": brain, "lung": lung, "breast": breast}
 
@@ -60,13 +63,13 @@ def test_caption() -> None:
     assert caption(kind, "lung") == "a spiculated hollow lesion in a chest X-ray"
     assert caption(kind, "breast") == "a spiculated hollow lesion in a breast ultrasound"
     assert caption(None, "brain") == "a brain MRI slice with no lesion"
-    with pytest.raises(InputError, match="liver"):
+    with refuses(InputError, "input.invalid", "liver"):
         caption(kind, "liver")
 
 
 @pytest.mark.parametrize("organ", ORGANS)
 @pytest.mark.parametrize("lesions", [0, 1, 2])
-def test_same_arguments_same_bits(organ: str, lesions: int) -> None:
+def test_the_same_arguments_give_the_same_image(organ: str, lesions: int) -> None:
     kind = LesionKind("hazy", "septated") if lesions else None
     first, again = (make_phantom(11, organ, kind, lesions) for _ in range(2))
     np.testing.assert_array_equal(first.image, again.image)
@@ -90,7 +93,7 @@ def test_shapes(organ: str, lesions: int, size: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
 @pytest.mark.parametrize("organ", ORGANS)
-def test_masks_have_the_promised_diameter(organ: str, kind: LesionKind) -> None:
+def test_masks_have_a_diameter_within_the_limits(organ: str, kind: LesionKind) -> None:
     for seed in range(4):
         for mask in make_phantom(seed, organ, kind, lesions=1 + seed % 2).lesion_masks:
             assert 0.14 <= feret_diameter(mask) / 256 <= 0.34
@@ -104,7 +107,7 @@ def feret_diameter(mask: npt.NDArray[np.bool_]) -> float:
 
 
 @pytest.mark.parametrize(("organ", "module"), MODULES.items(), ids=ORGANS)
-def test_lesions_lie_inside_the_organ(organ: str, module: ModuleType) -> None:
+def test_lesions_are_inside_the_organ(organ: str, module: ModuleType) -> None:
     for seed, kind in enumerate(KINDS):
         rng = np.random.default_rng(seed)
         anatomy = module.draw(rng, 256)
@@ -115,7 +118,7 @@ def test_lesions_lie_inside_the_organ(organ: str, module: ModuleType) -> None:
             assert not (mask & ~anatomy.room).any(), f"{organ} {seed}"
 
 
-def test_placing_fills_only_the_room() -> None:
+def test_sites_are_inside_the_room_and_apart() -> None:
     room = np.zeros((256, 256), np.bool_)
     room[30:110, 20:120] = room[150:240, 100:190] = True
     rows, columns = np.mgrid[:256, :256]
@@ -133,9 +136,9 @@ def test_placing_fills_only_the_room() -> None:
 
 @pytest.mark.parametrize("organ", ORGANS)
 @pytest.mark.parametrize("lesions", [1, 2])
-def test_only_the_lesion_tells_the_kind(organ: str, lesions: int) -> None:
+def test_only_the_lesion_depends_on_the_kind(organ: str, lesions: int) -> None:
     phantoms = [make_phantom(5, organ, kind, lesions) for kind in KINDS]
-    # A haze ends 0.4 radii, at most 18 pixels, beyond the outline; blur and rounding take the rest.
+    # A haze ends 0.4 radii, at most 18 pixels, beyond the outline; blur and rounding add a few.
     union = np.logical_or.reduce([phantom.mask for phantom in phantoms])
     elsewhere = distance_transform_edt(~union) > 22
     assert elsewhere.mean() > 0.5
@@ -169,7 +172,7 @@ def test_kinds_differ_at_112_pixels(organ: str) -> None:
 
 
 @pytest.mark.parametrize("organ", ORGANS)
-def test_distractors_keep_clear_of_lesions(organ: str) -> None:
+def test_distractors_do_not_overlap_lesions(organ: str) -> None:
     blank = np.zeros((256, 256, 3), np.uint8)
     sites = [Site(70, 80, 40, 0, 1), Site(190, 170, 20, 0, 1)]
     rows, columns = np.mgrid[:256, :256]
@@ -187,27 +190,30 @@ def test_distractors_keep_clear_of_lesions(organ: str) -> None:
     assert not blank.any()
 
 
-def test_bad_arguments() -> None:
-    kind = KINDS[0]
-    with pytest.raises(InputError, match="liver"):
-        make_phantom(0, "liver", kind)
-    with pytest.raises(InputError, match="seed -1"):
-        make_phantom(-1, "brain", kind)
-    with pytest.raises(InputError, match="lesions 3"):
-        make_phantom(0, "brain", kind, lesions=3)
-    with pytest.raises(InputError, match="contradictory"):
-        make_phantom(0, "brain", None)
-    with pytest.raises(InputError, match="contradictory"):
-        make_phantom(0, "brain", kind, lesions=0)
-    with pytest.raises(InputError, match="size 63"):
-        make_phantom(0, "brain", kind, size=63)
-    with pytest.raises(InputError, match="margin 'fuzzy'"):
+@pytest.mark.parametrize(
+    ("arguments", "item"),
+    [
+        ((0, "liver", KINDS[0]), "organ 'liver'"),
+        ((-1, "brain", KINDS[0]), "seed -1"),
+        ((0, "brain", KINDS[0], 3), "lesions 3"),
+        ((0, "brain", None), "kind None with 1 lesions"),
+        ((0, "brain", KINDS[0], 0), "with 0 lesions"),
+        ((0, "brain", KINDS[0], 1, 63), "size 63"),
+    ],
+)
+def test_invalid_arguments_are_refused(arguments: tuple[Any, ...], item: str) -> None:
+    with refuses(InputError, "input.invalid", item):
+        make_phantom(*arguments)
+
+
+def test_unknown_kinds_are_refused() -> None:
+    with refuses(InputError, "input.invalid", "margin 'fuzzy'"):
         LesionKind("fuzzy", "solid")
-    with pytest.raises(InputError, match="interior 'empty'"):
+    with refuses(InputError, "input.invalid", "interior 'empty'"):
         LesionKind("smooth", "empty")
 
 
-def test_command_writes_an_image_folder(tmp_path: Path) -> None:
+def test_the_command_writes_an_image_folder(tmp_path: Path) -> None:
     images, masks = tmp_path / "images", tmp_path / "masks"
     main([str(images), "--kinds", "demo", "--per-class", "4", "--seed", "7", "--masks", str(masks)])
     classes = sorted(kind.name.replace(" ", "-") for kind in DEMO_KINDS)
@@ -226,13 +232,23 @@ def test_command_writes_an_image_folder(tmp_path: Path) -> None:
     )
 
 
-def test_command_refuses(tmp_path: Path) -> None:
+def test_unusable_folders_and_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    with pytest.raises(SystemExit, match="not empty"):
-        main([str(tmp_path / "full")])
-    with pytest.raises(SystemExit, match="would become a class"):
-        main([str(tmp_path / "new"), "--masks", str(tmp_path / "new" / "masks")])
-    with pytest.raises(SystemExit, match="0 images a class"):
-        main([str(tmp_path / "new"), "--per-class", "0"])
-    assert not (tmp_path / "new").exists()
+    new = tmp_path / "new"
+    with refuses(FileError, "file.not_empty", "full"):
+        write_image_folder(tmp_path / "full", DEMO_KINDS, 4, 0)
+    with refuses(InputError, "input.invalid", "masks"):
+        write_image_folder(new, DEMO_KINDS, 4, 0, new / "masks")
+    with refuses(InputError, "input.invalid", "0 images"):
+        write_image_folder(new, DEMO_KINDS, 0, 0)
+    assert not new.exists()
+    with refuses(FileError, "file.unusable", "notes.txt"):
+        write_image_folder(tmp_path / "full" / "notes.txt" / "new", DEMO_KINDS, 1, 0)
+
+
+def test_the_command_exits_with_the_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SystemExit) as caught:
+        main([str(tmp_path)])
+    assert str(caught.value).startswith(f"error: {tmp_path}")

@@ -1,4 +1,4 @@
-"""Visual prompts and low-rank changes against the same written out layer by layer."""
+"""Visual prompts and low-rank changes, compared with a layer-by-layer implementation."""
 
 import copy
 
@@ -11,6 +11,7 @@ from medfocus.models.clip.adapter import apply_adapter
 from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import hiding_bias
+from tests.errors import refuses
 
 BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 PROMPTS = 3
@@ -34,19 +35,19 @@ def images(clip: FocusCLIP, count: int = 2) -> Tensor:
     return torch.randn(count, 3, clip.image_size, clip.image_size, generator=generator)
 
 
-def written_out(clip: FocusCLIP, image: Tensor, key_bias: Tensor | None) -> Tensor:
-    """VPT-deep: before each layer the prompts are put in, after it their rows are dropped."""
+def layer_by_layer(clip: FocusCLIP, image: Tensor, key_bias: Tensor | None) -> Tensor:
+    """VPT-deep: the prompts are inserted before each layer, and their rows are dropped after it."""
     assert clip.prompts is not None
     tokens = clip.embed_patches(image)
     for layer, block in enumerate(clip.blocks):
         prompts = clip.prompts[layer].expand(len(image), -1, -1)
-        entered = torch.cat([tokens[:, :1], prompts, tokens[:, 1:]], 1)
+        prompted = torch.cat([tokens[:, :1], prompts, tokens[:, 1:]], 1)
         bias = None
         if key_bias is not None:
-            bias = torch.zeros(entered.shape[:2])
+            bias = torch.zeros(prompted.shape[:2])
             bias[:, 0], bias[:, 1 + PROMPTS :] = key_bias[layer, :, 0], key_bias[layer, :, 1:]
-        left = block.run(entered, bias)
-        tokens = torch.cat([left[:, :1], left[:, 1 + PROMPTS :]], 1)
+        output = block.run(prompted, bias)
+        tokens = torch.cat([output[:, :1], output[:, 1 + PROMPTS :]], 1)
     return clip._project(tokens[:, 0])
 
 
@@ -57,7 +58,7 @@ def test_prompts(architecture: str, steered: bool) -> None:
     clip = with_prompts(clip_of(architecture))
     image = images(clip)
     bias = -torch.rand(clip.layers, 2, 1 + clip.grid**2) if steered else None
-    expected = written_out(clip, image, bias)
+    expected = layer_by_layer(clip, image, bias)
     torch.testing.assert_close(clip(image, bias), expected, atol=1e-5, rtol=1e-5)
     plain = copy.deepcopy(clip)
     plain.prompts = None
@@ -65,18 +66,18 @@ def test_prompts(architecture: str, steered: bool) -> None:
 
 
 @torch.inference_mode()
-def test_prompts_beside_kept_tokens() -> None:
-    """Each image of a ragged batch gets its own copy of the prompts, in its own place."""
+def test_prompts_with_kept_tokens() -> None:
+    """Each image of a ragged batch has its own copy of the prompts."""
     clip = with_prompts(clip_of())
     image = images(clip, 3)
     keep = torch.rand(3, 1 + clip.grid**2, generator=torch.Generator().manual_seed(8)) > 0.7
     keep[1] = True
     keep[:, 0] = True
-    expected = written_out(clip, image, hiding_bias(keep, clip.layers))
+    expected = layer_by_layer(clip, image, hiding_bias(keep, clip.layers))
     torch.testing.assert_close(clip.forward_kept(image, keep), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_prompts_that_are_loaded() -> None:
+def test_prompts_from_a_state_dict() -> None:
     clip = with_prompts(clip_of())
     again = FocusCLIP(build_vision_tower("medfocus_tiny"), PROMPTS).eval()
     again.load_state_dict(clip.state_dict())
@@ -107,11 +108,11 @@ def test_a_low_rank_change() -> None:
         {"visual.proj.down": torch.zeros(4, 128)},
     ],
 )
-def test_what_does_not_fit_changes_nothing(wrong: dict[str, Tensor]) -> None:
+def test_an_adapter_that_does_not_fit_changes_nothing(wrong: dict[str, Tensor]) -> None:
     clip = clip_of()
     before = {key: value.clone() for key, value in clip.state_dict().items()}
     fitting = {"visual.ln_post.bias": torch.ones(128)}
-    with pytest.raises(WeightsError, match="does not fit"):
+    with refuses(WeightsError, "weights.mismatch", "adapter"):
         apply_adapter(clip, {**fitting, **wrong})
     after = clip.state_dict()
     assert after.keys() == before.keys()

@@ -1,4 +1,4 @@
-"""FocusCLIP against open_clip's own image encoder, full size, seeded random weights."""
+"""FocusCLIP, compared with open_clip's image encoder at full size, with seeded random weights."""
 
 import copy
 
@@ -13,6 +13,7 @@ from medfocus.kernels import dispatch
 from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import HIDDEN
+from tests.errors import refuses
 
 BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 
@@ -21,7 +22,7 @@ def towers(architecture: str) -> tuple[torch.nn.Module, FocusCLIP]:
     """Upstream's tower and ours, with the same random weights."""
     torch.manual_seed(7)
     upstream = build_vision_tower(architecture).eval()
-    # Freshly initialised biases are 0 and would hide a bias that is dropped.
+    # Biases are initialised to 0, which would hide one that is left out.
     for name, parameter in upstream.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
@@ -55,7 +56,7 @@ def test_encode_image_of_a_whole_open_clip_model() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["ViT-B-16", BIOMED])
-def test_weight_names_stay_upstreams(architecture: str) -> None:
+def test_weight_names_are_upstreams(architecture: str) -> None:
     upstream, ours = towers(architecture)
     assert set(ours.visual.state_dict()) == set(upstream.state_dict())
     ours.visual.load_state_dict(upstream.state_dict())
@@ -67,7 +68,7 @@ def hiding(clip: FocusCLIP, keep: torch.Tensor) -> torch.Tensor:
 
 
 def kept_patches(clip: FocusCLIP, count: int, share: float = 0.3) -> torch.Tensor:
-    """(B, 1 + g²) bool: CLS and a random share of the patches, another one an image."""
+    """(B, 1 + g²) bool: CLS and a random share of the patches, different in each image."""
     generator = torch.Generator().manual_seed(5)
     keep = torch.rand(count, 1 + clip.grid**2, generator=generator) < share
     keep[:, 0] = True
@@ -87,7 +88,7 @@ def test_a_bias_of_zero_equals_plain(architecture: str) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["ViT-B-16", BIOMED, "medfocus_tiny"])
 def test_the_last_layer_is_the_cls_row_of_a_whole_layer(architecture: str) -> None:
-    """Each layer with a bias of its own; the reference runs every layer on every token."""
+    """Each layer has its own bias; the reference runs every layer on every token."""
     _, clip = towers(architecture)
     batch = images(clip, 2)
     bias = -5 * torch.rand(clip.layers, 2, 1 + clip.grid**2)
@@ -113,7 +114,7 @@ def test_the_last_layer_has_the_gradients_of_a_whole_layer() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["ViT-B-16", BIOMED])
 def test_hidden_patches_equal_dropped_tokens(architecture: str) -> None:
-    """The reference drops the tokens before the first layer and runs upstream's own layers."""
+    """The reference drops the tokens before the first layer and runs upstream's layers."""
     upstream, clip = towers(architecture)
     batch = images(clip, 2)
     keep = kept_patches(clip, 2)
@@ -127,8 +128,8 @@ def test_hidden_patches_equal_dropped_tokens(architecture: str) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["ViT-B-16", BIOMED])
-def test_kept_tokens_alone_equal_masked_dense(architecture: str) -> None:
-    """Also where all patches are kept, or CLS alone, beside images where some are."""
+def test_kept_tokens_equal_masked_dense(architecture: str) -> None:
+    """Also in a batch with images of which all patches, or only CLS, are kept."""
     _, clip = towers(architecture)
     batch = images(clip, 4)
     keep = kept_patches(clip, 4)
@@ -161,8 +162,8 @@ def test_kept_tokens_through_the_kernel() -> None:
 
 
 @torch.inference_mode()
-def test_kept_tokens_alone_are_what_is_paid_for() -> None:
-    """30% of the patches cost at most 0.35 of the dense arithmetic."""
+def test_the_cost_is_that_of_the_kept_tokens() -> None:
+    """30% of the patches cost at most 0.35 of the dense FLOP."""
     _, clip = towers("ViT-B-16")
     batch = images(clip, 1)
     keep = (torch.arange(1 + clip.grid**2) <= 0.3 * clip.grid**2)[None]
@@ -174,18 +175,18 @@ def test_kept_tokens_alone_are_what_is_paid_for() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 50), (11, 2, 50), (13, 2, 50), (12, 1, 2, 50)])
-def test_a_bias_that_is_not_one_a_layer(shape: tuple[int, ...]) -> None:
+def test_a_bias_that_is_not_one_per_layer_is_refused(shape: tuple[int, ...]) -> None:
     clip = FocusCLIP(build_vision_tower("ViT-B-32"))
-    with pytest.raises(InputError, match=r"key_bias: .*one bias a layer"):
+    with refuses(InputError, "input.invalid", "key_bias"):
         clip(images(clip, 2), torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
     "keep", [torch.ones(2, 197), torch.ones(2, 196, dtype=torch.bool), torch.ones(197) > 0]
 )
-def test_tokens_to_keep_that_do_not_fit(keep: torch.Tensor) -> None:
+def test_tokens_to_keep_that_do_not_fit_are_refused(keep: torch.Tensor) -> None:
     clip = FocusCLIP(build_vision_tower("medfocus_tiny"))
-    with pytest.raises(InputError, match=r"^keep: "):
+    with refuses(InputError, "input.invalid", "keep"):
         clip.forward_kept(images(clip, 2), keep)
 
 
@@ -203,8 +204,8 @@ def run_on_tokens(
 
 
 @torch.inference_mode()
-def test_soft_bias_against_attention_written_out_in_float64() -> None:
-    """One layer by hand: attention proportional to m · exp(s) at strength 1."""
+def test_the_soft_bias_equals_the_formula_in_float64() -> None:
+    """In one layer, at strength 1: attention is proportional to m · exp(s)."""
     _, clip = towers("medfocus_tiny")
     clip = clip.double()
     batch = images(clip, 2).double()
@@ -217,21 +218,22 @@ def test_soft_bias_against_attention_written_out_in_float64() -> None:
     weight, bias = block.attention.in_proj_weight, block.attention.in_proj_bias
     q, k, v = (normed @ weight.T + bias).chunk(3, -1)
     heads = []
-    for part in range(2):
-        columns = slice(part * 64, part * 64 + 64)
+    for head in range(2):
+        columns = slice(head * 64, head * 64 + 64)
         score = (q[..., columns] @ k[..., columns].transpose(1, 2) / 8).exp() * focus[:, None, :]
         heads.append(score / score.sum(-1, keepdim=True) @ v[..., columns])
     expected = block.attention.out_proj(torch.cat(heads, -1))
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_towers_that_do_not_read_cls_alone_are_refused() -> None:
-    with pytest.raises(InputError, match="CLS"):
-        FocusCLIP(build_vision_tower("coca_ViT-B-32"))
-    with pytest.raises(InputError, match="no vision transformer"):
-        FocusCLIP(build_vision_tower("RN50"))
+@pytest.mark.parametrize(("architecture", "named"), [("coca_ViT-B-32", "CLS"), ("RN50", "ResNet")])
+def test_towers_that_do_not_read_only_cls_are_refused(architecture: str, named: str) -> None:
+    with refuses(InputError, "model.unsupported", "CLIP image encoder") as caught:
+        FocusCLIP(build_vision_tower(architecture))
+    assert named in caught.value.problem
 
 
-def test_unknown_architecture_is_named() -> None:
-    with pytest.raises(InputError, match=r"'ViT-Z'.*medfocus_tiny"):
+def test_an_unknown_architecture_is_refused() -> None:
+    with refuses(InputError, "model.unknown", "'ViT-Z'") as caught:
         build_vision_tower("ViT-Z")
+    assert "medfocus_tiny" in caught.value.hint

@@ -1,4 +1,4 @@
-"""SAM2's image encoder on window_attention against upstream's own blocks."""
+"""SAM2's image encoder on window_attention, compared with upstream's blocks."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from medfocus.models.sam2.segmenter import Segmenter
 
 
 def upstream(architecture: str) -> Hiera:
-    """Upstream's trunk, with random weights that are nowhere 0."""
+    """Upstream's trunk, with random weights of which none is 0."""
     numbers = SAM2_ARCHITECTURES[architecture]
     torch.manual_seed(23)
     trunk = Hiera(
@@ -24,7 +24,7 @@ def upstream(architecture: str) -> Hiera:
         window_spec=numbers.window_spec,
     )
     for name, parameter in trunk.named_parameters():
-        if name.endswith("bias"):  # the padding is a bias: at its initial size nobody would see it
+        if name.endswith("bias"):  # the padding is a bias: its initial size would hide errors
             nn.init.normal_(parameter, std=0.5)
         elif parameter.abs().max() == 0:
             nn.init.normal_(parameter, std=0.1)
@@ -32,7 +32,7 @@ def upstream(architecture: str) -> Hiera:
 
 
 def ours_like(trunk: Hiera, architecture: str) -> nn.Module:
-    """A segmenter's trunk with the weights of upstream's, taken by name."""
+    """A segmenter's trunk with upstream's weights, loaded by name."""
     ours = Segmenter(architecture).image_encoder.trunk.eval()
     assert all(isinstance(block, HieraBlock) for block in ours.blocks)
     ours.load_state_dict(trunk.state_dict(), strict=True)
@@ -50,7 +50,7 @@ def assert_same(ours: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("size", [(256, 256), (224, 288)])
 @pytest.mark.parametrize("architecture", SAM2_ARCHITECTURES)
 @torch.inference_mode()
-def test_the_trunk_is_upstreams(architecture: str, size: tuple[int, int]) -> None:
+def test_the_trunk_equals_upstream(architecture: str, size: tuple[int, int]) -> None:
     trunk = upstream(architecture)
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     assert_same(ours_like(trunk, architecture)(image), trunk(image))
@@ -60,7 +60,7 @@ def test_the_trunk_is_upstreams(architecture: str, size: tuple[int, int]) -> Non
 @pytest.mark.parametrize("size", [(128, 128), (96, 160)])
 @torch.inference_mode()
 def test_the_tiny_trunk_through_the_kernel(size: tuple[int, int]) -> None:
-    """On the GPU if there is one, else in Triton's interpreter."""
+    """On the GPU if there is one, otherwise in Triton's interpreter."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trunk = upstream("medfocus_tiny").to(device)
     ours = ours_like(trunk, "medfocus_tiny").to(device)
@@ -74,7 +74,7 @@ def test_the_tiny_trunk_through_the_kernel(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_gradients_of_a_block_are_upstreams(pooled: bool) -> None:
-    """On a grid that cuts the windows; the projection's bias gets the padding's share."""
+    """On a grid that cuts the windows; the projection's bias also gets the padding's gradient."""
     torch.manual_seed(3)
     stride = (2, 2) if pooled else None
     block = MultiScaleBlock(6, 12, num_heads=2, window_size=4, q_stride=stride).double()

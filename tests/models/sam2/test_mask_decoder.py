@@ -1,4 +1,4 @@
-"""Our mask decoder beside upstream's, prompt by prompt, in float64."""
+"""Our mask decoder, compared with upstream's prompt by prompt, in float64."""
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ from medfocus.models.sam2.architecture import SAM2_ARCHITECTURES, build_mask_dec
 @torch.inference_mode()
 @pytest.mark.parametrize(("images", "prompts", "points"), [(1, 1, 1), (2, 3, 2), (3, 2, 0)])
 @pytest.mark.parametrize("architecture", ["medfocus_tiny", "sam2.1_hiera_base_plus"])
-def test_it_is_upstreams(architecture: str, images: int, prompts: int, points: int) -> None:
+def test_the_decoder_equals_upstream(
+    architecture: str, images: int, prompts: int, points: int
+) -> None:
     torch.manual_seed(images)
     numbers = SAM2_ARCHITECTURES[architecture]
     ours = build_mask_decoder(numbers).double().eval()
@@ -19,13 +21,16 @@ def test_it_is_upstreams(architecture: str, images: int, prompts: int, points: i
         torch.nn.init.normal_(parameter, std=0.1)
     upstream.load_state_dict(ours.state_dict())
     channels, rows, columns = numbers.d_model, 6, 4
-    real = {"dtype": torch.float64}
-    embedding = torch.randn(images, channels, rows, columns, **real)
-    finest = torch.randn(images, channels // 8, 4 * rows, 4 * columns, **real)
-    finer = torch.randn(images, channels // 4, 2 * rows, 2 * columns, **real)
-    position = torch.randn(1, channels, rows, columns, **real)
-    prompted = torch.randn(images, prompts, points, channels, **real)
-    no_mask = torch.randn(1, channels, **real)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=torch.float64)
+
+    embedding = random(images, channels, rows, columns)
+    finest = random(images, channels // 8, 4 * rows, 4 * columns)
+    finer = random(images, channels // 4, 2 * rows, 2 * columns)
+    position = random(1, channels, rows, columns)
+    prompted = random(images, prompts, points, channels)
+    no_mask = random(1, channels)
     cells = embedding.movedim(1, -1) + no_mask
     masks, iou = ours(cells, finer.movedim(1, -1), finest.movedim(1, -1), position, prompted)
     assert masks.shape == (images, prompts, 3, 4 * rows, 4 * columns)

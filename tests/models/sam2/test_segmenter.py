@@ -1,4 +1,4 @@
-"""Segmenter against SAM2ImagePredictor, full size, seeded random weights."""
+"""Segmenter, compared with SAM2ImagePredictor at full size, with seeded random weights."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from medfocus.errors import InputError
 from medfocus.models.sam2.segmenter import Segmenter
 from medfocus.models.weights import SAM2_VIDEO_ONLY, load_strictly
 from medfocus.settings import FOREGROUND
+from tests.errors import refuses
 
 CONFIGS = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -25,12 +26,12 @@ def pair(architecture: str, size: int = 1024) -> tuple[SAM2ImagePredictor, Segme
     overrides = [f"++model.image_size={size}"]
     upstream = build_sam2(CONFIGS[architecture], device="cpu", hydra_overrides_extra=overrides)
     for parameter in upstream.parameters():
-        if parameter.abs().max() == 0:  # zeros at initialisation would hide what is dropped
+        if parameter.abs().max() == 0:  # zeros would hide parameters that are left out
             torch.nn.init.normal_(parameter, std=0.05)
     ours = Segmenter(architecture, size).eval()
     load_strictly(ours, upstream.state_dict(), architecture, ignore=SAM2_VIDEO_ONLY)
     predictor = SAM2ImagePredictor(upstream)
-    # Upstream hard-codes the feature sizes of a 1024² image.
+    # Upstream has hard-coded feature sizes for 1024² images.
     predictor._bb_feat_sizes = [(size // 4,) * 2, (size // 8,) * 2, (size // 16,) * 2]
     return predictor, ours
 
@@ -48,7 +49,7 @@ def full_size(request: pytest.FixtureRequest) -> tuple[SAM2ImagePredictor, Segme
 
 
 @torch.inference_mode()
-def test_batch_of_distinct_images_equals_upstream_one_by_one(
+def test_a_batch_equals_upstream_image_by_image(
     full_size: tuple[SAM2ImagePredictor, Segmenter],
 ) -> None:
     predictor, ours = full_size
@@ -59,7 +60,7 @@ def test_batch_of_distinct_images_equals_upstream_one_by_one(
     labels = random.integers(0, 2, (3, prompts, 2))
     corners = random.uniform(0, size, (3, prompts, 2, 2)).astype(np.float32)
     boxes = np.concatenate([corners.min(2), corners.max(2)], -1)  # (B, P, 4)
-    # One by one through upstream's transforms, so that the inputs are upstream's too.
+    # Through upstream's transforms, so that the inputs are upstream's too.
     inputs = torch.stack([predictor._transforms(image) for image in images])
     by_points = ours(inputs, torch.tensor(points), torch.tensor(labels))
     by_boxes = ours(
@@ -82,12 +83,12 @@ def test_batch_of_distinct_images_equals_upstream_one_by_one(
 
 
 @torch.inference_mode()
-def test_in_half_precision_an_embedding_is_as_exact_as_upstreams() -> None:
+def test_in_half_precision_embeddings_are_as_accurate_as_upstreams() -> None:
     predictor, ours = pair("sam2.1_hiera_tiny", 256)
     image = predictor._transforms(pictures(1, 256)[0])[None]
 
     def upstreams() -> list[torch.Tensor]:
-        """Coarsest first and channels last, as ours."""
+        """Coarsest first and channels last, like ours."""
         finest, finer, coarse = predictor.model.forward_image(image)["backbone_fpn"]
         coarse = coarse + predictor.model.no_mem_embed.reshape(1, -1, 1, 1)
         return [level.movedim(1, -1) for level in (coarse, finer, finest)]
@@ -97,7 +98,7 @@ def test_in_half_precision_an_embedding_is_as_exact_as_upstreams() -> None:
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     with torch.autocast("cpu", torch.bfloat16):
         found_half, expected_half = ours.embed_image(image), upstreams()
-    assert found_half[0].dtype == torch.float32, "it is a sum"
+    assert found_half[0].dtype == torch.float32, "sums stay float32"
     for level, (found, expected) in enumerate(zip(found_half, expected_half, strict=True)):
         error, bound = ((half - exact[level]).abs().mean() for half in (found, expected))
         assert 0 < error <= 1.2 * bound
@@ -105,7 +106,7 @@ def test_in_half_precision_an_embedding_is_as_exact_as_upstreams() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["sam2.1_hiera_small", "sam2.1_hiera_large"])
-def test_other_sizes_of_encoder_and_image_equal_upstream(architecture: str) -> None:
+def test_other_encoders_and_image_sizes_equal_upstream(architecture: str) -> None:
     predictor, ours = pair(architecture, size=256)
     image = pictures(1, 256)[0]
     predictor.set_image(image)
@@ -122,7 +123,7 @@ def test_other_sizes_of_encoder_and_image_equal_upstream(architecture: str) -> N
 
 @torch.inference_mode()
 def test_prompts_do_not_mix() -> None:
-    """A prompt's answer does not depend on the prompts beside it."""
+    """A prompt's masks do not depend on the other prompts."""
     torch.manual_seed(0)
     ours = Segmenter("medfocus_tiny").eval()
     image = torch.randn(1, 3, 256, 256)
@@ -134,9 +135,13 @@ def test_prompts_do_not_mix() -> None:
     assert (both[:, 0] - both[:, 1]).abs().max() > 1e-3
 
 
-def test_sizes_the_encoder_cannot_take_are_refused() -> None:
+def test_unsupported_sizes_are_refused() -> None:
     for size in (250, 0, -32):
-        with pytest.raises(InputError, match="multiple of 32"):
+        with refuses(InputError, "input.invalid", "image_size"):
             Segmenter("medfocus_tiny", size)
-    with pytest.raises(InputError, match=r"sam2.1_hiera_tiny"):
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with refuses(InputError, "model.unknown", "'sam3'") as caught:
         Segmenter("sam3")
+    assert "sam2.1_hiera_tiny" in caught.value.hint
