@@ -1,4 +1,4 @@
-"""Engines that several test modules use; without a GPU, kernels run in Triton's interpreter."""
+"""Engine directories for several test modules; without a GPU, Triton runs in its interpreter."""
 
 import os
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def random_bundle(mode: FocusMode = "soft") -> ModelBundle:
     torch.manual_seed(31)
     clip = FocusCLIP(build_vision_tower(TINY)).eval()
     segmenter = Segmenter(TINY).eval()
-    # Untrained masks hardly differ from 0; these have regions.
+    # Untrained masks are nearly 0 everywhere; these have regions.
     for network in segmenter.sam_mask_decoder.output_hypernetworks_mlps:
         torch.nn.init.normal_(network.layers[-1].weight, std=3.0)
     head = Head(
@@ -57,9 +57,9 @@ def random_bundle(mode: FocusMode = "soft") -> ModelBundle:
 
 @pytest.fixture(scope="session")
 def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> OnnxFile:
-    """A function from graph and policy or mode to the file of its float32 ONNX.
+    """A function from a graph and its policy or mode to the file of its float32 ONNX.
 
-    Each is exported once: that takes up to fifteen seconds.
+    Each is exported once, which takes up to fifteen seconds.
     """
     from tests.export.onnx.exported import export
 
@@ -69,7 +69,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> OnnxFile:
 
 @pytest.fixture(scope="session")
 def exported_engine(tmp_path_factory: pytest.TempPathFactory, onnx_file: OnnxFile) -> Path:
-    """As `engine_directory`, in float32 for every runtime of a CPU; not to be changed."""
+    """Like `engine_directory`, in float32 for every backend of the CPU; not to be changed."""
     import onnx_ir as ir
 
     from medfocus.export.validate import graph_writer
@@ -85,7 +85,7 @@ def exported_engine(tmp_path_factory: pytest.TempPathFactory, onnx_file: OnnxFil
 
 @pytest.fixture(scope="session")
 def engine_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole engine directory, tiny, with random weights; not to be changed."""
+    """A complete engine directory of tiny models with random weights; not to be changed."""
     path = tmp_path_factory.mktemp("engines") / "random"
     build(path, random_bundle())
     return path

@@ -1,122 +1,24 @@
-"""The focus mask against PyTorch's interpolation, and the overlay's pixels where they must be."""
+"""The overlay's panels, bars and captions, by their pixels."""
 
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from medfocus.engine.overlay import draw
-from medfocus.engine.prediction import Prediction, mask_at
 from medfocus.engine.preprocess.geometry import Geometry
-from medfocus.errors import ImageError, InputError
+from medfocus.errors import InputError
+from tests.engine.test_prediction import failed, prediction
+from tests.errors import refuses
 
 MASK_COLOUR = np.array((0, 220, 255))
-
-
-def prediction(**changes: Any) -> Prediction:
-    """An answer on a 400 × 400 image whose focus is the quarter at the upper right."""
-    logits = np.full((64, 64), -8.0, np.float32)
-    logits[:32, 32:] = 8.0
-    patch_focus = np.zeros((4, 4), np.float32)
-    patch_focus[:2, 2:] = 1.0
-    values: dict[str, Any] = {
-        "source": "folder/image.png",
-        "label": "lesion",
-        "probabilities": {"lesion": 0.75, "normal": 0.25},
-        "focused": True,
-        "focus_score": 0.9,
-        "focus_logits": logits,
-        "image_size": (400, 400),
-        "patch_focus": patch_focus,
-    }
-    return Prediction(**values | changes)
-
-
-def failed() -> Prediction:
-    error = ImageError("a.png", "is empty", "Copy it again")
-    return Prediction("a.png", None, {}, False, None, None, None, None, (), error)
-
-
-# --- prediction
-
-
-@given(
-    st.tuples(*[st.integers(1, 40)] * 4),
-    st.integers(0, 2**32 - 1),
-)
-def test_mask_is_torchs_interpolation(sizes: tuple[int, int, int, int], seed: int) -> None:
-    height, width, target_height, target_width = sizes
-    logits = np.random.default_rng(seed).standard_normal((height, width)).astype(np.float32)
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(logits).double()[None, None],
-        size=(target_height, target_width),
-        mode="bilinear",
-        align_corners=False,
-    )[0, 0].numpy()
-    mask = mask_at(logits, target_height, target_width)
-    assert mask.shape == expected.shape
-    decided = np.abs(expected) > 1e-6 * np.abs(logits).max()  # beyond float32's rounding
-    np.testing.assert_array_equal(mask[decided], expected[decided] > 0)
-
-
-def test_mask_of_a_large_image_has_no_seams() -> None:
-    """Rows are computed in bands; a band's edge must not show."""
-    logits = np.random.default_rng(5).standard_normal((16, 16)).astype(np.float32)
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(logits)[None, None], (1300, 40), mode="bilinear", align_corners=False
-    )[0, 0].numpy()
-    decided = np.abs(expected) > 1e-5
-    mask = prediction(focus_logits=logits, image_size=(1300, 40)).focus_mask
-    assert mask is not None
-    np.testing.assert_array_equal(mask[decided], expected[decided] > 0)
-
-
-def test_prediction_is_plain_in_json_and_read_only() -> None:
-    answer = prediction(focus_score=np.float32(0.5), warnings=("8 bits",))
-    assert answer.to_json() == {
-        "source": "folder/image.png",
-        "label": "lesion",
-        "probabilities": {"lesion": 0.75, "normal": 0.25},
-        "focused": True,
-        "focus_score": 0.5,
-        "warnings": ["8 bits"],
-        "error": None,
-    }
-    assert type(answer.to_json()["focus_score"]) is float
-    assert answer.probability == 0.75
-    with pytest.raises(TypeError):
-        answer.probabilities["lesion"] = 1.0  # type: ignore[index]
-    with pytest.raises(AttributeError):
-        answer.label = "normal"  # type: ignore[misc]
-
-
-def test_failed_prediction_says_why_and_has_no_mask() -> None:
-    answer = failed()
-    assert answer.probability is None
-    assert answer.focus_mask is None
-    assert answer.to_json()["error"] == "a.png: is empty. Copy it again."
-
-
-def test_prediction_survives_pickling() -> None:
-    for answer in (prediction(), failed()):
-        copy = pickle.loads(pickle.dumps(answer))  # noqa: S301  (our own bytes)
-        assert copy.to_json() == answer.to_json()
-        np.testing.assert_array_equal(copy.focus_mask, answer.focus_mask)
-
-
-# --- overlay
-
 BOX = (0.0, 0.0, 400.0, 400.0)
 GREY = np.full((400, 400, 3), 128, np.uint8)
 
 
 def panels(picture: Image.Image, height: int = 400) -> list[np.ndarray]:
-    """The three 400-pixel wide panels, found from the bottom, where the captions take 60 pixels."""
+    """The three panels, 400 pixels wide, above the 60 pixels of the captions."""
     pixels = np.asarray(picture)
     top = pixels.shape[0] - 60 - height
     return [pixels[top : top + height, left : left + 400] for left in (20, 440, 860)]
@@ -154,8 +56,8 @@ def test_texture_stays_visible_through_mask_and_patches() -> None:
         assert np.abs(np.diff(lines)).min() > 100
 
 
-def test_patches_lie_where_the_classifier_looked() -> None:
-    """A wide image: the classifier sees its middle square alone."""
+def test_patches_are_drawn_over_the_classifiers_input() -> None:
+    """Of a wide image the classifier's input is the middle square."""
     seen = Geometry.fit(400, 800, 224, "shortest")
     focus = np.ones((4, 4), np.float32)
     box = (seen.top, seen.left, seen.bottom, seen.right)
@@ -168,8 +70,8 @@ def test_patches_lie_where_the_classifier_looked() -> None:
     assert not pale[:, 100:300].any()
 
 
-def test_padding_beyond_the_image_is_cut() -> None:
-    """A padded input reaches above and below the image: of four rows of patches two are inside."""
+def test_padding_outside_the_image_is_not_drawn() -> None:
+    """A padded input extends above and below the image: two of four rows of patches are inside."""
     seen = Geometry.fit(400, 800, 224, "longest")
     focus = np.zeros((4, 4), np.float32)
     focus[1] = 1.0
@@ -182,7 +84,7 @@ def test_padding_beyond_the_image_is_cut() -> None:
     assert not bright[102:].any()
 
 
-def test_no_focus_is_stated_and_nothing_painted() -> None:
+def test_without_a_focus_nothing_is_painted_and_the_header_says_so() -> None:
     none = np.full((64, 64), -32.0, np.float32)
     unfocused = prediction(focused=False, focus_logits=none)
     picture = draw(GREY, unfocused, BOX)
@@ -194,12 +96,12 @@ def test_no_focus_is_stated_and_nothing_painted() -> None:
     assert not near(np.asarray(draw(GREY, prediction(), BOX))[:110], (176, 58, 0)).any()
 
 
-def test_a_region_that_the_classifier_does_not_see_is_still_shown() -> None:
+def test_a_region_outside_the_classifiers_input_is_still_drawn() -> None:
     _, mask, _ = panels(draw(GREY, prediction(focused=False), BOX))
     assert near(mask, MASK_COLOUR).any()
 
 
-def test_bars_are_as_long_as_the_probabilities() -> None:
+def test_bars_are_proportional_to_the_probabilities() -> None:
     picture = np.asarray(draw(GREY, prediction(), BOX))
     first = near(picture[:110], (0, 90, 160)).sum(1).max()
     track = (
@@ -217,14 +119,14 @@ def test_bars_are_as_long_as_the_probabilities() -> None:
 def test_any_size_and_any_name(height: int, width: int) -> None:
     pixels = np.zeros((height, width, 3), np.uint8)
     name = "Läsion 肺炎 \ud800 " * 30
-    answer = prediction(
+    shown = prediction(
         source=name,
         label=name,
         probabilities={name: 0.5, "b": 0.3, "c": 0.1, "d": 0.1},
         image_size=(height, width),
     )
     seen = Geometry.fit(height, width, 224, "shortest")
-    picture = draw(pixels, answer, (seen.top, seen.left, seen.bottom, seen.right))
+    picture = draw(pixels, shown, (seen.top, seen.left, seen.bottom, seen.right))
     assert picture.mode == "RGB"
     assert 960 < picture.width < 1400
     assert 150 < picture.height < 700
@@ -235,5 +137,5 @@ def test_any_size_and_any_name(height: int, width: int) -> None:
 
 
 def test_a_failed_prediction_is_not_drawn() -> None:
-    with pytest.raises(InputError, match="has no answer to draw"):
+    with refuses(InputError, "input.invalid", "a.png"):
         draw(GREY, failed(), BOX)

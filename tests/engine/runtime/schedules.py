@@ -1,4 +1,4 @@
-"""The pipeline with arithmetic in place of networks: whole numbers, delays, poisoned buffers."""
+"""The pipeline with integer arithmetic in place of networks, random delays, poisoned buffers."""
 
 import random
 import threading
@@ -18,14 +18,15 @@ from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource
 from medfocus.errors import DeviceError, ImageError
 from medfocus.settings import Prompts
 
+DEADLINE = 120.0  # seconds; only a deadlock takes so long, even on a busy machine
 POISON = -(10**9)
-MISSING = 14  # an image of this grey level is a file that is not there
-UNFIT = 13  # an image of this grey level cannot be prepared
+MISSING = 14  # an image of this grey level is a file that does not exist
+UNFIT = 13  # an image of this grey level cannot be preprocessed
 PROMPTS = Prompts((((0.5, 0.5),),), ((1,),))
 
 
 def expected(value: int) -> int:
-    """What an image of grey level `value` must be answered with."""
+    """The output that an image of grey level `value` must have."""
     return 5 * (3 * value + 1) + 7 * value
 
 
@@ -39,20 +40,34 @@ def request(value: int, prompts: Prompts = PROMPTS) -> ImageRequest:
 
 @dataclass
 class Script:
-    """What is to happen: how long things take, and what fails.
+    """What happens in a run: how long each step takes, and what fails.
 
     Attributes:
-        seed: of the delays; None for none.
+        seed: of the delays; None for no delays.
         fails: called with a stage's name and its batch's grey levels before it runs; may raise.
+        prepares_late: images are preprocessed only once their batch was segmented, which a stream
+            that respects dependencies never allows.
         batches: the grey levels of each batch that was begun.
     """
 
     seed: int | None = None
     fails: Callable[[str, list[int]], None] = lambda stage, values: None
+    prepares_late: bool = False
     batches: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._changed = threading.Condition()
+
+    def begin(self, values: list[int]) -> None:
+        with self._changed:
+            self.batches.append(values)
+            self._changed.notify_all()
+
+    def wait_for_batches(self, count: int) -> None:
+        """Block until `count` batches have begun."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.batches) >= count, DEADLINE)
 
     def delay(self) -> None:
         if self.seed is not None:
@@ -60,11 +75,12 @@ class Script:
 
 
 class ScriptedBuffers:
-    """Every stage reads what the one before wrote; whoever comes too early reads poison."""
+    """Every stage reads what the one before wrote; a stage that runs too early reads poison."""
 
     def __init__(self, script: Script, count: int) -> None:
         self._script = script
         self._images, self._masks, self._answers = np.full((3, count), POISON)
+        self._segmented = threading.Event()
 
     @property
     def nbytes(self) -> int:
@@ -74,17 +90,21 @@ class ScriptedBuffers:
         for buffer in (self._images, self._masks, self._answers):
             buffer[:] = POISON
         self._values = [int(request.image.pixels[0, 0, 0]) for request in requests]
-        self._script.batches.append(self._values)
+        self._segmented.clear()
+        self._script.begin(self._values)
 
     def prepare(self, row: int) -> None:
         self._script.delay()
+        if self._script.prepares_late:
+            assert self._segmented.wait(DEADLINE)
         if self._values[row] == UNFIT:
-            raise ImageError("grey 13", "cannot be prepared", "use another")
+            raise ImageError("grey 13", "cannot be prepared", "use another image")
         self._images[row] = self._values[row]
 
     def segment(self) -> None:
         self._run("segment")
         self._masks[:] = 3 * self._images + 1
+        self._segmented.set()
 
     def classify(self) -> None:
         self._run("classify")
@@ -113,11 +133,10 @@ def pipeline(
     max_wait: float = 0.0,
     most_bytes: int = 2**20,
 ) -> Pipeline:
-    """A pipeline of scripted buffers; two worker threads as streams unless others are given."""
+    """A pipeline of scripted buffers, on two thread streams unless others are given."""
     segment, classify = streams or (ThreadStream("segment"), ThreadStream("classify"))
-    pool = [ScriptedBuffers(script, max_batch) for _ in range(batches)]
     return Pipeline(
-        pool,
+        [ScriptedBuffers(script, max_batch) for _ in range(batches)],
         segment,
         classify,
         max_batch=max_batch,
@@ -133,25 +152,26 @@ def prompted(values: list[int]) -> Iterator[PromptedSource]:
         yield PromptedSource(source, points=[(0, 0), (0, 0)] if value % 5 == 4 else None)
 
 
-def check(response: PendingPrediction, value: int) -> None:
-    """The answer of the sequential run; a DeviceError too where a backend has died."""
-    if isinstance(response.future.exception(), DeviceError):
-        assert "illegal memory access" in str(response.future.exception())
+def check(prediction: PendingPrediction, value: int) -> None:
+    """The outcome of the sequential run, or the DeviceError of a backend that failed."""
+    error = prediction.future.exception()
+    if isinstance(error, DeviceError):
+        assert "illegal memory access" in error.problem
     elif value in (UNFIT, MISSING):
-        assert isinstance(response.future.exception(), ImageError)
+        assert isinstance(error, ImageError)
     else:
-        assert response.future.result().probabilities.tolist() == [expected(value)]
+        assert prediction.future.result().probabilities.tolist() == [expected(value)]
 
 
 def stream_and_check(subject: Pipeline, values: list[int], batch_size: int) -> None:
-    responses = list(stream_sources(subject, prompted(values), PROMPTS, batch_size))
-    assert [response.number for response in responses] == list(range(len(values)))
-    for response, value in zip(responses, values, strict=True):
-        check(response, value)
+    predictions = list(stream_sources(subject, prompted(values), PROMPTS, batch_size))
+    assert [prediction.number for prediction in predictions] == list(range(len(values)))
+    for prediction, value in zip(predictions, values, strict=True):
+        check(prediction, value)
 
 
-def within(seconds: float, work: Callable[[], object]) -> None:
-    """Run `work` in a thread; fail if it does not end, and raise what it raises."""
+def in_time(work: Callable[[], object]) -> None:
+    """Run `work` in a thread; fail if it does not end by `DEADLINE`, and raise what it raises."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -162,41 +182,46 @@ def within(seconds: float, work: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), f"still running after {seconds} s"
+    thread.join(DEADLINE)
+    assert not thread.is_alive(), f"still running after {DEADLINE} s"
     if raised:
         raise raised[0]
+
+
+def collect(stream: Iterator[PendingPrediction], received: list[PendingPrediction]) -> None:
+    """Append what the stream yields; if it raises, what it yielded before is kept."""
+    for prediction in stream:
+        received.append(prediction)
 
 
 def stop_and_check(
     subject: Pipeline, values: list[int], batch_size: int, ending: str, at: int
 ) -> None:
-    """A stream that does not come to its end: its consumer stops, or its iterable raises."""
+    """A stream that is not exhausted: its consumer stops, or its iterable raises."""
 
     def broken() -> Iterator[PromptedSource]:
         yield from prompted(values[:at])
         raise KeyboardInterrupt if ending == "interrupt" else OSError
 
     if ending == "stop":
-        responses = stream_sources(subject, prompted(values), PROMPTS, batch_size)
+        predictions = stream_sources(subject, prompted(values), PROMPTS, batch_size)
         for value in values[:at]:
-            check(next(responses), value)
-        responses.close()
+            check(next(predictions), value)
+        predictions.close()
         return
-    answered: list[PendingPrediction] = []
-    responses = stream_sources(subject, broken(), PROMPTS, batch_size)
+    received: list[PendingPrediction] = []
     with pytest.raises((KeyboardInterrupt, OSError)):
-        [answered.append(response) for response in responses]
-    assert ending == "interrupt" or len(answered) == len(values[:at])
-    for response, value in zip(answered, values, strict=False):
-        check(response, value)
+        collect(stream_sources(subject, broken(), PROMPTS, batch_size), received)
+    assert ending == "interrupt" or len(received) == len(values[:at])
+    for prediction, value in zip(received, values, strict=False):
+        check(prediction, value)
 
 
 def run_and_check(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
-    """Every caller's stream, from its own thread, against the sequential run.
+    """Every caller's stream, from its own thread, compared with the sequential run.
 
-    Where `drawn` has `endings`, one a caller, some stop early; where it has a stage that `dies`,
-    the backend fails there at the grey level 7, and from then on all get a typed error.
+    If `drawn` has `endings`, one per caller, some stop early; if it names a stage that `dies`, the
+    backend fails there at the grey level 7, and from then on all requests get a DeviceError.
     """
     dies = drawn.get("dies")
 
@@ -208,7 +233,7 @@ def run_and_check(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
 
     segment = kind("segment")
     subject = pipeline(
-        Script(drawn["seed"], fails),
+        Script(drawn["seed"], fails, drawn.get("prepares_late", False)),
         batches=drawn["batches"],
         max_batch=drawn["max_batch"],
         streams=(segment, segment if drawn["one_stream"] else kind("classify")),
@@ -217,13 +242,13 @@ def run_and_check(drawn: dict, kind: type[ThreadStream] = ThreadStream) -> None:
         most_bytes=drawn["most_bytes"],
     )
     try:
-        within(20, lambda: _call(subject, drawn))
+        in_time(lambda: _call(subject, drawn))
         if subject.failure is None:
-            within(20, lambda: stream_and_check(subject, [1, 2, 3], drawn["batch_size"]))
+            in_time(lambda: stream_and_check(subject, [1, 2, 3], drawn["batch_size"]))
     finally:
-        within(20, subject.close)
-    # Now, and not before: what a caller gave up, or a dead device was given, is under way until it
-    # is settled, and only the pipeline's end waits for all of that.
+        in_time(subject.close)
+    # Only now: requests that a caller cancelled, or that a failed device was given, are under way
+    # until they are settled, and only closing the pipeline waits for that.
     assert subject.stats().waiting == subject.stats().waiting_bytes == 0
 
 

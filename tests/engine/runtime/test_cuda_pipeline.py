@@ -1,4 +1,4 @@
-"""The pipeline on CUDA's streams: the schedules of `test_pipeline`, and the engine itself."""
+"""The pipeline on CUDA streams: the schedules of `test_pipeline`, and the engine itself."""
 
 import random
 import time
@@ -19,8 +19,8 @@ pytestmark = [
 ]
 
 
-class DeviceSlot(ScriptedBuffers):
-    """The scripted arithmetic on the device, with kernels that take their time."""
+class DeviceBuffers(ScriptedBuffers):
+    """The scripted arithmetic on the device, with kernels of random durations."""
 
     def __init__(self, script: Script, count: int) -> None:
         super().__init__(script, count)
@@ -54,14 +54,14 @@ class DeviceSlot(ScriptedBuffers):
 
     def outputs(self, row: int):  # type: ignore[no-untyped-def]
         self._answers[row] = int(self._results[row])
-        return super().answer(row)
+        return super().outputs(row)
 
 
 def test_any_schedule_equals_the_sequential_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from medfocus.engine.backends.torch.cuda_stream import CudaStream
     from tests.engine.runtime import schedules
 
-    monkeypatch.setattr(schedules, "ScriptedBuffers", DeviceSlot)
+    monkeypatch.setattr(schedules, "ScriptedBuffers", DeviceBuffers)
     draw = random.Random(0)
     for _ in range(200):
         values = [[draw.randint(0, 20) for _ in range(16)] for _ in range(draw.randint(1, 3))]
@@ -81,7 +81,7 @@ def test_any_schedule_equals_the_sequential_run(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
-def test_the_engine_answers_as_on_the_cpu(engine_directory: Path, count: int) -> None:
+def test_predictions_equal_those_on_the_cpu(engine_directory: Path, count: int) -> None:
     shown = pictures(count)
     with_gpu = Engine.load(engine_directory, backend="torch", device="cuda")
     on_cpu = Engine.load(engine_directory, backend="torch", device="cpu")
@@ -95,7 +95,7 @@ def test_the_engine_answers_as_on_the_cpu(engine_directory: Path, count: int) ->
         np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-3)
         for name, probability in expected.probabilities.items():
             assert found.probabilities[name] == pytest.approx(probability, abs=1e-3)
-    pool = with_gpu._pipeline._pool
+    pool = with_gpu._pipeline._buffers
     assert all(isinstance(buffers, TorchBatchBuffers) for buffers in pool)
     stages = {stage for buffers in pool for stage, _ in buffers._captured}  # type: ignore[attr-defined]
     assert stages == {"segment", "classify"}

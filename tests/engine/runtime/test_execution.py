@@ -1,4 +1,4 @@
-"""Streams do their work in order, after what it is to follow, and pass errors on."""
+"""Streams run tasks in order and after the tasks they depend on, and propagate errors."""
 
 import threading
 import time
@@ -6,18 +6,19 @@ import time
 import pytest
 
 from medfocus.engine.runtime.execution import ThreadStream
+from tests.engine.runtime.schedules import DEADLINE
 
 
-def test_work_is_done_in_order_and_after_its_event() -> None:
+def test_tasks_run_in_order_and_after_the_event_they_depend_on() -> None:
     first, second = ThreadStream("first"), ThreadStream("second")
     done: list[str] = []
     gate = threading.Event()
-    blocked = first.submit(lambda: gate.wait(10))
+    blocked = first.submit(lambda: gate.wait(DEADLINE))
     events = [
         second.submit(lambda: done.append("b"), after=first.submit(lambda: done.append("a"))),
         second.submit(lambda: done.append("c")),
     ]
-    time.sleep(0.05)
+    time.sleep(0.05)  # time enough to run them, if they did not wait
     assert done == []
     gate.set()
     for event in (blocked, *events):
@@ -30,7 +31,7 @@ def test_work_is_done_in_order_and_after_its_event() -> None:
     assert not names & {"medfocus-first", "medfocus-second"}
 
 
-def test_an_error_reaches_all_that_follows_and_nothing_else() -> None:
+def test_an_error_reaches_dependent_tasks_and_no_others() -> None:
     stream = ThreadStream("failing")
 
     def fail() -> None:

@@ -1,4 +1,4 @@
-"""What is out of memory, in the words of each runtime, and what a block takes."""
+"""Recognising each runtime's out-of-memory errors, and measuring what a block takes."""
 
 import gc
 import subprocess
@@ -26,15 +26,15 @@ from medfocus.errors import DeviceError
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
     ],
 )
-def test_out_of_memory_in_each_runtimes_words(error: Exception) -> None:
+def test_out_of_memory_errors_of_each_runtime(error: Exception) -> None:
     assert is_out_of_memory(error)
 
 
-def test_other_errors_are_none() -> None:
+def test_other_errors_are_not_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("an illegal memory access was encountered"))
 
 
-def test_an_error_and_those_behind_it_let_go_of_what_their_frames_hold() -> None:
+def test_clear_frames_releases_what_an_error_and_its_causes_hold() -> None:
     alive: list[weakref.ref[np.ndarray]] = []
 
     def fails() -> None:
@@ -50,7 +50,7 @@ def test_an_error_and_those_behind_it_let_go_of_what_their_frames_hold() -> None
         except MemoryError as error:
             raise DeviceError("cpu", "has no memory", "free some") from error
 
-    gc.disable()  # nothing may wait for the collector
+    gc.disable()  # releasing must not depend on the collector
     try:
         with pytest.raises(DeviceError) as caught:
             wraps()
@@ -72,6 +72,6 @@ print(usage.cpu)
 
 
 def test_a_block_is_measured_at_its_peak() -> None:
-    # In a process of its own: what other tests left behind is freed in this one at any time.
+    # In a process of its own: in this one, memory of other tests may be freed at any time.
     found = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert 190e6 < int(found.stdout) < 400e6

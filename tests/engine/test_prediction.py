@@ -1,0 +1,101 @@
+"""`Prediction`: its mask compared with PyTorch's interpolation, its JSON, and pickling."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfocus.engine.prediction import Prediction, mask_at
+from medfocus.errors import ImageError
+
+
+def prediction(**changes: Any) -> Prediction:
+    """A prediction for a 400 × 400 image whose focus is the upper right quarter."""
+    logits = np.full((64, 64), -8.0, np.float32)
+    logits[:32, 32:] = 8.0
+    patch_focus = np.zeros((4, 4), np.float32)
+    patch_focus[:2, 2:] = 1.0
+    values: dict[str, Any] = {
+        "source": "folder/image.png",
+        "label": "lesion",
+        "probabilities": {"lesion": 0.75, "normal": 0.25},
+        "focused": True,
+        "focus_score": 0.9,
+        "focus_logits": logits,
+        "image_size": (400, 400),
+        "patch_focus": patch_focus,
+    }
+    return Prediction(**values | changes)
+
+
+def failed() -> Prediction:
+    error = ImageError("a.png", "is empty", "copy it again")
+    return Prediction("a.png", None, {}, False, None, None, None, None, (), error)
+
+
+@given(
+    st.tuples(*[st.integers(1, 40)] * 4),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_mask_equals_torchs_interpolation(sizes: tuple[int, int, int, int], seed: int) -> None:
+    height, width, target_height, target_width = sizes
+    logits = np.random.default_rng(seed).standard_normal((height, width)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(logits).double()[None, None],
+        size=(target_height, target_width),
+        mode="bilinear",
+        align_corners=False,
+    )[0, 0].numpy()
+    mask = mask_at(logits, target_height, target_width)
+    assert mask.shape == expected.shape
+    decided = np.abs(expected) > 1e-6 * np.abs(logits).max()  # beyond float32's rounding
+    np.testing.assert_array_equal(mask[decided], expected[decided] > 0)
+
+
+def test_the_mask_of_a_large_image_has_no_seams() -> None:
+    """Rows are computed in bands, whose edges must not show."""
+    logits = np.random.default_rng(5).standard_normal((16, 16)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[None, None], (1300, 40), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    decided = np.abs(expected) > 1e-5
+    mask = prediction(focus_logits=logits, image_size=(1300, 40)).focus_mask
+    assert mask is not None
+    np.testing.assert_array_equal(mask[decided], expected[decided] > 0)
+
+
+def test_a_prediction_is_plain_in_json_and_read_only() -> None:
+    found = prediction(focus_score=np.float32(0.5), warnings=("8 bits",))
+    assert found.to_json() == {
+        "source": "folder/image.png",
+        "label": "lesion",
+        "probabilities": {"lesion": 0.75, "normal": 0.25},
+        "focused": True,
+        "focus_score": 0.5,
+        "warnings": ["8 bits"],
+        "error": None,
+    }
+    assert type(found.to_json()["focus_score"]) is float
+    assert found.probability == 0.75
+    with pytest.raises(TypeError):
+        found.probabilities["lesion"] = 1.0  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        found.label = "normal"  # type: ignore[misc]
+
+
+def test_a_failed_prediction_has_an_error_and_no_mask() -> None:
+    found = failed()
+    assert found.probability is None
+    assert found.focus_mask is None
+    assert found.to_json()["error"] == str(found.error)
+
+
+def test_a_prediction_can_be_pickled() -> None:
+    for found in (prediction(), failed()):
+        copy = pickle.loads(pickle.dumps(found))  # noqa: S301  (our own bytes)
+        assert copy.to_json() == found.to_json()
+        np.testing.assert_array_equal(copy.focus_mask, found.focus_mask)
