@@ -219,7 +219,7 @@ def test_tensorrts_plans_are_built_and_checked(tmp_path: Path) -> None:
     assert manifest.backends == {"tensorrt": "fp32"}
     assert manifest.parity["tensorrt"].embedding_cosine > 0.99999
     plans = sorted(name for name in manifest.files if name.startswith("plans/"))
-    assert [name.rpartition("/")[2] for name in plans] == ["classifier.config", "segmenter.config"]
+    assert [name.rpartition("/")[2] for name in plans] == ["classifier.plan", "segmenter.plan"]
 
 
 def test_the_plugins_graph_is_in_the_engines_precision(
