@@ -130,7 +130,7 @@ def _looked_up(
     and wraps around.
     """
     entries, first, bits = (int(value) for value in item[f"{stem}Descriptor"].value)
-    entries = entries or 2**16  # 0 stands for 65536, which 16 bits cannot hold
+    entries = entries or 2**16  # 0 means 65536, which does not fit in 16 bits
     data = item[f"{stem}Data"].value
     if isinstance(data, bytes):
         packed = len(data) < 2 * entries  # 8-bit entries, two per word

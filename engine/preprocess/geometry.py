@@ -41,9 +41,9 @@ class Geometry:
     Attributes:
         height: source image height, pixels.
         width: source image width, pixels.
-        top: upper edge of the input in source pixels; negative where it lies in padding above.
+        top: upper edge of the input in source pixels; negative if it is in padding above.
         left: left edge, likewise.
-        bottom: lower edge; more than `height` where it lies in padding below.
+        bottom: lower edge; more than `height` if it is in padding below.
         right: right edge, likewise.
     """
 

@@ -627,8 +627,10 @@ def test_unknown_and_unavailable_backends_and_devices(engine_directory: Path) ->
     with refuses(InputError, "device.unknown", "abacus"):
         Engine.load(engine_directory, device="abacus")
     if not torch.cuda.is_available():
-        with refuses(InputError, "device.unavailable", "device cuda"):
+        with refuses(InputError, "backend.none_usable", "backend auto"):
             Engine.load(engine_directory, device="cuda")
+        with refuses(InputError, "device.unavailable", "device cuda"):
+            Engine.load(engine_directory, backend="torch", device="cuda")
 
 
 def test_a_changed_byte_is_found(engine_directory: Path, tmp_path: Path) -> None:

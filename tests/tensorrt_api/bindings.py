@@ -1,10 +1,10 @@
 """TensorRT's real Python bindings, loaded without its libraries.
 
-The bindings' extension module asks its libraries for nine functions and, to be imported, calls
-none of them. So stand-ins that return nothing let every class, signature and the whole of
-`tensorrt.plugin` be looked at, and Python subclasses be made, on a machine with no GPU.
+The bindings' extension module links to nine functions of its libraries, and importing it calls none
+of them. With stand-ins that return nothing, every class, signature and all of `tensorrt.plugin` can
+be inspected, and Python subclasses created, on a machine without a GPU.
 
-    python -m tests.tensorrt_api.bindings      the API as JSON, see `describe`
+    python -m tests.tensorrt_api.bindings      prints the API as JSON, see `describe`
 """
 
 import ctypes
@@ -22,7 +22,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-VARIABLE = "MEDFOCUS_TENSORRT_BINDINGS"  # a folder that holds the package tensorrt_bindings
+VARIABLE = "MEDFOCUS_TENSORRT_BINDINGS"  # the folder of the package tensorrt_bindings
 LIBRARIES = ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser")
 FUNCTIONS = (
     *("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL"),
@@ -33,7 +33,7 @@ FUNCTIONS = (
 
 
 def folder() -> Path | None:
-    """The folder that holds the package `tensorrt_bindings`, if there is one."""
+    """The folder of the package `tensorrt_bindings`, or None."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     spec = importlib.util.find_spec("tensorrt_bindings")
@@ -41,7 +41,7 @@ def folder() -> Path | None:
 
 
 def missing() -> str | None:
-    """Why the bindings cannot be loaded here, in words; None if they can."""
+    """Why the bindings cannot be loaded here; None if they can."""
     if folder() is None:
         return f"TensorRT's Python bindings are not installed, and {VARIABLE} names no folder"
     if shutil.which("cc") is None:
@@ -50,23 +50,23 @@ def missing() -> str | None:
 
 
 def load() -> types.ModuleType:
-    """Import the bindings as `tensorrt`. In a process of its own: they stay loaded."""
+    """Import the bindings as `tensorrt`; only in a process of its own, for they stay loaded."""
     where = folder()
     assert where is not None
     with tempfile.TemporaryDirectory() as temporary:
         for path in make_stand_ins(Path(temporary)):
-            # The loader takes a library that is already there under the name asked for.
+            # The loader uses a library that is already loaded under the requested name.
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         sys.path.insert(0, str(where))
         module = importlib.import_module("tensorrt_bindings")
-    # By both names, or the plugin package would import the bindings a second time.
+    # Under both names, or the plugin package would import the bindings a second time.
     sys.modules["tensorrt"] = module
     sys.modules["tensorrt.tensorrt"] = sys.modules["tensorrt_bindings.tensorrt"]
     return module
 
 
 def make_stand_ins(target: Path) -> list[Path]:
-    """Compile the libraries that the bindings ask for, under the names that they ask for."""
+    """Compile stand-ins for the libraries that the bindings link to, under the same names."""
     where = folder()
     assert where is not None
     extension = where / "tensorrt_bindings" / "tensorrt.so"
@@ -76,7 +76,7 @@ def make_stand_ins(target: Path) -> list[Path]:
     made = []
     for library in LIBRARIES:
         wanted = re.search(rf"{library}\.so\.\d+".encode(), data)
-        assert wanted is not None, f"{extension} does not ask for {library}"
+        assert wanted is not None, f"{extension} does not link to {library}"
         name = wanted[0].decode()
         options = ("-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", target / name, source)
         subprocess.run(("cc", *options), check=True)
@@ -85,10 +85,10 @@ def make_stand_ins(target: Path) -> list[Path]:
 
 
 def describe(module: types.ModuleType) -> dict[str, Any]:
-    """Every class by name, with its members: signatures, enumerators, or what else they are.
+    """Every class by name, with its members.
 
     A method or function is the list of its overloads, each a list of its parameters' names; an
-    enumerator is its number; anything else is null.
+    enumerator is its number; anything else is None.
     """
     found: dict[str, Any] = {"__version__": module.__version__}
     for name, value in vars(module).items():
@@ -115,7 +115,7 @@ def _members(kind: type) -> dict[str, Any]:
 
 
 def _overloads(function: Any) -> list[list[str]] | None:
-    """The parameters of each overload, from the first lines that pybind11 writes as help."""
+    """The parameters of each overload, from the first lines of pybind11's docstring."""
     if isinstance(function, types.FunctionType):
         return [list(inspect.signature(function).parameters)]
     text = getattr(function, "__doc__", None) or ""
@@ -125,7 +125,7 @@ def _overloads(function: Any) -> list[list[str]] | None:
 
 
 def _outermost(parameters: str) -> str:
-    """A parameter list without what stands in brackets."""
+    """A parameter list without the content of brackets."""
     while (shorter := re.sub(r"\[[^\[\]]*\]|<[^<>]*>|\([^()]*\)", "", parameters)) != parameters:
         parameters = shorter
     return parameters

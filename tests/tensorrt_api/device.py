@@ -1,4 +1,4 @@
-"""A stand-in for CUDA's runtime API whose device memory is host memory."""
+"""A stand-in for the CUDA runtime API whose device memory is host memory."""
 
 # ruff: noqa: N802, N803, N815  (the names are CUDA's)
 
@@ -11,7 +11,7 @@ from cuda.bindings.runtime import cudaDeviceAttr, cudaError_t, cudaMemcpyKind
 
 
 class Device:
-    """What `cuda.bindings.runtime` offers to us. Counts what is handed out and given back."""
+    """The part of `cuda.bindings.runtime` that is used here; counts allocations and frees."""
 
     cudaError_t = cudaError_t
     cudaMemcpyKind = cudaMemcpyKind
@@ -37,7 +37,7 @@ class Device:
     def cudaMalloc(self, size: int) -> tuple[cudaError_t, int]:
         if sum(array.nbytes for array in self.allocated.values()) + size > self.memory:
             return cudaError_t.cudaErrorMemoryAllocation, 0
-        array = np.full(size, 0xA5, np.uint8)  # poison: nothing may count on zeros
+        array = np.full(size, 0xA5, np.uint8)  # poison: nothing may rely on zeros
         self.allocated[array.ctypes.data] = array
         self.allocations += 1
         return cudaError_t.cudaSuccess, array.ctypes.data

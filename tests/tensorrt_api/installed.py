@@ -1,4 +1,4 @@
-"""The stand-ins in the places of TensorRT and CUDA, for one test."""
+"""The stand-ins installed as TensorRT and CUDA, for one test."""
 
 import sys
 from collections.abc import Iterator
@@ -11,13 +11,17 @@ from medfocus.engine.runtime import cuda
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
 
-# Modules that import tensorrt as they are imported.
+# Modules that import tensorrt at the top.
 USERS = ("medfocus.engine.backends.tensorrt.plan_runner", "medfocus.export.tensorrt.builder")
 
 
 @contextmanager
 def installed(cache: Path) -> Iterator[Device]:
-    """Import what needs TensorRT anew, on the stand-ins; `cache` is where it keeps timings."""
+    """Import the modules that need TensorRT again, on the stand-ins.
+
+    Args:
+        cache: folder for the timing cache.
+    """
     device = Device()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", library)

@@ -1,6 +1,6 @@
-"""A stand-in for TensorRT that behaves as its documentation says, with ONNX Runtime computing.
+"""A stand-in for TensorRT that behaves as documented and computes with ONNX Runtime.
 
-Names and parameters are those of the real bindings, which tests/tensorrt_api/test_contract.py
+Names and parameters are those of the real bindings, which tests/export/tensorrt/test_contract.py
 checks. A plan is the graph's file name and the profiles, as JSON.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 __version__ = "11.4.0.106"
 
-# What the tests set, and look at.
+# Set and inspected by the tests.
 parser_errors: list[dict[str, Any]] = []
 build_fails = False
 seen: dict[str, Any] = {}
@@ -59,7 +59,7 @@ class ILogger:
     VERBOSE = Severity.VERBOSE
 
     def __init__(self) -> None:
-        self._made = True
+        self._initialised = True
 
     def log(self, severity: Any, msg: str) -> None:
         raise NotImplementedError
@@ -67,7 +67,7 @@ class ILogger:
 
 class IProgressMonitor:
     def __init__(self) -> None:
-        self._made = True
+        self._initialised = True
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         raise NotImplementedError
@@ -80,7 +80,7 @@ class IProgressMonitor:
 
 
 class Dims:
-    """Iterable, but not to be compared with another."""
+    """Iterable, but not comparable with another."""
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         self._shape = tuple(shape)
@@ -92,11 +92,11 @@ class Dims:
         return self._shape[index]
 
     def __eq__(self, other: object) -> bool:
-        raise TypeError("Dims can be compared with tuples and lists alone")
+        raise TypeError("Dims can only be compared with tuples and lists")
 
 
 class IHostMemory(bytes):
-    """In the bindings a buffer, and no bytes."""
+    """In the bindings it supports the buffer protocol, and is not bytes."""
 
 
 class ITimingCache:
@@ -187,7 +187,7 @@ class ParserError:
 
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        assert logger._made, "the base class was not initialised"
+        assert logger._initialised, "the base class was not initialised"
         self._network = network
 
     @property
@@ -227,7 +227,7 @@ class Builder:
             "profiles": config._profiles,
         }
         if monitor := config.progress_monitor:
-            assert monitor._made, "the base class was not initialised"
+            assert monitor._initialised, "the base class was not initialised"
             monitor.phase_start("Building", None, 2)
             monitor.phase_start("Tuning", "Building", 5)
             steps = [monitor.step_complete("Tuning", step) for step in range(5)]

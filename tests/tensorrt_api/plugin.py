@@ -1,8 +1,8 @@
-"""Takes our plugin through TensorRT's own Python code for plugins, as a build would.
+"""Runs our plugin through TensorRT's own Python code for plugins, as a build would.
 
-    python -m tests.tensorrt_api.plugin HEADS TOKENS WIDTH DTYPE      prints what TensorRT is given
+    python -m tests.tensorrt_api.plugin HEADS TOKENS WIDTH DTYPE      prints what TensorRT receives
 
-The symbolic sizes are TensorRT's C++; here stand-ins compute with numbers and names.
+Symbolic sizes are implemented in TensorRT's C++; here stand-ins compute with numbers and names.
 """
 
 import json
@@ -15,7 +15,7 @@ OPERATIONS = {"PROD": "*", "SUM": "+", "FLOOR_DIV": "//"}
 
 
 def main(num_heads: int, tokens: int, width: int, dtype: str) -> dict[str, Any]:
-    """The answers of each step, in the order in which TensorRT asks."""
+    """The results of each step, in the order of TensorRT's calls."""
     trt: Any = bindings.load()
     from tensorrt.plugin import _lib, _plugin_class, _tensor
 
@@ -36,9 +36,9 @@ def main(num_heads: int, tokens: int, width: int, dtype: str) -> dict[str, Any]:
             return self.value
 
     def expression(value: int | str) -> Any:
-        made = trt.IDimensionExpr.__new__(Expression)
-        made.value = value
-        return made
+        instance = trt.IDimensionExpr.__new__(Expression)
+        instance.value = value
+        return instance
 
     class Expressions:
         def constant(self, value: int) -> Any:
@@ -85,14 +85,14 @@ def main(num_heads: int, tokens: int, width: int, dtype: str) -> dict[str, Any]:
     class Launch:
         pass
 
-    # What it hands to C++ cannot be read back, so it is noted on the way.
-    hand_over = _tensor.SymExprImpl.__init__
+    # What is passed to C++ cannot be read back, so it is recorded before.
+    original = _tensor.SymExprImpl.__init__
 
-    def note(self: Any, symbol: Any) -> None:
-        hand_over(self, symbol)
-        self.noted = symbol._expr.value
+    def record(self: Any, symbol: Any) -> None:
+        original(self, symbol)
+        self.recorded = symbol._expr.value
 
-    _tensor.SymExprImpl.__init__ = note
+    _tensor.SymExprImpl.__init__ = record
 
     launch, extra = Launch(), Extra()
     plugin.get_launch_params(None, tensors, 2, launch, extra, Expressions())
@@ -103,7 +103,7 @@ def main(num_heads: int, tokens: int, width: int, dtype: str) -> dict[str, Any]:
         "types": [t.name for t in types],
         "output": output,
         "formats": [(f.type.name, f.format.name) for f in formats],
-        "launch": {key: value.noted for key, value in vars(launch).items()},
+        "launch": {key: value.recorded for key, value in vars(launch).items()},
         "extra": extra.nbSymExprs,
         "name": name,
         "ptx": ptx.decode(),

@@ -1,4 +1,4 @@
-"""TensorRT's types for mypy, taken from its real bindings.
+"""Type stubs of TensorRT for mypy, generated from its real bindings.
 
 python -m tests.tensorrt_api.types FOLDER      writes FOLDER/tensorrt
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.tensorrt_api import bindings
 
-# What pybind11's help does not tell of a class, and its documentation does.
+# Members that are documented but missing in pybind11's docstrings.
 ADDED = {
     "Dims": "    def __iter__(self) -> typing.Iterator[int]: ...",
     "IHostMemory": "    def __buffer__(self, flags: int, /) -> memoryview: ...",
@@ -45,7 +45,7 @@ def write(target: Path) -> None:
         "__version__: str\n"
         "def nptype(trt_type: DataType) -> Any: ...\n"
     )
-    # The package fills itself with what bears this mark, which no type checker can see.
+    # The package exports the names with this decorator, which no type checker understands.
     lines = []
     for file in sorted(plugin.glob("_*.py")):
         public = re.findall(r"@public_api\(\)\n\s*(?:def|class) (\w+)", file.read_text())
@@ -54,11 +54,13 @@ def write(target: Path) -> None:
 
 
 def _repaired(text: str) -> str:
-    """The stubs without what makes them invalid, or wrong."""
+    """The stubs, corrected where they are invalid or wrong."""
     text = text.replace("tensorrt_bindings.tensorrt.", "").replace("typing.SupportsInt", "int")
-    text = re.sub(r"^bool: .*\n", "", text, flags=re.MULTILINE)  # a data type that hides Python's
+    text = re.sub(
+        r"^bool: .*\n", "", text, flags=re.MULTILINE
+    )  # a data type that shadows Python's bool
     text = re.sub(r"^(\s*def \w+\()(.*)(\) -> .*)$", _with_defaults, text, flags=re.MULTILINE)
-    # C++'s name of the class stands in its help, which makes the method untyped.
+    # The docstring has the C++ name of the class, which makes the method untyped.
     text = re.sub(
         r"def get_error\(self.*", "def get_error(self, index: int) -> ParserError: ...", text
     )
@@ -68,7 +70,7 @@ def _repaired(text: str) -> str:
 
 
 def _with_defaults(match: re.Match[str]) -> str:
-    """A function all of whose parameters after one with a default have a default."""
+    """A function whose parameters after one with a default all have a default."""
     parts, depth = [""], 0
     for character in match[2]:
         depth += (character in "[(") - (character in "])")

@@ -173,13 +173,14 @@ class TorchBatchBuffers:
         pixels = self._pixels.device[group.upload]
         if group.size is None:
             shares = pixels.view(-1, self._share)
-            seen = _channels_first(shares[:, self._split :], second.size, second.size)
-            stretched = _channels_first(shares[:, : self._split], first.size, first.size)
+            cropped = _channels_first(shares[:, self._split :], second.size, second.size)
+            squashed = _channels_first(shares[:, : self._split], first.size, first.size)
         else:
             image = _channels_first(pixels, *group.size)
-            seen, stretched = classifier_image(image, second), segmenter_image(image, first.size)
-        self._image[group.rows] = normalise(stretched, *self._first_scale)
-        self._seen[group.rows] = normalise(seen, *self._second_scale)
+            cropped = classifier_image(image, second)
+            squashed = segmenter_image(image, first.size)
+        self._image[group.rows] = normalise(squashed, *self._first_scale)
+        self._seen[group.rows] = normalise(cropped, *self._second_scale)
 
     def run(self, stage: Stage, count: int) -> None:
         """Run a stage on `count` rows: as a CUDA graph if one was captured, else eagerly."""
