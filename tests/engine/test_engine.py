@@ -359,21 +359,23 @@ def test_a_stream_gives_the_predictions_of_classify(engine_directory: Path, tmp_
 
     expected = engine.classify(sources, boxes=boxes)
     stream = engine.stream(one_by_one(), boxes=boxes, batch_size=2)  # type: ignore[arg-type]
-    answers = [next(stream)]
+    predictions = [next(stream)]
     assert pulled < len(sources)
-    answers.extend(stream)
-    assert [answer.source for answer in answers] == [answer.source for answer in expected]
-    assert [answer.source for answer in answers][:4] == [
+    predictions.extend(stream)
+    assert [prediction.source for prediction in predictions] == [
+        prediction.source for prediction in expected
+    ]
+    assert [prediction.source for prediction in predictions][:4] == [
         f"{tmp_path}/a.tif#0",
         f"{tmp_path}/a.tif#1",
         "item 1",
         f"{tmp_path}/no.png",
     ]
-    for answer, other in zip(answers, expected, strict=True):
+    for prediction, other in zip(predictions, expected, strict=True):
         if other.error is None:
-            assert_same(answer, other)
+            assert_same(prediction, other)
         else:
-            assert isinstance(answer.error, ImageError)
+            assert isinstance(prediction.error, ImageError)
     each = list(engine.stream_each(sources[:3]))
     assert [len(frames) for frames in each] == [2, 1, 1]
 
@@ -388,8 +390,8 @@ def test_an_array_may_be_changed_once_it_was_yielded(engine: Engine) -> None:
             yield buffer
             buffer[:] = 0
 
-    for answer, picture in zip(engine.stream(reused()), shown, strict=True):
-        assert_same(answer, engine.classify([picture])[0])
+    for prediction, picture in zip(engine.stream(reused()), shown, strict=True):
+        assert_same(prediction, engine.classify([picture])[0])
 
 
 def test_unusable_stream_arguments(engine: Engine) -> None:
@@ -398,9 +400,9 @@ def test_unusable_stream_arguments(engine: Engine) -> None:
     for one in ("scan.png", pictures(1)[0], Image.new("L", (9, 9))):
         with refuses(InputError, "input.invalid", "sources"):
             list(engine.stream(one))
-    answered = []
+    received = []
     with refuses(InputError, "input.count_mismatch", "boxes, points"):
-        answered.extend(engine.stream(pictures(2), boxes=[None]))
+        received.extend(engine.stream(pictures(2), boxes=[None]))
     with refuses(InputError, "input.count_mismatch", "boxes, points"):
         list(engine.stream(pictures(1), points=[None, None]))
 
@@ -502,8 +504,8 @@ def test_a_backend_that_fails_ends_the_engine(
         raise error
 
     monkeypatch.setattr(engine._backend, "segment", fails)
-    answers = engine.classify(pictures(3))
-    assert all(isinstance(answer.error, DeviceError) for answer in answers)
+    predictions = engine.classify(pictures(3))
+    assert all(isinstance(prediction.error, DeviceError) for prediction in predictions)
     with refuses(DeviceError, "device.failed", "engine") as caught:
         engine.classify(pictures(1))
     assert "device lost" in caught.value.problem
@@ -559,14 +561,14 @@ engine = Engine.load({str(exported_engine)!r}, backend={backend!r})
 def serve():
     threading.main_thread().join()
     time.sleep(0.1)
-    answers = engine.classify([np.full((40, 40), 100, np.uint8)] * {images})
-    print(*["answered" if answer.error is None else answer.error for answer in answers], flush=True)
+    predictions = engine.classify([np.full((40, 40), 100, np.uint8)] * {images})
+    print(*[prediction.error or "classified" for prediction in predictions], flush=True)
 threading.Thread(target=serve).start()
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=4 * DEADLINE
     )
-    assert done.stdout.split() == ["answered"] * images, done.stderr
+    assert done.stdout.split() == ["classified"] * images, done.stderr
 
 
 def test_a_forked_process_has_no_engine(engine_directory: Path) -> None:
@@ -612,9 +614,9 @@ def test_logs_contain_no_patient_data(
     (tmp_path / "Doe-John-1971.dcm").write_bytes(scan.read_bytes()[:3000])
     with caplog.at_level(0):
         engine = Engine.load(engine_directory)
-        answers = list(engine.stream(sorted(tmp_path.iterdir())))
+        predictions = list(engine.stream(sorted(tmp_path.iterdir())))
         engine.close()
-    assert [answer.error is None for answer in answers] == [True, False]
+    assert [prediction.error is None for prediction in predictions] == [True, False]
     dataset = dcmread(scan)
     assert "engine loaded" in caplog.text
     for private in ("Doe", str(dataset.PatientName), dataset.PatientID, dataset.StudyInstanceUID):

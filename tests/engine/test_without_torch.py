@@ -33,15 +33,15 @@ sys.exit(status)
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "auto"])
 def test_a_dicom_is_classified(exported_engine: Path, tmp_path: Path, backend: str) -> None:
     ct = get_testdata_file("CT_small.dcm", download=False)
-    out = tmp_path / "answers.json"
+    out = tmp_path / "predictions.json"
     arguments = [str(exported_engine), str(ct), "--backend", backend, "-o", str(out)]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    (answer,) = json.loads(out.read_text())
-    assert answer["error"] is None
-    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    (prediction,) = json.loads(out.read_text())
+    assert prediction["error"] is None
+    assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert "no: torch is not" in done.stdout
     assert "pip install 'medfocus[export]'" in done.stderr
 

@@ -87,10 +87,10 @@ def test_predictions_equal_those_on_the_cpu(engine_directory: Path, count: int) 
     on_cpu = Engine.load(engine_directory, backend="torch", device="cpu")
     begun = time.perf_counter()
     with with_gpu.tracing() as spans:
-        answers = list(with_gpu.stream(shown))
+        predictions = list(with_gpu.stream(shown))
     assert {span.stage for span in spans} == {"prepare", "segment", "classify", "answer"}
     assert all(begun - 1e-3 < span.begun <= span.ended for span in spans)
-    for found, expected in zip(answers, on_cpu.classify(shown), strict=True):
+    for found, expected in zip(predictions, on_cpu.classify(shown), strict=True):
         assert (found.label, found.focused) == (expected.label, expected.focused)
         np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-3)
         for name, probability in expected.probabilities.items():

@@ -197,8 +197,8 @@ def test_closing_fails_queued_requests_and_finishes_those_under_way() -> None:
     assert subject.stats().waiting == 6
     closing = threading.Thread(target=subject.close)
     closing.start()
-    for waiting in requests[2:]:
-        error = waiting.future.exception(DEADLINE)
+    for one in requests[2:]:
+        error = one.future.exception(DEADLINE)
         assert isinstance(error, InputError)
         assert error.code == "engine.closed"
     gate.set()
@@ -246,8 +246,8 @@ def test_out_of_memory_in_a_batch_of_one_is_that_images_error() -> None:
     error = requests[1].future.exception(DEADLINE)
     assert isinstance(error, DeviceError)
     assert (error.item, error.code) == ("grey 7", "device.out_of_memory")
-    for waiting, value in ((requests[0], 1), (requests[2], 2)):
-        assert waiting.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
+    for one, value in ((requests[0], 1), (requests[2], 2)):
+        assert one.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
     in_time(lambda: stream_and_check(subject, [1, 2, 3], 4))
     in_time(subject.close)
 
@@ -271,8 +271,8 @@ def test_out_of_memory_while_preprocessing_is_that_images_error(
     found = requests[1].future.exception(DEADLINE)
     assert isinstance(found, DeviceError)
     assert (found.item, found.code) == ("grey 7", "device.out_of_memory")
-    for waiting, value in ((requests[0], 1), (requests[2], 2)):
-        assert waiting.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
+    for one, value in ((requests[0], 1), (requests[2], 2)):
+        assert one.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
     assert subject.max_batch == 4
     in_time(subject.close)
 
@@ -295,9 +295,9 @@ def test_a_thousand_times_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None
     settled: Counter[int] = Counter()
     settle = RequestBatcher.settle
 
-    def counting(self: RequestBatcher, waiting: ImageRequest, outcome: object) -> None:
-        settled[id(waiting)] += 1
-        settle(self, waiting, outcome)  # type: ignore[arg-type]
+    def counting(self: RequestBatcher, one: ImageRequest, outcome: object) -> None:
+        settled[id(one)] += 1
+        settle(self, one, outcome)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RequestBatcher, "settle", counting)
     random = np.random.default_rng(0)
@@ -309,28 +309,28 @@ def test_a_thousand_times_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None
             injected += 1
             raise MemoryError
 
-    answered, refused = 0, 0
+    succeeded, failed = 0, 0
     while injected < 1000:
         subject = pipeline(Script(seed=injected, fails=fails), max_batch=8, batches=3)
         requests = [request(value) for value in range(40)]
         for start in range(0, 40, 8):
             subject.submit(requests[start : start + 8])
-        for value, waiting in enumerate(requests):
-            error = waiting.future.exception(DEADLINE)
+        for value, one in enumerate(requests):
+            error = one.future.exception(DEADLINE)
             if value == UNFIT:
                 assert isinstance(error, MedfocusError)
             elif error is None:
-                answered += 1
-                assert waiting.future.result().probabilities.tolist() == [expected(value)]
+                succeeded += 1
+                assert one.future.result().probabilities.tolist() == [expected(value)]
             else:
-                refused += 1
+                failed += 1
                 assert isinstance(error, DeviceError)
                 assert error.code == "device.out_of_memory"
         in_time(subject.close)
-        assert [settled[id(waiting)] for waiting in requests] == [1] * 40
+        assert [settled[id(one)] for one in requests] == [1] * 40
         settled.clear()
-    assert answered
-    assert refused
+    assert succeeded
+    assert failed
 
 
 def gated() -> tuple[threading.Event, Script]:
@@ -372,8 +372,8 @@ def test_prompts_of_different_shapes_do_not_mix() -> None:
     requests = [request(1), request(2, TWO_POINTS), request(3), request(4, TWO_POINTS)]
     subject.submit(requests)
     gate.set()
-    for value, waiting in enumerate(requests, 1):
-        assert waiting.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
+    for value, one in enumerate(requests, 1):
+        assert one.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
     assert script.batches == [[0], [1, 3], [2, 4]]
     in_time(subject.close)
 
@@ -382,11 +382,11 @@ def test_a_batch_that_is_not_full_waits_for_more() -> None:
     script = Script()
     subject = pipeline(script, max_batch=3, max_wait=DEADLINE)
     requests = [request(value) for value in range(3)]
-    for waiting in requests:
+    for one in requests:
         time.sleep(0.02)  # time enough to run a batch of one, if that did not wait
-        subject.submit([waiting])
-    for value, waiting in enumerate(requests):
-        assert waiting.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
+        subject.submit([one])
+    for value, one in enumerate(requests):
+        assert one.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
     assert script.batches == [[0, 1, 2]]
     in_time(subject.close)
     impatient = pipeline(script, max_batch=3, max_wait=0.05)
@@ -469,9 +469,9 @@ def test_a_large_image_is_not_starved_by_small_ones() -> None:
 
     def small() -> None:
         while not stop.is_set():
-            waiting = request(1)
-            subject.submit([waiting])
-            waiting.future.result(DEADLINE)
+            one = request(1)
+            subject.submit([one])
+            one.future.result(DEADLINE)
 
     threads = [threading.Thread(target=small) for _ in range(6)]
     for thread in threads:
@@ -502,8 +502,8 @@ def test_a_batch_that_ran_out_of_memory_is_released_before_its_halves_run() -> N
         subject = pipeline(Script(fails=fails), batches=1, max_batch=8)
         requests = [request(1) for _ in range(8)]
         subject.submit(requests)
-        for waiting in requests:
-            waiting.future.result(DEADLINE)
+        for one in requests:
+            one.future.result(DEADLINE)
         in_time(subject.close)
     finally:
         gc.enable()
@@ -514,12 +514,12 @@ def test_a_batch_that_ran_out_of_memory_is_released_before_its_halves_run() -> N
 def test_an_idle_pipeline_holds_no_images() -> None:
     subject = pipeline(Script(), batches=2)
     requests = [request(1), request(2)]
-    images = [weakref.ref(waiting.image.pixels) for waiting in requests]
-    answers = [waiting.future for waiting in requests]
+    images = [weakref.ref(one.image.pixels) for one in requests]
+    futures = [one.future for one in requests]
     subject.submit(requests)
     del requests
-    for answer in answers:
-        answer.result(DEADLINE)
+    for future in futures:
+        future.result(DEADLINE)
     late = time.monotonic() + DEADLINE  # a worker releases its task after it has set the result
     while any(image() is not None for image in images) and time.monotonic() < late:
         time.sleep(1e-3)
