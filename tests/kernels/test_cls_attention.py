@@ -232,9 +232,11 @@ def test_gradients_of_the_kernel(wanted: tuple[bool, bool, bool], device: str) -
         q, kv = tokens_of(2, 19, 32, torch.float32, device)
         bias = bias_of("heads", 2, 2, 19, device)
         assert bias is not None
-        inputs = [t.requires_grad_(want) for t, want in zip((q, kv, bias), wanted, strict=True)]
+        inputs = (q, kv, bias)
+        for tensor, needed in zip(inputs, wanted, strict=True):
+            tensor.requires_grad_(needed)
         with dispatch.using(mode):
-            (cls_attention(*inputs, 2) * weights).sum().backward()
+            (cls_attention(q, kv, bias, 2) * weights).sum().backward()
         found.append([tensor.grad for tensor in inputs])
     for ours, expected in zip(*found, strict=True):
         if expected is None:

@@ -157,10 +157,13 @@ def test_whole_masks_come_out_exactly(device: str) -> None:
         torch.testing.assert_close(layer[1:], bias, atol=1e-7, rtol=0)
 
 
-def both(*arguments: Tensor, visible: float = VISIBLE) -> Iterator[FocusBias]:
+def both(
+    logits: Tensor, rows: Tensor, cols: Tensor, strength: Tensor, visible: float = VISIBLE
+) -> Iterator[FocusBias]:
+    """The outputs of the kernel and of PyTorch's path."""
     for mode in ("require", "off"):
         with dispatch.using(mode):
-            yield focus_bias(*arguments, FLOOR, visible)
+            yield focus_bias(logits, rows, cols, strength, FLOOR, visible)
 
 
 def test_focused_needs_a_region_and_one_that_clip_sees(device: str) -> None:
@@ -174,7 +177,7 @@ def test_focused_needs_a_region_and_one_that_clip_sees(device: str) -> None:
         (math.inf, 0.999, True),
         (math.inf, 1.0, False),
     ]:
-        for ours in both(logit * one, one, one, strength, visible=visible):
+        for ours in both(logit * one, one, one, strength, visible):
             assert ours.focused.item() is expected
             assert bool(ours.key_bias.any()) is (expected and logit != math.inf)
 
@@ -203,15 +206,16 @@ def test_reads_strides_and_writes_only_its_outputs(device: str) -> None:
         view = padded[2:-2, 2:-2, 2:-2]
         view.copy_(tensor)
         views.append(view)
-    shared = [views[0], views[1][:1].expand(3, -1, -1), views[2].transpose(1, 2).contiguous().mT]
+    rows, cols = views[1][:1].expand(3, -1, -1), views[2].transpose(1, 2).contiguous().mT
+    shared: Arguments = views[0], rows, cols, arguments[3]
     poison = 1e4
     around = torch.full((4, 3 * 197 * 2), poison, device=device)
     key_bias = around[1].view(2, 3, 197)
     patch_focus = around[2, : 3 * 196].view(3, 14, 14)
     flags = torch.full((5,), True, device=device)
-    launch(*shared, arguments[3], FLOOR, VISIBLE, FocusBias(key_bias, patch_focus, flags[1:4]))
-    exact = by_the_formula(*shared, arguments[3], FLOOR, VISIBLE)
-    baseline = reference(*shared, arguments[3], FLOOR, VISIBLE)
+    launch(*shared, FLOOR, VISIBLE, FocusBias(key_bias, patch_focus, flags[1:4]))
+    exact = by_the_formula(*shared, FLOOR, VISIBLE)
+    baseline = reference(*shared, FLOOR, VISIBLE)
     assert_as_accurate(key_bias, baseline.key_bias, exact[0])
     assert_as_accurate(patch_focus, baseline.patch_focus, exact[1])
     assert flags.tolist() == [True, *exact[2], True]
@@ -221,8 +225,10 @@ def test_reads_strides_and_writes_only_its_outputs(device: str) -> None:
 
 
 def test_an_empty_batch(device: str) -> None:
-    empty = [torch.zeros(0, *shape, device=device) for shape in [(8, 9), (4, 8), (4, 9)]]
-    for ours in both(*empty, torch.ones(3, device=device)):
+    logits, rows, cols = (
+        torch.zeros(0, *shape, device=device) for shape in [(8, 9), (4, 8), (4, 9)]
+    )
+    for ours in both(logits, rows, cols, torch.ones(3, device=device)):
         assert [t.shape for t in ours] == [(3, 0, 17), (0, 4, 4), (0,)]
 
 

@@ -124,7 +124,8 @@ def test_the_whole_sweep(
 
 @pytest.fixture(params=[(64, 64, 4), (128, 64, 8), (32, 16, 4)], ids=str)
 def tile(request: pytest.FixtureRequest) -> Tile:
-    return Tile(*request.param, stages=2)
+    rows, keys, warps = request.param
+    return Tile(rows, keys, warps, stages=2)
 
 
 @pytest.mark.parametrize("tokens", [5, 64, 197, 261])

@@ -135,7 +135,8 @@ def test_a_sequence_does_not_depend_on_the_batch(device: str) -> None:
 
 @pytest.fixture(params=[(64, 64, 4), (128, 64, 8), (32, 16, 4)], ids=str)
 def tile(request: pytest.FixtureRequest) -> Tile:
-    return Tile(*request.param, stages=2)
+    rows, keys, warps = request.param
+    return Tile(rows, keys, warps, stages=2)
 
 
 POISON = 1e4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfocus.errors import InputError
@@ -27,6 +27,7 @@ from medfocus.kernels.tuning.roofline import (
 from tests.errors import refuses
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 128))
 def test_a_heads_two_parts_cover_it_at_the_least_cost(width: int) -> None:
     powers = [16, 32, 64, 128]
@@ -37,6 +38,7 @@ def test_a_heads_two_parts_cover_it_at_the_least_cost(width: int) -> None:
     assert main + rest == min(map(sum, ways))
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 5000), st.sampled_from([16, 32, 64, 128]))
 def test_the_last_tile_covers_what_the_full_tiles_leave(size: int, block: int) -> None:
     left = size % block
@@ -113,7 +115,7 @@ def test_a_measured_table_overrides_the_modelled_one(
         tmp_path / "a-card.json", {"by": "timing"}, [tune._row(key, Tile(8, 8, 1, 1), 1e-6, "m")]
     )
     (tmp_path / "notes.txt").write_text("not a table")
-    monkeypatch.setattr(tiles.resources, "files", lambda package: tmp_path.parent)
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path.parent)
     monkeypatch.setattr(tiles, "TABLES", tmp_path.name)
     found = table.__wrapped__()
     assert found == {key: Tile(8, 8, 1, 1), other: Tile(64, 64, 4, 2)}

@@ -83,7 +83,7 @@ def test_without_a_region_it_is_plain_clip_to_the_bit(mode: FocusMode, onnx_file
         outputs = []
         image, *_ = classifier_inputs(classifier("none"), images)
         for kind in (mode, "none"):
-            graph, path = classifier(kind), onnx_file("classifier", kind)  # type: ignore[arg-type]
+            graph, path = classifier(kind), onnx_file("classifier", kind)
             _, logits, rows, cols = classifier_inputs(graph, images)
             nowhere = torch.full_like(logits, -32.0)
             found = run(path, CLASSIFIER_INPUTS, (image, nowhere, rows, cols))

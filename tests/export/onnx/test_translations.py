@@ -78,7 +78,8 @@ def test_the_translation_computes_attention(
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     (found,) = session.run(None, {n: t.numpy() for n, t in zip(names, arguments, strict=True)})
-    expected = formula(*arguments[:3], arguments[3] if masked else None, scale or 8**-0.5)
+    q, k, v, *mask = arguments
+    expected = formula(q, k, v, mask[0] if masked else None, scale or 8**-0.5)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-5)
     nodes = onnx.load(path).graph.node
     (softmax,) = (node for node in nodes if node.op_type == "Softmax")

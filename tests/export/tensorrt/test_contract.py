@@ -205,11 +205,11 @@ def check_types(files: list[Path], types: Path, temporary: Path) -> list[str]:
     """mypy's errors in some files, with TensorRT's types from the folder `types`."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"),
+            *(sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")),
             # Errors in what the files import do not matter here, and take long to find.
             *("--follow-imports=silent", "--no-warn-unused-ignores", "--no-error-summary"),
             "--allow-untyped-calls",  # parts of tensorrt.plugin have no types
-            *("--cache-dir", temporary / "cache", *files),
+            *("--cache-dir", str(temporary / "cache"), *map(str, files)),
         ],
         capture_output=True,
         text=True,

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
-class MaskedAttention(OpRun):  # type: ignore[misc]
+class MaskedAttention(OpRun):
     """The node's definition for ONNX's reference evaluator."""
 
     op_domain = "medfocus"
@@ -68,7 +68,8 @@ def test_the_graph_with_plugins_equals_pytorch(mode: Any, tmp_path: Path) -> Non
     arguments = classifier_inputs(graph, 3)
     inputs = {n: t.numpy() for n, t in zip(CLASSIFIER_INPUTS, arguments, strict=True)}
     evaluator = ReferenceEvaluator(str(path), new_ops=[MaskedAttention])
-    embedding, probabilities, *_ = evaluator.run(None, inputs)
+    outputs: Any = evaluator.run(None, inputs)
+    embedding, probabilities, *_ = outputs
     with torch.inference_mode():
         expected = graph(*arguments)
     np.testing.assert_allclose(embedding, expected.embedding, atol=1e-4, rtol=1e-4)

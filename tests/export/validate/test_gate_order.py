@@ -48,7 +48,8 @@ class Script:
         self.done: list[str] = []
         self.passes: Callable[[str, Manifest], bool] = lambda backend, manifest: True
         self.staging, self._manifest = staging, _manifest(random_bundle(), config)
-        self._gate = Gate(*5 * [cast(Any, None)], config, ProgressReporter())
+        unused: Any = None
+        self._gate = Gate(unused, unused, unused, unused, unused, config, ProgressReporter())
         for backend, precision in config.backends.items():
             for name in files_of(backend, precision):
                 (staging / name).touch()

@@ -1,6 +1,7 @@
 """FocusCLIP, compared with open_clip's image encoder at full size, with seeded random weights."""
 
 import copy
+from typing import Any
 
 import open_clip
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medfocus.errors import InputError
 from medfocus.kernels import dispatch
 from medfocus.models.clip.architecture import build_vision_tower
+from medfocus.models.clip.attention import OpenClipAttention
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.focus import HIDDEN
 from tests.errors import refuses
@@ -18,7 +20,7 @@ from tests.errors import refuses
 BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 
 
-def towers(architecture: str) -> tuple[torch.nn.Module, FocusCLIP]:
+def towers(architecture: str) -> tuple[Any, FocusCLIP]:
     """Upstream's tower and ours, with the same random weights."""
     torch.manual_seed(7)
     upstream = build_vision_tower(architecture).eval()
@@ -190,9 +192,7 @@ def test_tokens_to_keep_that_do_not_fit_are_refused(keep: torch.Tensor) -> None:
         clip.forward_kept(images(clip, 2), keep)
 
 
-def run_on_tokens(
-    upstream: torch.nn.Module, image: torch.Tensor, keep: torch.Tensor
-) -> torch.Tensor:
+def run_on_tokens(upstream: Any, image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     if hasattr(upstream, "transformer"):
         tokens = upstream._embeds(image)[:, keep]
         for block in upstream.transformer.resblocks:
@@ -214,15 +214,17 @@ def test_the_soft_bias_equals_the_formula_in_float64() -> None:
     tokens = clip.embed_patches(batch)
     block = clip.blocks[0]
     normed = block.norm1(tokens)
-    ours = block.attention(normed, focus.log())
-    weight, bias = block.attention.in_proj_weight, block.attention.in_proj_bias
+    attention = block.attention
+    assert isinstance(attention, OpenClipAttention)
+    ours = attention(normed, focus.log())
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
     q, k, v = (normed @ weight.T + bias).chunk(3, -1)
     heads = []
     for head in range(2):
         columns = slice(head * 64, head * 64 + 64)
         score = (q[..., columns] @ k[..., columns].transpose(1, 2) / 8).exp() * focus[:, None, :]
         heads.append(score / score.sum(-1, keepdim=True) @ v[..., columns])
-    expected = block.attention.out_proj(torch.cat(heads, -1))
+    expected = attention.out_proj(torch.cat(heads, -1))
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
