@@ -173,7 +173,7 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         default="auto",
         help="runtimes to build for, separated by commas: onnx, openvino, torch, tensorrt"
-        " (default: those installed here)",
+        " (default: auto, those that are installed here)",
     )
     add(
         "--trt-attention",

@@ -143,7 +143,7 @@ def reference(
         for begin, end in pairwise(offsets)
         if begin < end
     ]
-    # B × (1, H, n, D) -> (T, H·D); the slice without rows stands for a batch without tokens
+    # B × (1, H, n, D) -> (T, H·D); the empty slice is the result for a batch without tokens
     return torch.cat([q[:, :, :0], *heads], 2)[0].transpose(0, 1).flatten(1)
 
 

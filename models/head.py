@@ -17,8 +17,7 @@ from medfocus.models.graphs import Cache
 from medfocus.settings import FocusMode
 
 # λ of every layer where nothing was learned and CLIP was not trained with steered attention: 1 in
-# all layers deprives the early ones of context and does harm (docs/tiny.md, measured by
-# benchmarks/experiments/strength.py).
+# all layers deprives the early ones of context and does harm (docs/tiny.md).
 DEFAULT_STRENGTH = 0.2
 
 _ABOUT = "head"  # the metadata key of everything in a head file except tensors, as JSON

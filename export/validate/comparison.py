@@ -51,7 +51,7 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Outputs:
     """The outputs of the two graphs for N images.
 
     Attributes:
@@ -104,19 +104,19 @@ def batches(count: int, buckets: Sequence[int]) -> Iterator[list[int]]:
             place = (place + bucket) % count
 
 
-def answers(
+def run_graphs(
     graphs: Graphs,
     images: Images,
-    plan: Sequence[list[int]],
-    reference: Answers | None = None,
+    batch_rows: Sequence[list[int]],
+    reference: Outputs | None = None,
     advance: Callable[[int], Any] = lambda _: None,
-) -> Answers:
+) -> Outputs:
     """Run batches of images, and classify them again with the reference's masks.
 
     Args:
         graphs: the two graphs of a backend.
         images: the images.
-        plan: the rows of each batch.
+        batch_rows: the rows of each batch.
         reference: the reference's outputs for all images, in their order.
         advance: called with the number of images of each finished batch.
 
@@ -124,7 +124,7 @@ def answers(
         The outputs in the order of the batches.
     """
     outputs = []
-    for rows in plan:
+    for rows in batch_rows:
         batch = images.batch(rows)
         if images.steered:
             logits, score = graphs.segment(batch.segmenter, batch.points, batch.labels)
@@ -137,17 +137,21 @@ def answers(
             found = graphs.classify(batch.classifier, given, batch.rows, batch.cols)
         outputs.append((logits, score, labels, *found))
         advance(len(rows))
-    return Answers(*(np.concatenate(arrays) for arrays in zip(*outputs, strict=True)))
+    return Outputs(*(np.concatenate(arrays) for arrays in zip(*outputs, strict=True)))
 
 
 def mask_iou_alone(
-    graphs: Graphs, images: Images, found: Answers, reference: Answers, plan: Sequence[list[int]]
+    graphs: Graphs,
+    images: Images,
+    found: Outputs,
+    reference: Outputs,
+    batch_rows: Sequence[list[int]],
 ) -> float:
     """The worst IoU between an image's mask in its batch and in a batch of one.
 
     Only images whose mask differs from the reference's are segmented again.
     """
-    rows = [row for batch in plan for row in batch]
+    rows = [row for batch in batch_rows for row in batch]
     different = np.flatnonzero(_iou(found.focus_logits, reference.focus_logits[rows]) < DIFFERENT)
     worst = 1.0
     for place in different:
@@ -158,22 +162,22 @@ def mask_iou_alone(
 
 
 def compare(
-    found: Answers,
-    reference: Answers,
-    plan: Sequence[list[int]],
+    found: Outputs,
+    reference: Outputs,
+    batch_rows: Sequence[list[int]],
     mask_iou_alone: float,
     device: Device,
 ) -> Parity:
     """Compare outputs with the reference's.
 
     Args:
-        found: the outputs, in the order of `plan`.
+        found: the outputs, in the order of `batch_rows`.
         reference: the reference's outputs for all images, in their order.
-        plan: the rows of each batch.
+        batch_rows: the rows of each batch.
         mask_iou_alone: from the function of that name; 1 where nothing ran in batches.
         device: where `found` was computed.
     """
-    rows = [row for batch in plan for row in batch]
+    rows = [row for batch in batch_rows for row in batch]
     return Parity(
         images=len(set(rows)),
         embedding_cosine=float(_cosine(found.embedding, reference.embedding[rows]).min()),

@@ -20,13 +20,13 @@ from medfocus.export.onnx.half_precision import policy
 from medfocus.export.progress import ProgressReporter
 from medfocus.export.validate.comparison import (
     THRESHOLDS,
-    Answers,
     Images,
+    Outputs,
     Reference,
-    answers,
     batches,
     compare,
     mask_iou_alone,
+    run_graphs,
 )
 from medfocus.export.validate.graph_writer import GraphWriter
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
@@ -51,7 +51,7 @@ class Gate:
     classifier: ClassifierGraph
     images: Images
     calibration: Images
-    reference: Answers
+    reference: Outputs
     config: ExportConfig
     progress: ProgressReporter
 
@@ -66,7 +66,7 @@ class Gate:
         progress: ProgressReporter,
     ) -> "Gate":
         """Run the PyTorch graphs on the images."""
-        reference = reference_answers(Reference(segmenter, classifier), images, progress)
+        reference = reference_outputs(Reference(segmenter, classifier), images, progress)
         return cls(segmenter, classifier, images, calibration, reference, config, progress)
 
     def build(self, staging: Path, manifest: Manifest) -> Manifest:
@@ -178,28 +178,28 @@ class Gate:
         return None
 
     def _compare(self, backend: Backend, stage: str) -> Parity:
-        plan = list(batches(len(self.images.prepared), self.config.buckets))
-        with self.progress(stage, sum(map(len, plan))) as advance:
-            found = answers(backend, self.images, plan, self.reference, advance)
-        iou = mask_iou_alone(backend, self.images, found, self.reference, plan)
-        return compare(found, self.reference, plan, iou, backend.device)
+        batch_rows = list(batches(len(self.images.prepared), self.config.buckets))
+        with self.progress(stage, sum(map(len, batch_rows))) as advance:
+            found = run_graphs(backend, self.images, batch_rows, self.reference, advance)
+        iou = mask_iou_alone(backend, self.images, found, self.reference, batch_rows)
+        return compare(found, self.reference, batch_rows, iou, backend.device)
 
     def _thresholds(self, precision: ComputePrecision) -> Thresholds:
         """The limits of the graphs' dtype or of the runtime's precision, whichever is coarser."""
         return THRESHOLDS[max(self.config.dtype, precision, key=list(THRESHOLDS).index)]
 
 
-def reference_answers(
+def reference_outputs(
     reference: Reference,
     images: Images,
     progress: ProgressReporter,
     stage: str = "PyTorch's answers in float32",
-) -> Answers:
+) -> Outputs:
     """The float32 PyTorch outputs for all images, in their order."""
     # One by one: on a CPU, larger batches need more memory and are not faster.
-    plan = [[row] for row in range(len(images.prepared))]
-    with progress(stage, len(plan)) as advance:
-        return answers(reference, images, plan, advance=advance)
+    batch_rows = [[row] for row in range(len(images.prepared))]
+    with progress(stage, len(batch_rows)) as advance:
+        return run_graphs(reference, images, batch_rows, advance=advance)
 
 
 def _without(

@@ -12,8 +12,8 @@ from medfocus.engine.io.images import SourceImage
 from medfocus.engine.preprocess.batch import prepare
 from medfocus.errors import ParityError
 from medfocus.export.progress import ProgressReporter
-from medfocus.export.validate.comparison import SEGMENTER_SIZE, Answers, Images, Reference, compare
-from medfocus.export.validate.gate import reference_answers
+from medfocus.export.validate.comparison import SEGMENTER_SIZE, Images, Outputs, Reference, compare
+from medfocus.export.validate.gate import reference_outputs
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.settings import Preprocessing
 
@@ -21,7 +21,7 @@ from medfocus.settings import Preprocessing
 def check_segmenter_size(
     native: SegmenterGraph,
     classifier: ClassifierGraph,
-    found: Answers,
+    found: Outputs,
     images: Sequence[SourceImage],
     manifest: Manifest,
     progress: ProgressReporter,
@@ -45,7 +45,7 @@ def check_segmenter_size(
     size = native.segmenter.image_size
     preprocessing = Preprocessing(replace(used.segmenter, size=size), used.classifier)
     prepared = [prepare(image, preprocessing, manifest.focus, manifest.prompts) for image in images]
-    expected = reference_answers(
+    expected = reference_outputs(
         Reference(native, classifier),
         Images(prepared, preprocessing, steered=True),
         progress,
@@ -63,7 +63,7 @@ def check_segmenter_size(
     return parity
 
 
-def _resized(found: Answers, expected: Answers) -> Answers:
+def _resized(found: Outputs, expected: Outputs) -> Outputs:
     """`found` with its masks resized to the expected ones: both cover the whole image."""
     masks = torch.from_numpy(found.focus_logits)[:, None]
     side = expected.focus_logits.shape[-2:]

@@ -16,15 +16,15 @@ from medfocus.export.engine_directory import _graphs, _manifest
 from medfocus.export.progress import ProgressReporter
 from medfocus.export.validate.comparison import (
     THRESHOLDS,
-    Answers,
     Images,
+    Outputs,
     Reference,
-    answers,
     batches,
     compare,
     mask_iou_alone,
+    run_graphs,
 )
-from medfocus.export.validate.gate import reference_answers
+from medfocus.export.validate.gate import reference_outputs
 from medfocus.export.validate.images import phantoms
 from tests.conftest import random_bundle
 
@@ -40,11 +40,11 @@ def test_batches_are_full_of_images_that_differ(count: int, sizes: set[int]) -> 
         with pytest.raises(ValueError, match=str(buckets[-1])):
             list(batches(count, buckets))
         return
-    plan = list(batches(count, buckets))
-    assert {len(rows) for rows in plan} == set(buckets), "every bucket runs"
-    assert {row for rows in plan for row in rows} == set(range(count)), "every image runs"
-    assert all(len(set(rows)) == len(rows) for rows in plan)
-    assert sum(map(len, plan)) < count + len(buckets) * buckets[-1]
+    batch_rows = list(batches(count, buckets))
+    assert {len(rows) for rows in batch_rows} == set(buckets), "every bucket runs"
+    assert {row for rows in batch_rows for row in rows} == set(range(count)), "every image runs"
+    assert all(len(set(rows)) == len(rows) for rows in batch_rows)
+    assert sum(map(len, batch_rows)) < count + len(buckets) * buckets[-1]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_figures_equal_their_definitions() -> None:
     """Computed in loops over images and pixels."""
     generator = np.random.default_rng(5)
 
-    def drawn(shift: float) -> Answers:
+    def drawn(shift: float) -> Outputs:
         def near(*shape: int) -> NDArray[np.float32]:
             base = np.random.default_rng(6).standard_normal(shape)
             return (base + shift * generator.standard_normal(shape)).astype(np.float32)
@@ -82,13 +82,13 @@ def test_figures_equal_their_definitions() -> None:
         logits = near(5, 7, 7)
         logits[3] = -32.0  # no region in either: they agree
         labels, focused = generator.integers(0, 3, 5), generator.random(5) > 0.5
-        return Answers(logits, near(5), labels, near(5, 9), near(5, 3), near(5, 4, 4), focused)
+        return Outputs(logits, near(5), labels, near(5, 9), near(5, 3), near(5, 4, 4), focused)
 
     expected, unordered = drawn(0.0), drawn(0.1)
-    plan = [[2, 0], [4, 1], [3, 2]]
+    batch_rows = [[2, 0], [4, 1], [3, 2]]
     order = [2, 0, 4, 1, 3, 2]
-    found = Answers(*(value[order] for value in vars(unordered).values()))
-    parity = compare(found, expected, plan, mask_iou_alone=1.0, device="cpu")
+    found = Outputs(*(value[order] for value in vars(unordered).values()))
+    parity = compare(found, expected, batch_rows, mask_iou_alone=1.0, device="cpu")
     cosines, overlaps, errors, agree = [], [], [], 0
     for row in order:
         a, b = unordered.embedding[row].astype(float), expected.embedding[row].astype(float)
@@ -152,7 +152,7 @@ class Faulty(Reference):
 
 
 @pytest.fixture(scope="module")
-def checked() -> tuple[Reference, Images, Answers]:
+def checked() -> tuple[Reference, Images, Outputs]:
     bundle = random_bundle()
     manifest = _manifest(bundle, ExportConfig())
     reference = Reference(*_graphs(bundle, manifest))
@@ -161,7 +161,7 @@ def checked() -> tuple[Reference, Images, Answers]:
         for image in phantoms(8)
     ]
     images = Images(prepared, manifest.preprocessing, steered=True)
-    return reference, images, reference_answers(reference, images, ProgressReporter())
+    return reference, images, reference_outputs(reference, images, ProgressReporter())
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def checked() -> tuple[Reference, Images, Answers]:
     ],
 )
 def test_faults_miss_a_limit(
-    checked: tuple[Reference, Images, Answers], fault: str, figure: str | None
+    checked: tuple[Reference, Images, Outputs], fault: str, figure: str | None
 ) -> None:
     reference, images, expected = checked
     assert (expected.focus_logits > 0).any((1, 2)).all(), "a region in every image"
-    plan = list(batches(8, (1, 4)))
+    batch_rows = list(batches(8, (1, 4)))
     faulty = Faulty(reference, fault)
-    found = answers(faulty, images, plan, expected)
-    iou = mask_iou_alone(faulty, images, found, expected, plan)
-    missed = THRESHOLDS["int8"].missed(compare(found, expected, plan, iou, "cpu"))
+    found = run_graphs(faulty, images, batch_rows, expected)
+    iou = mask_iou_alone(faulty, images, found, expected, batch_rows)
+    missed = THRESHOLDS["int8"].missed(compare(found, expected, batch_rows, iou, "cpu"))
     assert (figure is None and not missed) or any(m.startswith(f"{figure} ") for m in missed)
