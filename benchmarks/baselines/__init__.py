@@ -1,1 +1,1 @@
-"""TODO."""
+"""Other implementations of the models and the kernels, to compare with."""

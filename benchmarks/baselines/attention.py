@@ -1,11 +1,11 @@
-"""Attention with a bias a key: our kernels and their peers, on the same numbers.
+"""Attention with one bias per key: our kernels and other implementations, on the same numbers.
 
-A peer may come in several layouts of its inputs; the fastest of them is what it is measured by.
-All are given the inputs in that layout beforehand: no peer pays for a copy.
+An implementation may be listed with several layouts of its inputs; its fastest one counts.
+All get their inputs in that layout beforehand, so that no time includes a copy.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -21,7 +21,7 @@ from medfocus.kernels import dispatch
 from medfocus.kernels.masked_attention import masked_attention
 
 OURS = "medfocus"
-CHECKED_IMAGES = 4  # that are compared with float64
+CHECKED_IMAGES = 4  # how many are compared with float64
 Run = Callable[[], Tensor]
 
 
@@ -30,13 +30,13 @@ class KernelImplementation:
     """One way to compute what a comparison asks for.
 
     Attributes:
-        name: several with one name are layouts of one contender.
-        layout: of its inputs, in words.
-        build: makes its inputs; what that returns does the work.
-        answer: from what the work returns to the comparison's own layout.
-        path: after a run, what ran.
-        graph: whether a CUDA graph can hold it.
-        flop, bytes: where they are not the comparison's.
+        name: shared by the layouts of one implementation.
+        layout: description of its inputs.
+        build: makes its inputs and returns the function that is timed.
+        answer: converts the function's output to the comparison's layout.
+        path: after a run, which backend ran.
+        graph: whether a CUDA graph can capture it.
+        flop, bytes: where they differ from the comparison's.
     """
 
     name: str
@@ -51,17 +51,17 @@ class KernelImplementation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contenders for one job.
+    """Implementations of one kernel at one shape.
 
     Attributes:
         kernel: our function's name.
-        shape: sizes by their letters, or what they belong to.
+        shape: sizes by their letters, or the block that has them.
         dtype: of the tokens.
-        flop: of the matrix products, as the job defines them.
+        flop: of the matrix products that the operation needs.
         bytes: each input read once, each output written once.
         exact: the first images' answer in float64.
-        contenders: ours is first.
-        slowdown: products that a product takes, 6 for float32.
+        implementations: ours is first.
+        slowdown: matrix products per product of this dtype, 6 for float32.
     """
 
     kernel: str
@@ -70,17 +70,17 @@ class Comparison:
     flop: float
     bytes: float
     exact: Callable[[], Tensor]
-    contenders: list[KernelImplementation]
+    implementations: list[KernelImplementation]
     slowdown: int = 1
 
 
 def ran(kernel: str) -> Callable[[], str]:
-    """The path that our function took."""
+    """The path that our function took in its last call."""
     return lambda: dispatch.last_path(kernel)
 
 
 def rounded_bias(*shape: int, device: str) -> Tensor:
-    """A float32 bias of numbers that bfloat16 holds, so that peers in bfloat16 get the same."""
+    """A float32 bias of numbers that bfloat16 holds, the same for all."""
     return (-5 * torch.rand(*shape, device=device)).bfloat16().float()
 
 
@@ -114,7 +114,7 @@ def masked(
         flop=4.0 * batch * heads * tokens**2 * width,
         bytes=size + bias.numel() * bias.itemsize,
         exact=lambda: exact_attention(qkv[:CHECKED_IMAGES], bias[:CHECKED_IMAGES], heads),
-        contenders=[*ours, *attention_peers(qkv, bias, heads)],
+        implementations=[*ours, *attention_baselines(qkv, bias, heads)],
     )
 
 
@@ -148,19 +148,15 @@ BACKENDS = {
 }
 
 
-def attention_peers(qkv: Tensor, bias: Tensor, heads: int) -> Iterator[KernelImplementation]:
-    """Peers of masked_attention on (B, N, 3·H·D) tokens and a (B, N) bias."""
-    for (name, backend), layout, form in itertools.product(
-        BACKENDS.items(), LAYOUTS, ("broadcast", "expanded")
-    ):
-        yield KernelImplementation(
-            name,
-            f"{layout}, bias {form} from rows of a multiple of 8",
-            lambda b=backend, la=layout, f=form: sdpa(  # type: ignore[misc]
-                b, [LAYOUTS[la](t) for t in split_heads(qkv, heads)], bias, f == "expanded"
-            ),
+def attention_baselines(qkv: Tensor, bias: Tensor, heads: int) -> Iterator[KernelImplementation]:
+    """Other implementations of masked_attention on (B, N, 3·H·D) tokens and a (B, N) bias."""
+    for form in ("broadcast", "expanded"):
+        yield from sdpa_baselines(
+            lambda: split_heads(qkv, heads),
+            bias,
+            f", bias {form} from rows of a multiple of 8",
             joined,
-            path=lambda b=backend: b.name,  # type: ignore[misc]
+            form == "expanded",
         )
     yield KernelImplementation(
         "FlexAttention",
@@ -177,19 +173,39 @@ def attention_peers(qkv: Tensor, bias: Tensor, heads: int) -> Iterator[KernelImp
     )
 
 
-def aligned_mask(bias: Tensor, dtype: torch.dtype, queries: int, heads: int | None) -> Tensor:
-    """(B, N) -> (B, 1, 1, N) or, with `heads`, (B, H, N, N), of no memory of its own.
+def sdpa_baselines(
+    inputs: Callable[[], Sequence[Tensor]],
+    bias: Tensor,
+    note: str,
+    answer: Callable[[Tensor], Tensor],
+    expanded: bool = True,
+) -> Iterator[KernelImplementation]:
+    """PyTorch's SDPA with each of `BACKENDS`, and inputs (B, H, N, D) in each of `LAYOUTS`."""
+    for (name, backend), (layout, arrange) in itertools.product(BACKENDS.items(), LAYOUTS.items()):
+        yield KernelImplementation(
+            name,
+            layout + note,
+            lambda b=backend, a=arrange: sdpa(  # type: ignore[misc]
+                b, [a(t) for t in inputs()], bias, expanded
+            ),
+            answer,
+            path=lambda b=backend: b.name,  # type: ignore[misc]
+        )
 
-    Its rows are a multiple of 8 apart: else the memory-efficient backend copies the mask.
+
+def aligned_mask(bias: Tensor, dtype: torch.dtype, queries: int, heads: int | None) -> Tensor:
+    """(B, N) -> (B, 1, 1, N) or, with `heads`, (B, H, N, N), as a view.
+
+    Row strides are multiples of 8: otherwise the memory-efficient backend copies the mask.
     """
     batch, tokens = bias.shape
-    # Cut last, so that dimensions of size 1 have strides that are a multiple of 8 as well.
+    # Sliced last, so that dimensions of size 1 have such strides too.
     mask = F.pad(bias.to(dtype), (0, -tokens % 8))[:, None, None][..., :tokens]
     return mask if heads is None else mask.expand(batch, heads, queries, tokens)
 
 
 def sdpa(backend: SDPBackend, qkv: list[Tensor], bias: Tensor, expanded: bool) -> Run:
-    """PyTorch's attention on (B, H, N, D) each by one backend, which refuses if it cannot."""
+    """PyTorch's attention on (B, H, N, D) inputs; raises where the backend cannot run them."""
     q, k, v = qkv
     mask = aligned_mask(bias, q.dtype, q.shape[2], q.shape[1] if expanded else None)
 
@@ -212,7 +228,8 @@ def flex(qkv: Tensor, bias: Tensor, heads: int, function: Callable[..., Any]) ->
 
 def _flash_attention_4(qkv: Tensor, bias: Tensor, heads: int) -> Run:
     if find_spec("flash_attn") is None or find_spec("flash_attn.cute") is None:
-        raise InputError("FlashAttention-4", "it is not installed", "install flash-attn-4")
+        hint, code = "pip install flash-attn-4", "backend.not_installed"
+        raise InputError("FlashAttention-4", "is not installed", hint, code=code)
     from medfocus.benchmarks.baselines.flash_attention_4 import attend
 
     q, k, v = (t.transpose(1, 2).contiguous() for t in split_heads(qkv, heads))

@@ -1,11 +1,11 @@
-"""An engine's two graphs as a contender, with the engine's own preparation of images."""
+"""An engine's two graphs as an implementation, with the engine's own preprocessing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from medfocus.benchmarks.baselines.implementations import Models
+from medfocus.benchmarks.baselines.models import Models
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
@@ -20,7 +20,7 @@ def engine_models(directory: EngineDirectory, backend: str, device: str) -> Mode
     """An engine on a backend.
 
     Raises:
-        MedfocusError: the backend is not there, or cannot load it.
+        MedfocusError: the backend is not installed, or cannot load it.
     """
     return _prepared(directory, load_backend(directory, backend, device))
 
@@ -46,7 +46,7 @@ def reference_backend(directory: EngineDirectory, device: str) -> Backend:
 
 
 def run_graphs(backend: Backend, manifest: Manifest, batches: Iterable[Batch]) -> list[int]:
-    """The label of every image, as its place among the classes, one batch after the other."""
+    """The label of every image, as its index among the classes."""
     labels: list[int] = []
     for batch in batches:
         if manifest.focus.mode != "none":

@@ -1,4 +1,4 @@
-"""FlashAttention-4 with a bias a key, where its package (CuTe) is installed."""
+"""FlashAttention-4 with one bias per key, where its package (CuTe) is installed."""
 
 import cutlass
 import cutlass.cute as cute

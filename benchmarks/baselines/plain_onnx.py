@@ -1,4 +1,4 @@
-"""Upstream's image encoders through `torch.onnx.export` into ONNX Runtime, as they come."""
+"""Upstream's image encoders through `torch.onnx.export` into ONNX Runtime, unchanged."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medfocus.errors import InputError
 
-EXAMPLES = 2  # a batch of one would be written into the graph
+EXAMPLES = 2  # a batch of one would be fixed in the graph
 
 
 def plain_onnx(module: nn.Module, size: int, device: str) -> Callable[[Tensor], list[Tensor]]:
@@ -37,7 +37,8 @@ def plain_onnx(module: nn.Module, size: int, device: str) -> Callable[[Tensor], 
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     session = ort.InferenceSession(program.model_proto.SerializeToString(), providers=[provider])
     if provider not in session.get_providers():
-        raise InputError(provider, "is not in this onnxruntime", "install onnxruntime-gpu")
+        problem, hint = "is not in this onnxruntime", "pip install onnxruntime-gpu"
+        raise InputError(provider, problem, hint, code="backend.not_installed")
     name = session.get_inputs()[0].name
 
     def run(image: Tensor) -> list[Tensor]:
@@ -48,7 +49,7 @@ def plain_onnx(module: nn.Module, size: int, device: str) -> Callable[[Tensor], 
 
 
 class PlainOnnxEncoder(nn.Module):
-    """SAM2's image encoder in ONNX Runtime, with the answer that its predictor reads.
+    """SAM2's image encoder in ONNX Runtime, with the outputs that its predictor reads.
 
     Args:
         encoder: sam2's `ImageEncoder`.

@@ -1,25 +1,19 @@
-"""Ragged batches and the single query row: our kernels and what one would run otherwise."""
-
-import itertools
+"""Ragged batches and the single query row: our kernels and other implementations."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 
 from medfocus.benchmarks.baselines.attention import (
-    BACKENDS,
     CHECKED_IMAGES,
-    LAYOUTS,
     OURS,
     Comparison,
     KernelImplementation,
-    Run,
     exact_attention,
     joined,
     ran,
     rounded_bias,
-    sdpa,
+    sdpa_baselines,
     split_heads,
 )
 from medfocus.kernels.cls_attention import cls_attention
@@ -59,7 +53,7 @@ def ragged(
         exact=lambda: kept(
             exact_attention(padded[:CHECKED_IMAGES], hiding[:CHECKED_IMAGES], heads)
         ),
-        contenders=[
+        implementations=[
             KernelImplementation(
                 OURS,
                 "packed (T, 3·H·D)",
@@ -74,17 +68,11 @@ def ragged(
                 kept,
                 path=ran("masked_attention"),
             ),
-            *(
-                KernelImplementation(
-                    name,
-                    f"padded {layout}, padding hidden",
-                    lambda b=BACKENDS[name], la=layout: sdpa(  # type: ignore[misc]
-                        b, [LAYOUTS[la](t) for t in split_heads(padded, heads)], hiding, True
-                    ),
-                    lambda output: kept(joined(output)),
-                    path=lambda b=BACKENDS[name]: b.name,  # type: ignore[misc]
-                )
-                for name, layout in itertools.product(BACKENDS, LAYOUTS)
+            *sdpa_baselines(
+                lambda: split_heads(padded, heads),
+                hiding,
+                ", padded, padding hidden",
+                lambda output: kept(joined(output)),
             ),
         ],
     )
@@ -103,9 +91,8 @@ def cls_row(
         packed = torch.cat([q[:, None].expand(-1, tokens, -1), kv], -1)[:CHECKED_IMAGES]
         return exact_attention(packed, bias[:CHECKED_IMAGES], heads)[:, 0]
 
-    def peer(backend: SDPBackend, layout: str) -> Run:
-        views = q.unflatten(-1, (heads, 1, width)), *split_heads(kv, heads, 2)
-        return sdpa(backend, [LAYOUTS[layout](t) for t in views], bias, True)
+    def inputs() -> tuple[Tensor, ...]:
+        return q.unflatten(-1, (heads, 1, width)), *split_heads(kv, heads, 2)
 
     return Comparison(
         kernel="cls_attention",
@@ -114,22 +101,13 @@ def cls_row(
         flop=4.0 * batch * heads * tokens * width,
         bytes=float((q.numel() * 2 + kv.numel()) * dtype.itemsize + bias.numel() * 4),
         exact=exact,
-        contenders=[
+        implementations=[
             KernelImplementation(
                 OURS,
                 "packed (B, N, 2·H·D)",
                 lambda: lambda: cls_attention(q, kv, bias, heads),
                 path=ran("cls_attention"),
             ),
-            *(
-                KernelImplementation(
-                    name,
-                    layout,
-                    lambda b=BACKENDS[name], la=layout: peer(b, la),  # type: ignore[misc]
-                    lambda output: output.flatten(1),
-                    path=lambda b=BACKENDS[name]: b.name,  # type: ignore[misc]
-                )
-                for name, layout in itertools.product(BACKENDS, LAYOUTS)
-            ),
+            *sdpa_baselines(inputs, bias, "", lambda output: output.flatten(1)),
         ],
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medfocus.benchmarks.baselines.implementations import Models
+from medfocus.benchmarks.baselines.models import Models
 from medfocus.engine.artifact.directory import EngineDirectory, load_tensors
 from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, SEGMENTER_WEIGHTS
 from medfocus.engine.io.images import SourceImage
@@ -20,8 +20,9 @@ from medfocus.models.clip.architecture import clip_configuration
 from medfocus.models.sam2.architecture import sam2_architecture
 from medfocus.models.sam2.selection import select_focus
 
+LEAVE_OUT = "leave out --baselines transformers"
 LOGIT = 32.0  # sam2's predictor cuts low-resolution masks off at ±32
-# sam2's names to transformers', one rule after the other; numbers are kept.
+# sam2's names to transformers', applied in order.
 SAM2_NAMES = (
     (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
     (r"patch_embed\.proj\.", "patch_embed.projection."),
@@ -70,13 +71,14 @@ def transformers_models(directory: EngineDirectory, device: str, precision: str)
 
     Raises:
         InputError: transformers is not installed, or has no such CLIP.
-        WeightsError: a tensor that is missing, or has no place in its models.
+        WeightsError: a tensor that is missing or unexpected.
     """
     try:
         import transformers
     except ImportError as error:
-        hint = "pip install 'medfocus[biomed]'"
-        raise InputError("transformers", "is not installed", hint) from error
+        problem, hint = "is not installed", "pip install 'medfocus[biomed]'"
+        code = "backend.not_installed"
+        raise InputError("transformers", problem, hint, code=code) from error
     manifest = directory.manifest
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     size = manifest.models.sam2.image_size
@@ -154,7 +156,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], file: str) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         problem = f"does not fit {type(model).__name__} ({str(error).splitlines()[1].strip()})"
-        raise WeightsError(file, problem, "leave the peer transformers out") from error
+        raise WeightsError(file, problem, LEAVE_OUT) from error
 
 
 def _sam2_configuration(name: str, size: int) -> Any:
@@ -198,7 +200,7 @@ def _clip_configuration(name: str) -> Any:
     configuration = clip_configuration(name)
     vision = configuration["vision_cfg"]
     if "timm_model_name" in vision:
-        raise InputError(name, "is no CLIP that transformers has", "leave the peer out")
+        raise InputError(name, "is no CLIP that transformers has", LEAVE_OUT)
     width = vision["width"]
     return CLIPVisionConfig(
         hidden_size=width,

@@ -1,4 +1,4 @@
-"""What one would run without medfocus: sam2's predictor and open_clip, with an engine's weights."""
+"""Upstream: sam2's predictor and open_clip, with an engine's weights."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,8 +14,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor, nn
 
-from medfocus.benchmarks.baselines.implementations import Models, emulates_half
-from medfocus.benchmarks.bench.random_weights import SAM2_CONFIGS
+from medfocus.benchmarks.baselines.models import Models, emulates_half
 from medfocus.engine.artifact.directory import EngineDirectory, load_tensors
 from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, SEGMENTER_WEIGHTS
 from medfocus.engine.io.images import SourceImage
@@ -31,18 +30,30 @@ from medfocus.models.sam2.architecture import (
 from medfocus.models.sam2.selection import select_focus
 from medfocus.models.weights import load_strictly
 
+SAM2_CONFIGS = {
+    "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
+    "sam2.1_hiera_small": "configs/sam2.1/sam2.1_hiera_s.yaml",
+    "sam2.1_hiera_base_plus": "configs/sam2.1/sam2.1_hiera_b+.yaml",
+    "sam2.1_hiera_large": "configs/sam2.1/sam2.1_hiera_l.yaml",
+}
+
 
 def upstream_models(
-    directory: EngineDirectory, device: str, way: str = "upstream", precision: str = "fp32"
+    directory: EngineDirectory,
+    device: str,
+    way: str = "upstream",
+    precision: str = "fp32",
+    select: bool = True,
 ) -> Models:
     """SAM2ImagePredictor's batch call and open_clip's encode_image, with the engine's weights.
 
     Args:
         directory: whose weights and prompts; exported with the target `torch`.
         device: cpu or cuda.
-        way: `compile` sends both image encoders through torch.compile, `onnx` through
-            torch.onnx.export to ONNX Runtime; all others run them as they are.
+        way: `compile` runs both image encoders through torch.compile, `onnx` through
+            torch.onnx.export and ONNX Runtime; all others run them unchanged.
         precision: fp32, or autocast to bf16 or fp16.
+        select: choose masks as the engine does; without, take the first, which is less work.
 
     Raises:
         MedfocusError: the engine was exported without the target `torch`, or the processor lacks
@@ -50,20 +61,24 @@ def upstream_models(
     """
     if precision != "fp32" and emulates_half(device):
         problem = f"this processor has no {precision}, which PyTorch would emulate"
-        raise InputError(way, problem, "leave it out")
+        hint = f"leave out --baselines {way}"
+        raise InputError(way, problem, hint, code="bench.precision_emulated")
     manifest = directory.manifest
     tower = build_vision_tower(manifest.models.clip.architecture).eval()
     load_strictly(tower, _visual(_tensors(directory, CLASSIFIER_WEIGHTS)), CLASSIFIER_WEIGHTS)
-    predictor = SAM2ImagePredictor(_sam2(directory).to(device))
-    # Upstream hard-codes the feature sizes of a 1024² image.
+    predictor = sam2_predictor(_sam2(directory).to(device))
     size = predictor.model.image_size
-    predictor._bb_feat_sizes = [(size // stride,) * 2 for stride in (4, 8, 16)]
     encode: Callable[[Tensor], Tensor] = tower.to(device)
     if way == "compile":
-        encode = torch.compile(tower)
-        predictor.model.image_encoder = torch.compile(predictor.model.image_encoder)
+        # SAM2 caches its position codes in its first call, which changes the code that runs:
+        # compiled before that, it would be compiled again while it is timed.
+        predictor.set_image(np.zeros((size, size, 3), np.uint8))
+        # For each batch size: code for any would be slower.
+        encode = torch.compile(tower, dynamic=False)
+        encoder = predictor.model.image_encoder
+        predictor.model.image_encoder = torch.compile(encoder, dynamic=False)
     elif way == "onnx":
-        # Imported here: the others' memory and start must not pay for it.
+        # Imported here: memory and start of the others must not include it.
         from medfocus.benchmarks.baselines.plain_onnx import PlainOnnxEncoder, plain_onnx
 
         run = plain_onnx(tower, manifest.preprocessing.classifier.size, device)
@@ -75,20 +90,24 @@ def upstream_models(
     labels = np.array(manifest.prompts.labels, np.int32)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
-    def arithmetic() -> Any:
+    def autocast() -> Any:
         return nullcontext() if half is None else torch.autocast(device, half)
 
     @torch.inference_mode()
     def segment(images: Sequence[SourceImage]) -> Array:
         pixels = [image.pixels for image in images]
-        with arithmetic():
+        with autocast():
             predictor.set_image_batch(pixels)
             shown = [points * (image.shape[1], image.shape[0]) for image in pixels]
             _, iou, masks = predictor.predict_batch(
                 shown, [labels] * len(images), return_logits=True
             )
+        shape = (len(images), len(points), -1)  # which sam2 drops for a single prompt
+        found = torch.from_numpy(np.stack(masks)).view(*shape, *masks[0].shape[-2:])
+        if not select:
+            return np.asarray(found[:, 0, 0])
         chosen = select_focus(
-            torch.from_numpy(np.stack(masks)), torch.from_numpy(np.stack(iou)), manifest.selection
+            found, torch.from_numpy(np.stack(iou)).view(shape), manifest.selection
         )
         focus_logits: Array = chosen[0].numpy()
         return focus_logits
@@ -96,21 +115,24 @@ def upstream_models(
     @torch.inference_mode()
     def classify(images: Sequence[SourceImage], _: Array) -> Array:
         shown = torch.stack([transform(Image.fromarray(image.pixels)) for image in images])
-        with arithmetic():
+        with autocast():
             embedding: Array = encode(shown.to(device)).float().cpu().numpy()
         return embedding
 
     return Models(segment, classify, steered=False)
 
 
+def sam2_predictor(sam2: SAM2Base) -> SAM2ImagePredictor:
+    """Upstream's predictor for any image size: it hard-codes the feature sizes of a 1024² image."""
+    predictor = SAM2ImagePredictor(sam2)
+    predictor._bb_feat_sizes = [(sam2.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return predictor
+
+
 def _visual(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """An engine's classifier weights under open_clip's names of its image encoder."""
-    prefix = "visual."
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in weights.items()
-        if name.startswith(prefix)
-    }
+    start = "visual."
+    return {name[len(start) :]: t for name, t in weights.items() if name.startswith(start)}
 
 
 def _sam2(directory: EngineDirectory) -> SAM2Base:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""`medfocus-bench`: its command, what it measures and what it reports."""

@@ -1,7 +1,6 @@
-"""How near a contender's answers are to the float32 models', on the images that it was timed on."""
+"""How close answers are to the float32 models', on the images that were timed."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medfocus.engine.runtime.graphs import Array
 
@@ -15,11 +14,9 @@ def mask_iou(found: Array, expected: Array) -> float:
 
 
 def worst_cosine(found: Array, expected: Array) -> float:
-    """The least cosine of embeddings (B, E)."""
-    return float((_unit(found) * _unit(expected)).sum(-1).min())
-
-
-def _unit(embedding: Array) -> NDArray[np.float64]:
-    exact = embedding.astype(np.float64)
-    unit: NDArray[np.float64] = exact / np.linalg.norm(exact, axis=-1, keepdims=True)
-    return unit
+    """The lowest cosine similarity of embeddings (B, E)."""
+    ours, theirs = (
+        each / np.linalg.norm(each, axis=-1, keepdims=True)
+        for each in (found.astype(np.float64), expected.astype(np.float64))
+    )
+    return float((ours * theirs).sum(-1).min())

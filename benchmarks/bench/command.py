@@ -1,10 +1,15 @@
-"""`medfocus-bench`: what an engine does on this machine, beside its peers, speed beside accuracy.
+"""Measure an engine on this machine, compared with upstream's code: speed, memory and accuracy.
 
-medfocus-bench                                  everything, on the shipped `tiny`, in three minutes
-medfocus-bench models --engine engines/mine --json new.json --compare old.json
+examples:
+  medfocus-bench                                  everything, on the shipped `tiny`; three minutes
+  medfocus-bench models --engine engines/mine --json new.json --compare old.json
+
+exit status: 0; 1 if --compare found something worse, or nothing could be measured; 2 wrong usage;
+4 input or output error; 130 interrupted, with the rows measured so far written and shown
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import warnings
@@ -19,7 +24,6 @@ from rich.measure import Measurement
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from medfocus.benchmarks.baselines.implementations import BASELINES
-from medfocus.benchmarks.bench.arguments import names, positive, positive_number, sizes
 from medfocus.benchmarks.bench.environment import Environment, environment_of
 from medfocus.benchmarks.bench.failures import first_line
 from medfocus.benchmarks.bench.options import BenchOptions
@@ -36,11 +40,11 @@ from medfocus.engine.artifact.directory import EngineDirectory, read_engine_dire
 from medfocus.engine.artifact.layout import HEAD_WEIGHTS
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.io.results import printable
-from medfocus.errors import InputError, MedfocusError
+from medfocus.errors import FileError, InputError, MedfocusError
 
-OK, WORSE, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
-WIDEST = 200  # columns of a table
-# In this order; `scaling` alone takes longer than all others together.
+OK, WORSE, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 4, 130
+MAX_WIDTH = 200  # columns of a table
+# In this order; `scaling` takes longer than all others together.
 PARTS: dict[str, Callable[[BenchOptions], Iterator[BenchRow]]] = {
     "models": models_part,
     "pipeline": pipeline_part,
@@ -52,78 +56,125 @@ ALL = ("export", "models", "pipeline", "startup", "kernels")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        0; 1 where `--compare` found something worse; 2 for wrong usage or what cannot be loaded;
-        130 for Ctrl-C, with what was measured until then written and shown.
-    """
-    options = _parser().parse_args(argv)
+    """Run the command; the module's docstring lists what it returns."""
+    options = parser().parse_args(argv)
     warnings.filterwarnings("ignore", r"`torch\.jit", FutureWarning)  # sam2's
-    report = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     rows: list[BenchRow] = []
     interrupted = False
     try:
         old = None if options.compare is None else read_json(options.compare)
-        _prepare(options)
+        _prepare_outputs(options)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=report) as progress:
+        with Progress(*columns, console=console) as progress:
             task = progress.add_task("starting", total=None)
             try:
-                _measure(options, rows, lambda what: progress.update(task, description=what))
+                _measure(options, rows, lambda line: progress.update(task, description=line))
             except KeyboardInterrupt:
                 interrupted = True
-        _show(rows, report)
+        _show(rows, console)
         _write(options, rows)
         if interrupted:
-            report.print(f"Interrupted; rows measured until then: {len(rows)}")
+            console.print(f"Interrupted; {len(rows)} rows were measured")
             return INTERRUPTED
         if not any(row.measured for row in rows):
-            return UNUSABLE
+            return WORSE
         worse = [] if old is None else regressions(old, rows)
     except MedfocusError as error:
-        report.print(printable(str(error)), markup=False)
-        return UNUSABLE
+        console.print(printable(str(error)), markup=False)
+        return USAGE if type(error) is InputError else UNUSABLE
     for regression in worse:
-        report.print(f"{regression.row.name}: {regression.problem}", markup=False)
+        console.print(f"{regression.row.name}: {regression.problem}", markup=False)
     return WORSE if worse else OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         prog="medfocus-bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("what", metavar="WHAT", nargs="?", choices=("all", "export", *PARTS), default="all",
-        help=f"all ({', '.join(ALL)}), one of these, or scaling")  # fmt: skip
-    what = parser.add_argument_group("what is measured")
-    add = what.add_argument
+    add("what", metavar="PART", nargs="?", choices=("all", "export", *PARTS), default="all",
+        help="export: medfocus-export's time and memory; models: both models, each and together;"
+        " pipeline: Engine.stream, from files to predictions; startup: from the start of a process"
+        " to its first prediction; kernels: on a GPU; scaling: batch, image size, prompts, classes,"
+        " callers; all (default): all of these but scaling")  # fmt: skip
+    measured = parser.add_argument_group("what is measured")
+    add = measured.add_argument
     add("--engine", metavar="DIR", type=Path, action="append", default=[],
-        help="with the target torch; again: of the same models; default: the preset's")  # fmt: skip
-    add("--preset", metavar="P", default="tiny",
-        help="what is exported, with random weights where none are shipped")  # fmt: skip
-    add("--backends", metavar="LIST", type=partial(names, of=NAMES), help="default: the engines'")
-    add("--peers", metavar="LIST", type=partial(names, of=tuple(BASELINES)),
+        help="engine directory, exported for torch among others; repeat it for engines of the same"
+        " models in other precisions (default: one is exported from --preset)")  # fmt: skip
+    add(
+        "--preset",
+        metavar="NAME",
+        default="tiny",
+        help="preset to export; random weights where none are shipped (default: tiny)",
+    )
+    add("--backends", metavar="LIST", type=partial(_names, of=NAMES),
+        help=f"backends, of {', '.join(NAMES)} (default: all that the engines have)")  # fmt: skip
+    add("--baselines", "--peers", metavar="LIST", type=partial(_names, of=tuple(BASELINES)),
         default=("upstream", "autocast"),
-        help=f"of {', '.join(BASELINES)}, ratios to the first; default: upstream,autocast")  # fmt: skip
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--batch", metavar="LIST", type=sizes, default=(8,), help="images at once; default 8")
-    add("--images", metavar="N", type=positive, default=48, help="a stream; default 48")
-    add("--seconds", metavar="S", type=positive_number, default=6.0, help="a job; default 6")
-    output = parser.add_argument_group("what becomes of it")
+        help=f"what to compare with, of {', '.join(BASELINES)}; upstream is sam2 and open_clip in"
+        " float32, autocast the same in bf16 or fp16; `models` reports speed ratios to each, other"
+        " parts to the first (default: upstream,autocast; --peers is the old name)")  # fmt: skip
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    add("--batch", dest="batches", metavar="LIST", type=_sizes, default=(8,),
+        help="batch sizes for `models`, in images, as 1,8 (default: 8)")  # fmt: skip
+    add("--images", metavar="N", type=_positive, default=48,
+        help="images per round of `pipeline` (default: 48)")  # fmt: skip
+    add("--seconds", metavar="S", type=_positive_number, default=6.0,
+        help="seconds to measure each case; six rounds at least (default: 6)")  # fmt: skip
+    output = parser.add_argument_group("output")
     add = output.add_argument
-    add("--json", metavar="FILE", type=Path, help="write the rows as a list")
-    add("--csv", metavar="FILE", type=Path, help="write them as a table")
-    add("--plot", metavar="DIR", type=Path, help="draw them")
-    add("--trace", metavar="FILE", type=Path, help="write the pipeline's Chrome trace")
-    add("--compare", metavar="OLD.json", type=Path, help="exit 1 and name what became worse")
+    add("--json", metavar="FILE", type=Path, help="write the rows as JSON, for --compare")
+    add("--csv", metavar="FILE", type=Path, help="write the rows as CSV")
+    add(
+        "--plot",
+        dest="plots",
+        metavar="DIR",
+        type=Path,
+        help="write pictures (PNG) into this folder",
+    )
+    add("--trace", metavar="FILE", type=Path,
+        help="write a trace of `pipeline`, for Perfetto or chrome://tracing")  # fmt: skip
+    add("--compare", metavar="OLD.json", type=Path,
+        help="compare with an earlier run of this machine: list rows that are slower, less"
+        " accurate, larger in memory or missing, and exit with 1 if there are any")  # fmt: skip
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))
+
+
+def _positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _names(text: str, of: Sequence[str]) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in found:
+        if name not in of:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(of)}")
+    return found
+
+
 def _measure(
-    options: argparse.Namespace, rows: list[BenchRow], say: Callable[[str], object]
+    options: argparse.Namespace, rows: list[BenchRow], report: Callable[[str], object]
 ) -> None:
     """Append the rows as they are measured."""
     environment = environment_of(Path.cwd(), options.device)
@@ -133,7 +184,7 @@ def _measure(
         if not engines or "export" in wanted:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             try:
-                exported, row = export_part(options.preset, folder, environment, say)
+                exported, row = export_part(options.preset, folder, environment, report)
             except MedfocusError as error:
                 if not engines:
                     raise
@@ -141,65 +192,53 @@ def _measure(
             else:
                 engines = engines or (exported,)
             rows.extend([row] if "export" in wanted else [])
-        request = _request(options, engines, environment, say)
+        bench_options = _bench_options(options, engines, environment, report)
         for name in wanted:
             if name == "export":
                 continue
             try:
-                rows.extend(PARTS[name](request))  # which keeps what came before an interrupt
-            except Exception as error:  # of one part, whatever ran in it: the others go on
+                rows.extend(PARTS[name](bench_options))  # keeps the rows before an interrupt
+            except Exception as error:  # of any runtime: the other parts are still measured
                 rows.append(BenchRow(name, name, "", "", 0, "", environment, first_line(error)))
 
 
-def _request(
+def _bench_options(
     options: argparse.Namespace,
     engines: tuple[EngineDirectory, ...],
     environment: Environment,
-    say: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> BenchOptions:
     for engine in engines[1:]:
         if _answers(engine) != _answers(engines[0]):
-            raise InputError(
-                "--engine",
-                f"{engine.path.name} and {engines[0].path.name} differ in models, head, focus,"
-                " prompts or classes",
-                "measure them one by one",
-            )
+            names = f"{engine.path.name} and {engines[0].path.name}"
+            problem = f"{names} differ in models, head, focus, prompts or classes"
+            hint = "measure them in separate runs"
+            raise InputError("--engine", problem, hint, code="bench.not_comparable")
     for backend in options.backends or ():
         if not any(backend in engine.manifest.backends for engine in engines):
             raise InputError(
                 f"--backends {backend}", "no engine was exported for it", "leave it out"
             )
-    return BenchOptions(
-        engines=engines,
-        backends=options.backends,
-        peers=options.peers,
-        device=options.device,
-        batches=options.batch,
-        images=options.images,
-        seconds=options.seconds,
-        environment=environment,
-        say=say,
-        trace=options.trace,
-        plots=options.plot,
-    )
+    names = ("backends", "baselines", "device", "batches", "images", "seconds", "trace", "plots")
+    given = {name: getattr(options, name) for name in names}
+    return BenchOptions(engines=engines, environment=environment, report=report, **given)
 
 
 def _answers(engine: EngineDirectory) -> tuple[object, ...]:
-    """What decides an engine's answers but for their precision."""
+    """What decides an engine's answers, except its precision."""
     manifest = engine.manifest
+    graphs = (manifest.models, manifest.focus, manifest.selection, manifest.prompts)
     head = manifest.files.get(HEAD_WEIGHTS)
-    parts = (manifest.models, manifest.focus, manifest.selection, manifest.prompts)
-    return *parts, manifest.preprocessing, manifest.classes, head
+    return *graphs, manifest.preprocessing, manifest.classes, head
 
 
-def _prepare(options: argparse.Namespace) -> None:
-    """See, before anything is measured, that it can be written."""
-    if options.plot and find_spec("matplotlib") is None:
+def _prepare_outputs(options: argparse.Namespace) -> None:
+    """Check, before anything is measured, that the results can be written."""
+    if options.plots and find_spec("matplotlib") is None:
         raise InputError("--plot", "needs matplotlib", "pip install 'medfocus[fewshot]'")
     files = [file for file in (options.json, options.csv, options.trace) if file]
     with _writing():
-        for folder in [options.plot, *(file.parent for file in files)]:
+        for folder in [options.plots, *(file.parent for file in files)]:
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -210,12 +249,10 @@ def _write(options: argparse.Namespace, rows: Sequence[BenchRow]) -> None:
             write_json(options.json, rows)
         if options.csv:
             write_csv(options.csv, rows)
-        if options.plot:
-            from medfocus.benchmarks.bench.report.plots import (
-                draw,  # matplotlib is for pictures alone
-            )
+        if options.plots:
+            from medfocus.benchmarks.bench.report.plots import draw  # matplotlib is optional
 
-            draw(rows, options.plot)
+            draw(rows, options.plots)
 
 
 @contextmanager
@@ -223,24 +260,23 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "name another place, or make room"
-        raise InputError(
-            str(error.filename), f"cannot be written ({error.strerror})", hint
-        ) from error
+        problem = f"cannot be written ({error.strerror})"
+        raise FileError(str(error.filename), problem, "choose another place") from error
 
 
-def _show(rows: Sequence[BenchRow], report: Console) -> None:
+def _show(rows: Sequence[BenchRow], console: Console) -> None:
     if any(row.measured for row in rows):
-        console, table = Console(), bench_table(rows)
-        # What does not fit is better broken by the terminal than cut.
-        room = console.options.update(max_width=WIDEST)
-        console.width = max(console.width, Measurement.get(console, room, table).maximum)
-        console.print(table)
+        output, table = Console(), bench_table(rows)
+        # A terminal that is too narrow wraps the lines: that loses less than cut cells.
+        limits = output.options.update(max_width=MAX_WIDTH)
+        output.width = max(output.width, Measurement.get(output, limits, table).maximum)
+        output.print(table)
     for line in missing_lines(rows):
-        report.print(printable(line), markup=False)
+        console.print(printable(line), markup=False)
     for row in rows:
-        if row.too_noisy and not row.peer:
-            report.print(f"{row.name}: too noisy, the peer was not as fast as itself", markup=False)
+        if row.too_noisy and not row.baseline:
+            problem = "too noisy: the baseline's two timings differ"
+            console.print(f"{row.name}: {problem}", markup=False)
 
 
 if __name__ == "__main__":

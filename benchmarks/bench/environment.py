@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -11,33 +12,24 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = (
-    "medfocus",
-    "torch",
-    "triton",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-    "sam2",
-    "open_clip_torch",
-    "transformers",
-)
-# Of a processor, as Linux names them: what decides how fast its matrix products are.
+PACKAGES = ("medfocus", "torch", "triton", "onnxruntime", "openvino", "tensorrt", "sam2",
+            "open_clip_torch", "transformers")  # fmt: skip
+# Flags of /proc/cpuinfo that decide how fast a processor's matrix products are.
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """This machine and what is installed on it.
+    """This machine and the installed packages.
 
     Attributes:
-        device: the GPU's name; None where there is none.
-        driver: its version.
-        processor: the CPU's name and its instructions for products.
+        device: the GPU's name; None without one.
+        driver: the GPU driver's version.
+        processor: the CPU's name and its instructions for matrix products.
         threads: CPUs that this process may use.
-        python: its version.
-        versions: of `PACKAGES`, those that are installed.
-        revision: of the repository that the command ran in, "+" if it was changed since.
+        python: version of Python.
+        versions: of the installed ones of `PACKAGES`.
+        revision: git revision of the current repository, with "+" where files were changed.
         date: day and minute, UTC.
     """
 
@@ -52,24 +44,23 @@ class Environment:
 
 
 def environment_of(root: Path, device: str = "cuda") -> Environment:
-    """This machine, and the repository at `root`.
-
-    Args:
-        root: of the repository.
-        device: what is measured; with `cpu` a GPU that is there does not count.
-    """
+    """This machine, and the git repository at `root`; with device `cpu` a GPU is left out."""
     found = device == "cuda" and torch.cuda.is_available()
-    revision = _said("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
-    if revision != "unknown" and _said("git", "-C", str(root), "status", "--porcelain", "-uno"):
+    revision = _output("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
+    if revision != "unknown" and _output("git", "-C", str(root), "status", "--porcelain", "-uno"):
         revision += "+"
     query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return Environment(
         device=torch.cuda.get_device_name() if found else None,
-        driver=_said(*query).splitlines()[0] if found else "none",
+        driver=_output(*query).splitlines()[0] if found else "none",
         processor=processor(),
         threads=threads(),
         python=platform.python_version(),
-        versions=_versions(),
+        versions={**versions, "torch": torch.__version__},  # with the CUDA it was built for
         revision=revision,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
@@ -77,13 +68,11 @@ def environment_of(root: Path, device: str = "cuda") -> Environment:
 
 def threads() -> int:
     """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The model's name as Linux gives it, with those of `INSTRUCTIONS` that it has.
+    """The processor's name with those of `INSTRUCTIONS` that it has.
 
     A virtual machine's name can stand for very different processors.
     """
@@ -94,7 +83,7 @@ def processor() -> str:
 
 
 def processor_of(listing: str) -> str:
-    """The same from what /proc/cpuinfo holds."""
+    """As `processor`, from the text of /proc/cpuinfo."""
     lines = [line.partition(":") for line in listing.splitlines()]
     fields = {name.strip(): value.strip() for name, _, value in lines}
     flags = fields.get("flags", "").split()
@@ -103,17 +92,7 @@ def processor_of(listing: str) -> str:
     return f"{name} ({found})" if found else name
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {**found, "torch": torch.__version__}  # which names the CUDA that it was built for
-
-
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

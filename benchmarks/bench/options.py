@@ -1,4 +1,4 @@
-"""What `medfocus-bench` was asked to measure."""
+"""What `medfocus-bench` measures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,37 +15,37 @@ from medfocus.engine.artifact.directory import EngineDirectory
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure, where, and for how long; every part takes it and yields rows.
+    """What to measure, where, and for how long; every part takes these and yields rows.
 
     Attributes:
-        engines: of the same models; the first has the target `torch`.
-        backends: only these of the engines' own; all where None.
-        peers: of `contenders.PEERS`; ratios are against the first.
+        engines: of the same models; the first was exported for `torch`.
+        backends: of the engines' own, which ones; all where None.
+        baselines: names of `BASELINES`; ratios are to the first.
         device: cpu or cuda.
-        batches: images at once.
-        images: that `Engine.stream` takes in a round.
-        seconds: about how long a job may take.
+        batches: batch sizes.
+        images: images per round of `Engine.stream`.
+        seconds: about how long each case is measured.
         environment: where and when.
-        say: called with what is measured next.
-        trace: where the pipeline's Chrome trace goes, if anywhere; plots: the folder of pictures.
+        report: called with a line about what is measured next.
+        trace: file for the pipeline's Chrome trace; plots: folder for pictures.
     """
 
     engines: tuple[EngineDirectory, ...]
     backends: tuple[str, ...] | None
-    peers: tuple[str, ...]
+    baselines: tuple[str, ...]
     device: str
     batches: tuple[int, ...]
     images: int
     seconds: float
     environment: Environment
-    say: Callable[[str], object]
+    report: Callable[[str], object]
     trace: Path | None = None
     plots: Path | None = None
 
     @property
-    def contenders(self) -> list[Implementation]:
-        """The peers first, then every engine on every backend wanted."""
+    def implementations(self) -> list[Implementation]:
+        """The baselines, then every engine on every chosen backend."""
         return [
-            *baseline_implementations(self.engines[0], self.peers, self.device),
+            *baseline_implementations(self.engines[0], self.baselines, self.device),
             *engine_implementations(self.engines, self.backends, self.device),
         ]

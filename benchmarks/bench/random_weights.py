@@ -3,39 +3,35 @@
     python -m medfocus.benchmarks.bench.random_weights base weights/base [--regions]
 
 writes clip.safetensors, sam2.pt (upstream's own layout, video parts included), classes.txt, and
-for `biomed` the folder text/ with a text encoder's configuration and vocabulary. What is measured
-with them tells of speed and of exactness, never of accuracy. Random masks hardly differ from 0, so
-that no region is found and plain CLIP answers, as upstream's does; `--regions` makes them differ,
+for `biomed` the folder text/ with a text encoder's configuration and vocabulary. Measurements
+with them show speed and numerical error, never accuracy. Random masks hardly differ from 0, so
+that no region is found and the engine answers as plain CLIP; with `--regions` they have regions,
 so that a parity gate compares masks too.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from sam2.build_sam import build_sam2
 
+from medfocus.benchmarks.baselines.upstream import SAM2_CONFIGS
 from medfocus.models.clip.architecture import build_clip, clip_configuration
 from medfocus.models.clip.text import CLASS_PROMPT
 from medfocus.models.presets import PRESETS, preset
 
-SAM2_CONFIGS = {
-    "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
-    "sam2.1_hiera_small": "configs/sam2.1/sam2.1_hiera_s.yaml",
-    "sam2.1_hiera_base_plus": "configs/sam2.1/sam2.1_hiera_b+.yaml",
-    "sam2.1_hiera_large": "configs/sam2.1/sam2.1_hiera_l.yaml",
-}
 MASK_STD, IOU_LOGIT = 3.0, 3.0  # mask logits of some ±8, predicted IoU 0.95
 CLASSES = ("glioma", "meningioma", "pituitary tumour", "no tumour")
 
 
 def write(name: str, folder: Path, regions: bool = False, seed: int = 0) -> None:
-    """Write the files of a preset into a folder, which is made if it is not there.
+    """Write the files of a preset into a folder, which is created if missing.
 
     Args:
         name: of the preset.
-        folder: where to.
+        folder: target.
         regions: SAM2's masks have regions, and its predicted IoU is high enough for them to pass.
         seed: of all weights.
     """
@@ -50,16 +46,20 @@ def write(name: str, folder: Path, regions: bool = False, seed: int = 0) -> None
     save_file({key: value.contiguous() for key, value in clip.items()}, folder / "clip.safetensors")
     sam2 = build_sam2(SAM2_CONFIGS[chosen.sam2], device="cpu")
     if regions:
-        decoder = sam2.sam_mask_decoder
-        for network in decoder.output_hypernetworks_mlps:
-            torch.nn.init.normal_(network.layers[-1].weight, std=MASK_STD)
-        torch.nn.init.constant_(decoder.iou_prediction_head.layers[-1].bias, IOU_LOGIT)
+        give_regions(sam2.sam_mask_decoder)
     torch.save({"model": sam2.state_dict()}, folder / "sam2.pt")
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
 
 
+def give_regions(decoder: Any) -> None:
+    """Random weights of SAM2's mask decoder with which masks have regions, and pass selection."""
+    for network in decoder.output_hypernetworks_mlps:
+        torch.nn.init.normal_(network.layers[-1].weight, std=MASK_STD)
+    torch.nn.init.constant_(decoder.iou_prediction_head.layers[-1].bias, IOU_LOGIT)
+
+
 def _write_text_encoder(folder: Path) -> None:
-    """A BERT of the usual size; its vocabulary knows the prompts' words, the rest is filled up."""
+    """A BERT of the usual size; its vocabulary knows the prompts' words, the rest is filler."""
     from transformers import BertConfig
 
     folder.mkdir(exist_ok=True)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Studies whose results the documentation cites; not in the wheel."""

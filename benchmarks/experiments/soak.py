@@ -1,78 +1,71 @@
-"""An engine under load for long: what a long stream does to memory, and many callers to latency.
+"""An engine under load for long: memory over a long stream, and latency with many callers.
 
     python -m medfocus.benchmarks.experiments.soak ENGINE -o benchmarks/results/cpu/soak.json
 
-Every answer is compared with the one that its image gets alone.
+Every answer is compared with the one that its image gets in a batch of its own.
 """
 
 import argparse
 import datetime
 import json
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import closing
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 
+from medfocus.atomic_write import atomic_write
 from medfocus.benchmarks.bench.environment import processor
+from medfocus.benchmarks.bench.timing.concurrent_callers import Picture, call
 from medfocus.engine import Engine, Prediction
 from medfocus.engine.runtime.memory import process_memory
 from medfocus.export.validate.images import phantoms
 
 DISTINCT = 64
 FIRST = 1000  # images after which memory is compared
-# In probability: an image's batch decides in which order sums are made. Engines in half precision
-# are further off, and not for this comparison.
+# In probability: the batch decides in which order sums are made. Half precision is further off.
 CLOSE = 1e-3
-
-Picture = NDArray[np.uint8]
 
 
 def main() -> None:
     """Measure and append to the file."""
     parser = argparse.ArgumentParser(prog="python -m medfocus.benchmarks.experiments.soak")
     parser.add_argument("engine", metavar="ENGINE", type=Path)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--callers", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--images", type=int, default=20_000, help="of the stream (20000)")
+    parser.add_argument("--callers", type=int, default=32, help="threads (32)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the calls (60)")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     pictures = [phantom.pixels for phantom in phantoms(DISTINCT)]
     runs = json.loads(options.out.read_text()) if options.out.exists() else []
     with closing(Engine.load(options.engine)) as engine:
-        alone = [engine.classify([picture])[0] for picture in pictures]
+        expected = [engine.classify([picture])[0] for picture in pictures]
         run = {
             "date": datetime.date.today().isoformat(),
             "processor": processor(),
             "engine": options.engine.name,
             "backend": engine.backend,
-            "stream": stream(engine, pictures, alone, options.images),
+            "stream": stream(engine, pictures, expected, options.images),
         }
     with closing(Engine.load(options.engine)) as engine:
-        run["callers"] = call(engine, pictures, alone, options.callers, options.seconds)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps([*runs, run], indent=1) + "\n")
+        run["callers"] = callers(engine, pictures, expected, options.callers, options.seconds)
+    atomic_write(options.out, json.dumps([*runs, run], indent=1) + "\n")
     print(json.dumps(run, indent=1))
 
 
 def stream(
-    engine: Engine, pictures: Sequence[Picture], alone: Sequence[Prediction], images: int
+    engine: Engine, pictures: Sequence[Picture], expected: Sequence[Prediction], images: int
 ) -> dict[str, Any]:
     """A long stream: resident memory after `FIRST` images and its highest later, and answers."""
-
-    def endless() -> Iterator[Picture]:
-        for number in range(images):
-            yield pictures[number % len(pictures)]
-
     begun = time.perf_counter()
     right, first, highest = 0, 0, 0
-    for number, answer in enumerate(track(engine.stream(endless()), "streaming", total=images)):
-        right += _same(answer, alone[number % len(pictures)])
+    shown = engine.stream(islice(cycle(pictures), images))
+    for number, answer in enumerate(track(shown, "streaming", total=images)):
+        right += _same(answer, expected[number % len(pictures)])
         if number + 1 == FIRST:
             first = highest = process_memory("VmRSS")
         elif number % 100 == 0:
@@ -86,53 +79,34 @@ def stream(
     }
 
 
-def call(
+def callers(
     engine: Engine,
     pictures: Sequence[Picture],
-    alone: Sequence[Prediction],
-    callers: int,
+    expected: Sequence[Prediction],
+    count: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Many threads, each with one image at a time: answers, latency, and how they were gathered."""
-    stop = time.perf_counter() + seconds
-    waits: list[float] = []
-    wrong: list[int] = []
-
-    def ask(place: int) -> None:
-        while time.perf_counter() < stop:
-            begun = time.perf_counter()
-            answer = engine.classify([pictures[place]])[0]
-            waits.append(time.perf_counter() - begun)
-            if not _same(answer, alone[place]):
-                wrong.append(place)
-            place = (place + callers) % len(pictures)
-
-    with ThreadPoolExecutor(callers) as pool:
-        for asked in [pool.submit(ask, n % len(pictures)) for n in range(callers)]:
-            asked.result()  # raises what a call raised
+    """Many threads, each with one image at a time: answers, latency, and batch sizes."""
+    right = lambda index, answer: _same(answer, expected[index])  # noqa: E731
+    found = call(engine, pictures, right, count, seconds)
     segment = engine.stats().stages["segment"]
-    p50, p95, p99 = np.quantile(waits, (0.5, 0.95, 0.99))
+    latency = np.quantile(found["times_ms"], (0.5, 0.95, 0.99))
+    names = ("p50", "p95", "p99")
     return {
-        "callers": callers,
+        "callers": count,
         "seconds": seconds,
-        "answers": len(waits),
-        "wrong": len(wrong),
+        "answers": found["rounds"],
+        "wrong": round(found["rounds"] * (1 - found["accuracy"])),
         "images_a_batch": round(segment.images / segment.runs, 2),
-        "latency_ms": {
-            "p50": round(1e3 * p50, 1),
-            "p95": round(1e3 * p95, 1),
-            "p99": round(1e3 * p99, 1),
-        },
+        "latency_ms": dict(zip(names, latency.round(1).tolist(), strict=True)),
     }
 
 
-def _same(answer: Prediction, alone: Prediction) -> bool:
-    if answer.error is not None or answer.label != alone.label:
+def _same(answer: Prediction, expected: Prediction) -> bool:
+    if answer.error is not None or answer.label != expected.label:
         return False
-    return all(
-        abs(answer.probabilities[name] - alone.probabilities[name]) < CLOSE
-        for name in alone.probabilities
-    )
+    pairs = ((answer.probabilities[name], each) for name, each in expected.probabilities.items())
+    return all(abs(one - other) < CLOSE for one, other in pairs)
 
 
 if __name__ == "__main__":

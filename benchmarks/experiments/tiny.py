@@ -1,9 +1,8 @@
 """What the shipped `tiny` weights can do, on phantoms that nothing was trained on.
 
-    python -m medfocus.benchmarks.experiments.tiny FEW_SHOT_FOLDER -o benchmarks/results/cpu/tiny.json
+    python -m medfocus.benchmarks.experiments.tiny FOLDER -o benchmarks/results/cpu/tiny.json
 
-FEW_SHOT_FOLDER holds the demo's few labelled images. README, docs and tests take their numbers
-from the file that this writes.
+FOLDER has the demo's few labelled images. README, docs and tests take their numbers from the file.
 """
 
 import argparse
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, track
 
+from medfocus.atomic_write import atomic_write
 from medfocus.engine import Engine, Prediction
 from medfocus.export.engine_directory import ModelBundle, build
 from medfocus.fewshot.adapt.fit import Task, fit_head
@@ -28,17 +28,10 @@ from medfocus.models.clip.text import CLASS_PROMPT
 from medfocus.models.head import Head
 from medfocus.models.loading import load_clip, load_segmenter
 from medfocus.models.presets import preset
-from medfocus.phantoms import (
-    DEMO_KINDS,
-    ORGANS,
-    PRETRAINING_KINDS,
-    LesionKind,
-    Phantom,
-    make_phantom,
-)
+from medfocus.phantoms import DEMO_KINDS, ORGANS, PRETRAINING_KINDS, Phantom, make_phantom
 from medfocus.settings import Focus, FocusMode, Selection
 
-MEASURED_SEEDS = 20_000_000  # training, validation and demo draw from below
+MEASURED_SEEDS = 20_000_000  # training, validation and demo have lower ones
 PER_CLASS = 100
 SEGMENTED = 300
 
@@ -52,8 +45,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     figures = measure(options.folder)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    atomic_write(options.out, json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
 
 
@@ -63,19 +55,17 @@ def measure(folder: Path) -> dict[str, Any]:
     Args:
         folder: few labelled images of the demo's kinds.
     """
+    first, count = MEASURED_SEEDS, len(PRETRAINING_KINDS)
     shown = [
-        make_phantom(MEASURED_SEEDS + number, ORGANS[number % 3], kind)
-        for number, kind in enumerate(track(DEMO_KINDS * PER_CLASS, "drawing demo phantoms"))
+        make_phantom(first + n, ORGANS[n % 3], kind)
+        for n, kind in enumerate(track(DEMO_KINDS * PER_CLASS, "drawing demo phantoms"))
     ]
     known = [
-        make_phantom(
-            MEASURED_SEEDS + 10_000 + number, ORGANS[number // len(PRETRAINING_KINDS) % 3], kind
-        )
-        for number, kind in enumerate(_in_turn(PRETRAINING_KINDS, SEGMENTED))
+        make_phantom(first + 10_000 + n, ORGANS[n // count % 3], PRETRAINING_KINDS[n % count])
+        for n in range(SEGMENTED)
     ]
     healthy = [
-        make_phantom(MEASURED_SEEDS + 20_000 + number, ORGANS[number % 3], None, lesions=0)
-        for number in range(SEGMENTED)
+        make_phantom(first + 20_000 + n, ORGANS[n % 3], None, lesions=0) for n in range(SEGMENTED)
     ]
     figures: dict[str, Any] = {"classes": [kind.name for kind in DEMO_KINDS]}
     modes: tuple[FocusMode, ...] = ("soft", "none")
@@ -94,10 +84,6 @@ def measure(folder: Path) -> dict[str, Any]:
     return figures
 
 
-def _in_turn(kinds: tuple[LesionKind, ...], count: int) -> list[LesionKind]:
-    return [kinds[number % len(kinds)] for number in range(count)]
-
-
 def _few_shot(folder: Path, mode: FocusMode, backbones: Backbones) -> Head:
     """A linear probe on all images of a folder that are not to be tested on."""
     dataset = read_dataset(folder)
@@ -109,29 +95,21 @@ def _few_shot(folder: Path, mode: FocusMode, backbones: Backbones) -> Head:
 
 
 def _zero_shot(mode: FocusMode, backbones: Backbones) -> Head:
-    """The head of the class prompts alone; the classes in the order of their folders."""
+    """The head of the class prompts only; the classes in the order of their folders."""
     classes = sorted(kind.name for kind in DEMO_KINDS)
     prompts = [CLASS_PROMPT.format(name) for name in classes]
     return backbones.zero_shot_head(classes, prompts, Focus(mode=mode))
 
 
 def _classify(head: Head, mode: FocusMode, phantoms: list[Phantom]) -> list[Prediction]:
-    """The predictions of an engine built for this head and mode."""
+    """The predictions of an engine with this head and mode."""
     chosen = preset("tiny")
     loaded = load_clip(chosen.clip)
     segmenter, segmenter_sha256 = load_segmenter(chosen.sam2)
-    parts = ModelBundle(
-        preset=chosen,
-        clip=FocusCLIP(loaded.model.visual),
-        clip_sha256=loaded.sha256,
-        segmenter=segmenter,
-        segmenter_sha256=segmenter_sha256,
-        head=head,
-        focus=Focus(mode=mode),
-        selection=Selection(),
-    )
+    models = (FocusCLIP(loaded.model.visual), loaded.sha256, segmenter, segmenter_sha256)
+    bundle = ModelBundle(chosen, *models, head, Focus(mode=mode), Selection())
     with tempfile.TemporaryDirectory() as place:
-        build(Path(place, "engine"), parts)
+        build(Path(place, "engine"), bundle)
         engine = Engine.load(Path(place, "engine"))
     return engine.classify([phantom.image for phantom in phantoms], strict=True)
 

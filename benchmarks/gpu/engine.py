@@ -1,4 +1,4 @@
-"""An engine of random weights on a GPU, and beside it one batch's buffers to run by hand."""
+"""An engine of random weights on a GPU, and one batch's buffers to run its graphs directly."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfocus.benchmarks.bench.random_weights import CLASSES, IOU_LOGIT, MASK_STD
+from medfocus.benchmarks.bench.random_weights import CLASSES, give_regions
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.backends.torch.backend import TorchBackend
@@ -32,19 +32,21 @@ from medfocus.settings import Focus, Prompts, Selection
 
 ONE_POINT = Prompts((((0.5, 0.5),),), ((1,),))
 SIDE = 512  # of an image
+NO_HASH = "0" * 64  # random weights come from no file
 
 Picture = NDArray[np.uint8]
 
 
-class Rig(NamedTuple):
+class MeasuredEngine(NamedTuple):
     """What is measured; one backend, and so one copy of the weights, serves both.
 
     Attributes:
-        engine: answers.
+        directory, engine: the engine.
         buffers: a batch's buffers, prepared, segmented and classified once.
         graphs: (stage, images) of each CUDA graph that all buffers have.
     """
 
+    directory: EngineDirectory
     engine: Engine
     buffers: TorchBatchBuffers
     graphs: list[tuple[str, int]]
@@ -57,21 +59,17 @@ def pictures_of(count: int) -> list[Picture]:
 
 
 def random_directory(name: str, path: Path, device: str, batch: int) -> EngineDirectory:
-    """An engine of a preset, read and checked, for one prompt; bf16 on a GPU, else float32."""
+    """An engine directory of a preset for one prompt; bf16 on a GPU, else float32."""
     chosen = preset(name)
     torch.manual_seed(0)
     clip = FocusCLIP(build_vision_tower(chosen.clip)).eval()
     segmenter = Segmenter(chosen.sam2).eval()
-    decoder = segmenter.sam_mask_decoder
-    for network in decoder.output_hypernetworks_mlps:
-        torch.nn.init.normal_(network.layers[-1].weight, std=MASK_STD)
-    torch.nn.init.constant_(decoder.iou_prediction_head.layers[-1].bias, IOU_LOGIT)
+    give_regions(segmenter.sam_mask_decoder)
     embeddings = torch.randn(len(CLASSES), clip.embedding_size)
     scale, strength = torch.tensor(30.0), uniform_strength(clip.layers)
-    head = Head(chosen.clip, "0" * 64, "soft", CLASSES, embeddings, scale, strength)
-    build(
-        path, ModelBundle(chosen, clip, "0" * 64, segmenter, "0" * 64, head, Focus(), Selection())
-    )
+    head = Head(chosen.clip, NO_HASH, "soft", CLASSES, embeddings, scale, strength)
+    bundle = ModelBundle(chosen, clip, NO_HASH, segmenter, NO_HASH, head, Focus(), Selection())
+    build(path, bundle)
     directory = read_engine_directory(path)
     manifest = replace(
         directory.manifest,
@@ -83,7 +81,9 @@ def random_directory(name: str, path: Path, device: str, batch: int) -> EngineDi
 
 
 @contextmanager
-def rig(directory: EngineDirectory, device: str, pictures: Sequence[Picture]) -> Iterator[Rig]:
+def measured_engine(
+    directory: EngineDirectory, device: str, pictures: Sequence[Picture]
+) -> Iterator[MeasuredEngine]:
     """An engine for batches of all `pictures`, and one batch of buffers that holds them."""
     manifest, batch = directory.manifest, len(pictures)
     runtime = TorchBackend(directory, device)
@@ -94,23 +94,21 @@ def rig(directory: EngineDirectory, device: str, pictures: Sequence[Picture]) ->
         buffers = TorchBatchBuffers(runtime, manifest, batch, device)
         if device == "cuda":
             buffers.capture(manifest.buckets, captures_of(manifest))
-        _prepare_row(buffers, pictures, manifest.prompts)
-        yield Rig(engine, buffers, common_graphs([buffers, *pool.buffers]))
-
-
-def _prepare_row(buffers: TorchBatchBuffers, pictures: Sequence[Picture], prompts: Prompts) -> None:
-    blank = phantoms(1)[0]
-    buffers.begin([ImageRequest(replace(blank, pixels=pixels), prompts) for pixels in pictures])
-    for row in range(len(pictures)):
-        buffers.prepare(row)
-    buffers.segment()
-    buffers.classify()
+        blank = phantoms(1)[0]
+        images = [replace(blank, pixels=pixels) for pixels in pictures]
+        buffers.begin([ImageRequest(image, manifest.prompts) for image in images])
+        for row in range(batch):
+            buffers.prepare(row)
+        buffers.segment()
+        buffers.classify()
+        graphs = common_graphs([buffers, *pool.buffers])
+        yield MeasuredEngine(directory, engine, buffers, graphs)
 
 
 def common_graphs(pool: Sequence[BatchBuffers]) -> list[tuple[str, int]]:
     """(stage, images) of each CUDA graph that all buffers have; where one lacks it, it runs eager.
 
-    They tell nobody which it has but its log: hence the look inside.
+    There is no public way to ask for them, only a log message.
     """
     captured: list[set[tuple[str, int]]] = [
         {*buffers._captured} if isinstance(buffers, TorchBatchBuffers) else set()

@@ -1,48 +1,32 @@
-"""The goals for an H200 in bfloat16, and whether the rows meet them."""
+"""The kernels' goals for an H200 in bfloat16, and whether the rows meet them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
-from medfocus.benchmarks.baselines.attention import OURS
-from medfocus.benchmarks.baselines.pipeline import DENSE, SAM2
+from medfocus.benchmarks.baselines.encoder_blocks import DENSE, SAM2
+from medfocus.benchmarks.baselines.models import OURS
+from medfocus.benchmarks.bench.kernels.rows import KernelTiming
 from medfocus.benchmarks.bench.timing.clock import Ratio
 from medfocus.benchmarks.gpu.pipeline_goals import GOAL_DEVICE
-from medfocus.benchmarks.gpu.rows import KernelTiming
 
 GOAL_SHAPES = {
     "B256 H12 N197 D64": 1.15,
     "B256 H16 N257 D64": 1.3,
     "B64 H16 N577 D64": 1.0,
 }
-PEERS = ("SDPA efficient", "SDPA cuDNN", "FlexAttention")
-BIAS_COST = 1.05
-WINDOW_GAIN = 1.5
-HARD_GAIN = 2.0
+BASELINES = ("SDPA efficient", "SDPA cuDNN", "FlexAttention")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What was found for a goal.
+class Figure(NamedTuple):
+    """What was measured for a goal, if it was, and with what or at which shape."""
 
-    Attributes:
-        value: with its 95% interval; None where it is not measured.
-        note: against whom, or what is missing.
-    """
-
-    value: Ratio | None
-    note: str
+    value: Ratio | None = None
+    note: str = ""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """One line of the table.
-
-    Attributes:
-        text: in words.
-        limit: the number to reach, or to stay under.
-        at_least: which of the two.
-        figure: from all rows.
-    """
+class Goal(NamedTuple):
+    """A figure of all rows, and the limit that it must reach (`at_least`) or stay under."""
 
     text: str
     limit: float
@@ -58,119 +42,84 @@ class Goal:
         return "met" if reached else "not met"
 
 
-def goals() -> list[Goal]:
-    """All of them."""
-    against = [
-        Goal(
-            f"masked_attention, {shape}, against the fastest peer",
-            limit,
-            True,
-            lambda rows, shape=shape: fastest_peer(rows, shape),  # type: ignore[misc]
-        )
-        for shape, limit in GOAL_SHAPES.items()
-    ]
-    return [
-        *against,
-        Goal("masked_attention, bias on against off, the worst shape", BIAS_COST, False, bias_cost),
-        Goal("window attention against SAM2's own, the worst shape", WINDOW_GAIN, True, windows),
-        Goal("hard focus at 30% kept, ViT-L-14-336, B 64, end to end", HARD_GAIN, True, kept),
-    ]
-
-
-def fastest_peer(rows: Sequence[KernelTiming], shape: str) -> Figure:
-    """How many times our time the fastest of `PEERS` takes."""
-    found = {row.contender: row for row in _counted(rows, "masked_attention", shape)}
-    timed = [found[name] for name in PEERS if name in found]
-    missing = [name for name in PEERS if name not in found]
-    if not timed or OURS not in found:
-        return Figure(None, "")
-    best = min(timed, key=lambda row: row.median_us or 0.0)
-    note = f"{best.contender}" + (f"; without {', '.join(missing)}" if missing else "")
-    return Figure(_ratio(best), note)
+def fastest_baseline(rows: Sequence[KernelTiming], shape: str) -> Figure:
+    """The time of the fastest of `BASELINES` over ours."""
+    found = _counted(rows, "masked_attention", shape)
+    missing = [name for name in BASELINES if name not in found]
+    ratios = {name: found[name][0] for name in BASELINES if name in found}
+    if not ratios or OURS not in found:
+        return Figure()
+    best = min(ratios, key=lambda name: ratios[name].median)
+    return Figure(ratios[best], best + (f"; without {', '.join(missing)}" if missing else ""))
 
 
 def bias_cost(rows: Sequence[KernelTiming]) -> Figure:
-    """Our time with a bias over that without, where it is largest."""
-    found = [
-        row
-        for shape in GOAL_SHAPES
-        for row in _counted(rows, "masked_attention", shape)
-        if row.contender == f"{OURS}, no bias"
-    ]
-    if len(found) < len(GOAL_SHAPES):
-        return Figure(None, "")
+    """Our time with a bias over that without, at the shape where it is largest."""
+    name = f"{OURS}, no bias"
+    found = [_counted(rows, "masked_attention", shape).get(name) for shape in GOAL_SHAPES]
     # A row's ratio is its time over ours, which has the bias.
-    costs = [
-        (Ratio(1 / r.median, 1 / r.high, 1 / r.low), row.shape)
-        for row in found
-        for r in [_ratio(row)]
-    ]
-    return Figure(*max(costs, key=lambda cost: cost[0].median))
+    costs = [Figure(each[0].inverse(), each[1]) for each in found if each is not None]
+    return max(costs, key=_median) if len(costs) == len(found) else Figure()
 
 
-def windows(rows: Sequence[KernelTiming]) -> Figure:
-    """SAM2's time over ours, where it is smallest."""
-    return _least(_counted(rows, "window_attention"), SAM2)
+def least_gain(rows: Sequence[KernelTiming], kernel: str, name: str) -> Figure:
+    """Another implementation's time over ours, at the shape where it is smallest."""
+    shapes = dict.fromkeys(row.shape for row in rows)
+    found = (_counted(rows, kernel, shape).get(name) for shape in shapes)
+    return min((Figure(*each) for each in found if each is not None), key=_median, default=Figure())
 
 
-def kept(rows: Sequence[KernelTiming]) -> Figure:
-    """The dense encoder's time over that on kept tokens."""
-    return _least(_counted(rows, "hard focus"), DENSE)
+def _median(figure: Figure) -> float:
+    assert figure.value is not None
+    return figure.value.median
 
 
-def _least(rows: Sequence[KernelTiming], contender: str) -> Figure:
-    found = [(_ratio(row), row.shape) for row in rows if row.contender == contender]
-    if not found:
-        return Figure(None, "")
-    return Figure(*min(found, key=lambda pair: pair[0].median))
-
-
-def _counted(
-    rows: Sequence[KernelTiming], kernel: str, shape: str | None = None
-) -> list[KernelTiming]:
-    """Rows with a warm cache beside which our kernel ran, and not PyTorch in its place."""
-    chosen = [
-        row
+def _counted(rows: Sequence[KernelTiming], kernel: str, shape: str) -> dict[str, tuple[Ratio, str]]:
+    """Ratios and shape by implementation, with a warm cache; none where PyTorch ran for ours."""
+    found = {
+        row.implementation: row
         for row in rows
-        if row.kernel == kernel
-        and row.cache == "warm"
-        and row.measured
-        and shape in (None, row.shape)
-    ]
-    by_kernel = {row.shape for row in chosen if row.contender == OURS and row.path == "triton"}
-    return [row for row in chosen if row.shape in by_kernel]
+        if (row.kernel, row.shape, row.cache) == (kernel, shape, "warm") and row.measured
+    }
+    if OURS not in found or found[OURS].path != "triton":
+        return {}
+    return {name: (row.ratio, shape) for name, row in found.items() if row.ratio is not None}
 
 
-def _ratio(row: KernelTiming) -> Ratio:
-    assert row.ratio is not None
-    assert row.ratio_low is not None
-    assert row.ratio_high is not None
-    return Ratio(row.ratio, row.ratio_low, row.ratio_high)
+_FASTEST = "masked_attention, {}, compared with the fastest baseline"
+_BIAS = "masked_attention, time with a bias / without, the worst shape"
+_WINDOWS = "window attention compared with SAM2's own, the worst shape"
+_HARD = "hard focus at 30% kept, ViT-L-14-336, B 64, end to end"
+GOALS = (
+    *(
+        Goal(_FASTEST.format(shape), limit, True, partial(fastest_baseline, shape=shape))
+        for shape, limit in GOAL_SHAPES.items()
+    ),
+    Goal(_BIAS, 1.05, False, bias_cost),
+    Goal(_WINDOWS, 1.5, True, partial(least_gain, kernel="window_attention", name=SAM2)),
+    Goal(_HARD, 2.0, True, partial(least_gain, kernel="hard focus", name=DENSE)),
+)
 
 
 def missed(rows: Sequence[KernelTiming], device: str | None) -> Iterator[str]:
     """Goals that were not met, or not measured, on the device that they are for."""
     if device is not None and GOAL_DEVICE in device:
-        for goal in goals():
+        for goal in GOALS:
             verdict = goal.verdict(rows)
             if verdict != "met":
                 yield f"goal {verdict}: {goal.text}"
 
 
 def goals_table(rows: Sequence[KernelTiming], device: str | None) -> str:
-    """The table, and the device if it is not the goals'."""
-    lines = []
-    for goal in goals():
-        figure, sign = goal.figure(rows), "≥" if goal.at_least else "≤"
-        value = figure.value
-        said = f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]" if value else "-"
-        lines.append((goal.text, f"{sign} {goal.limit:.2f}", said, goal.verdict(rows), figure.note))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    """One line per goal, and the device's name if it is another one."""
     title = f"Goals for an {GOAL_DEVICE}, bfloat16; ratios of times, warm, with 95% intervals"
     if device is not None and GOAL_DEVICE not in device:
         title += f" (this is {device})"
-    body = []
-    for *cells, note in lines:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        body.append(f"{line}  ({note})" if note else line.rstrip())
-    return "\n".join([title, *body])
+    lines = [title]
+    width = max(len(goal.text) for goal in GOALS)
+    for goal in GOALS:
+        (value, note), sign = goal.figure(rows), "≥" if goal.at_least else "≤"
+        text = f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]" if value else "-"
+        line = f"{goal.text:{width}}  {sign} {goal.limit:.2f}  {text:17}  {goal.verdict(rows):12}"
+        lines.append(f"{line}  ({note})" if note else line.rstrip())
+    return "\n".join(lines)

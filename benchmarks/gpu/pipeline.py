@@ -1,12 +1,12 @@
-"""`Engine.stream` on a GPU beside the segmenter alone and upstream's own code, in one run.
+"""`Engine.stream` on a GPU compared with the segmenter only and with upstream, in one run.
 
     python -m medfocus.benchmarks.gpu.pipeline OUT.json
 
-Preset `base` with seeded random weights, bf16, one prompt an image, images in memory. Upstream is
-SAM2ImagePredictor's batch and open_clip, eager in float32, and compiled under autocast in fp16.
-Who is compared runs in turns; every ratio is of images a second, round by round. OUT.json is
-written anew after each stage, so that a time limit costs what comes later and nothing else. Exit
-status 1 if a stage failed.
+Preset `base` with seeded random weights, bf16, one prompt per image, images in memory. Upstream is
+SAM2ImagePredictor's batch call and open_clip, without a selection of masks or a head, eager in
+float32, and compiled under autocast in fp16. Each comparison is timed in turns; every ratio is of
+images per second, round by round. OUT.json is rewritten after each step, so that a time limit costs
+only the later steps. Exit status 1 if a step failed.
 """
 
 import argparse
@@ -23,31 +23,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from medfocus.benchmarks.baselines.gpu_upstream import Upstream
+from medfocus.atomic_write import atomic_write
+from medfocus.benchmarks.baselines.models import Models
+from medfocus.benchmarks.baselines.upstream import SAM2_CONFIGS, upstream_models
 from medfocus.benchmarks.bench.environment import environment_of
-from medfocus.benchmarks.bench.failures import FAILURES, first_line
-from medfocus.benchmarks.bench.random_weights import SAM2_CONFIGS
-from medfocus.benchmarks.bench.timing.clock import turns
-from medfocus.benchmarks.gpu.busy import device_work, idle_share
-from medfocus.benchmarks.gpu.engine import Picture, Rig, pictures_of, random_directory, rig
-from medfocus.benchmarks.gpu.pipeline_goals import ALONE, COMPILED, EAGER, STREAM, goals
-from medfocus.benchmarks.gpu.process import write_whole
+from medfocus.benchmarks.bench.failures import first_line
+from medfocus.benchmarks.bench.timing.clock import shuffled_rounds
+from medfocus.benchmarks.gpu.engine import (
+    MeasuredEngine,
+    Picture,
+    measured_engine,
+    pictures_of,
+    random_directory,
+)
+from medfocus.benchmarks.gpu.idle import device_work, idle_share
+from medfocus.benchmarks.gpu.pipeline_goals import COMPILED, EAGER, SEGMENTER, STREAM, goals
 from medfocus.engine import Engine
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers
+from medfocus.engine.io.images import SourceImage
 from medfocus.models.presets import preset
 
 BATCH = 32
 SMALL = 8  # the other batch size that upstream is tried at
-ROUND_SECONDS = 4.0  # of the stream, against the segmenter alone
-UPSTREAM_ROUNDS = 3  # of a quarter of the images: goals of 5 and 2 bear that the pipeline fills
+ROUND_SECONDS = 4.0  # of the stream, compared with the segmenter only
+UPSTREAM_ROUNDS = 3  # of a quarter of the images: goals of 5 and 2 allow for filling the pipeline
 TRACED = 24  # batches under the profiler
 GRAPHED = ("segment", "classify")
+UPSTREAM = {EAGER: ("upstream", "fp32"), COMPILED: ("compile", "fp16")}
 
-Stages = dict[str, Callable[[], None]]
+Steps = dict[str, Callable[[], None]]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure; the file is written as it goes."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; the file is written after each step."""
     parser = argparse.ArgumentParser(
         prog="python -m medfocus.benchmarks.gpu.pipeline",
         description=__doc__,
@@ -56,29 +64,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", default="base")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--images", type=int, default=4096, help="a round, of the stream, at most")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--images", type=int, default=4096, help="per round, at most (default 4096)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
+    options = parser.parse_args(argv)
     most: int = options.images
     found: dict[str, Any] = {
         "environment": asdict(environment_of(Path.cwd(), options.device)),
         "preset": options.preset,
         "batch": min(BATCH, most),
-        "races": [],
+        "comparisons": [],
         "problems": [],
     }
     pictures = pictures_of(found["batch"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "engine")
         directory = random_directory(options.preset, path, options.device, len(pictures))
-        with rig(directory, options.device, pictures) as ready:
+        with measured_engine(directory, options.device, pictures) as ready:
             describe_graphs(found, ready, options.device)
-            stages = stages_of(found, ready, options.device, pictures, most, options.rounds)
-            run_stages(stages, found, options.out)
+            steps = steps_of(found, ready, options.device, pictures, most, options.rounds)
+            run_steps(steps, found, options.out)
     return int(bool(found["problems"]))
 
 
-def describe_graphs(found: dict[str, Any], ready: Rig, device: str) -> None:
+def describe_graphs(found: dict[str, Any], ready: MeasuredEngine, device: str) -> None:
     """Record which CUDA graphs were captured; on a GPU, one that is missing is a problem."""
     found["cuda_graphs"] = [list(graph) for graph in ready.graphs]
     if device == "cuda":
@@ -90,48 +100,46 @@ def describe_graphs(found: dict[str, Any], ready: Rig, device: str) -> None:
         ]
 
 
-def run_stages(stages: Stages, found: dict[str, Any], out: Path) -> None:
-    """Run all stages, writing down after each what is known, and what is not."""
-    left = list(stages)
-    write_down(found, left, out)
-    for name, stage in stages.items():
+def run_steps(steps: Steps, found: dict[str, Any], out: Path) -> None:
+    """Run all steps, and write after each what was measured and what was not reached."""
+    left = list(steps)
+    write(found, left, out)
+    for name, step in steps.items():
         begun = time.perf_counter()
         try:
-            stage()
-        except FAILURES as failure:
+            step()
+        except Exception as failure:  # out of memory, a package that is missing
             found["problems"].append(f"{name}: {first_line(failure)}")
         left.remove(name)
-        write_down(found, left, out)
+        write(found, left, out)
         print(f"{name}: done in {time.perf_counter() - begun:.0f} s", flush=True)
 
 
-def write_down(found: dict[str, Any], left: Sequence[str], out: Path) -> None:
-    """Write the file as it would be if this were the end."""
+def write(found: dict[str, Any], left: Sequence[str], out: Path) -> None:
+    """Write the file as if this were the end."""
     found |= {"not_reached": [*left], "goals": goals(found)}
-    write_whole(out, json.dumps(found, indent=1) + "\n")
+    atomic_write(out, json.dumps(found, indent=1) + "\n")
 
 
-def stages_of(
+def steps_of(
     found: dict[str, Any],
-    ready: Rig,
+    ready: MeasuredEngine,
     device: str,
     pictures: Sequence[Picture],
     most: int,
     rounds: int,
-) -> Stages:
-    """What is measured into `found`, the most wanted first; torch.compile takes its time."""
+) -> Steps:
+    """What is measured into `found`, the most important first; torch.compile takes long."""
     engine, buffers, batch = ready.engine, ready.buffers, len(pictures)
 
-    def against_segmenter() -> None:
+    def segmenter() -> None:
         first = min(most, 8 * batch)
-        streamed(engine, pictures, first)  # what is done once only
-        images = images_a_round(streamed(engine, pictures, first), batch, most)
+        streamed(engine, pictures, first)  # warm-up
+        images = images_per_round(streamed(engine, pictures, first), batch, most)
         found["images"] = images
-        runs = {
-            STREAM: partial(streamed, engine, pictures, images),
-            ALONE: partial(segmented, buffers, device, batch, images),
-        }
-        record(found, ALONE, batch, images, race(runs, rounds))
+        ours = partial(streamed, engine, pictures, images)
+        theirs = partial(segmented, buffers, device, batch, images)
+        compare(SEGMENTER, batch, images, ours, theirs, rounds)
 
     def latency() -> None:
         found["latency_ms"] = 1e3 * call_seconds(engine, pictures)
@@ -145,52 +153,59 @@ def stages_of(
         found["idle"] = {"share": share, "images": images, "profiled_images_per_second": rate[0]}
 
     @cache
-    def upstream(compiled: bool) -> Upstream:
-        return Upstream(preset(found["preset"]), device, compiled)
+    def loaded(name: str) -> Models:
+        way, precision = UPSTREAM[name]
+        return upstream_models(ready.directory, device, way, precision, select=False)
 
-    def against_upstream(peer: str, size: int) -> None:
+    def upstream(name: str, size: int) -> None:
         images = max(batch, found.get("images", most) // 4 // batch * batch)
-        shown = pictures[:size]
-        theirs = partial(upstream(peer == COMPILED).rate, shown, max(1, 2 * batch // size))
-        runs = {STREAM: partial(streamed, engine, pictures, images), peer: theirs}
-        record(found, peer, size, images, race(runs, min(rounds, UPSTREAM_ROUNDS)))
+        ours = partial(streamed, engine, pictures, images)
+        theirs = partial(embedded, loaded(name), pictures[:size], max(1, 2 * batch // size))
+        compare(name, size, images, ours, theirs, min(rounds, UPSTREAM_ROUNDS))
 
-    stages: Stages = {f"{STREAM} / {ALONE}": against_segmenter, "latency": latency}
+    def compare(
+        name: str,
+        size: int,
+        images: int,
+        ours: Callable[[], float],
+        theirs: Callable[[], float],
+        rounds: int,
+    ) -> None:
+        rates = interleaved_rates({STREAM: ours, name: theirs}, rounds)
+        measured = {"stream": rates[STREAM], "images_per_second": rates[name]}
+        described = {"baseline": name, "batch": size, "stream_images": images}
+        found["comparisons"].append({**described, **measured})
+
+    steps: Steps = {f"{STREAM} / {SEGMENTER}": segmenter, "latency": latency}
     if device == "cuda":
-        stages["idle share"] = idle
+        steps["idle share"] = idle
     if preset(found["preset"]).sam2 in SAM2_CONFIGS:
-        for peer in (EAGER, COMPILED):
+        for name in UPSTREAM:
             for size in dict.fromkeys((batch, min(SMALL, batch))):
-                stages[f"{peer}, {size} at once"] = partial(against_upstream, peer, size)
-    return stages
+                steps[f"{name}, batch {size}"] = partial(upstream, name, size)
+    return steps
 
 
-def race(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each run returns, round by round, in turns; after one that does not count."""
+def interleaved_rates(
+    runs: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, list[float]]:
+    """What each run returns, round by round, in turns; after a warm-up."""
     for run in runs.values():
         run()
     rates: dict[str, list[float]] = {name: [] for name in runs}
-    for order in turns(list(runs), rounds):
+    for order in shuffled_rounds(list(runs), rounds):
         for name in order:
             rates[name].append(runs[name]())
     return rates
 
 
-def record(
-    found: dict[str, Any], peer: str, batch: int, images: int, rates: Mapping[str, list[float]]
-) -> None:
-    """A race against a peer: images a second a round, the peer's batch, the stream's images."""
-    race = {"peer": peer, "batch": batch, "stream_images": images}
-    found["races"].append({**race, "stream": rates[STREAM], "images_per_second": rates[peer]})
-
-
-def images_a_round(rate: float, batch: int, most: int) -> int:
-    """Whole batches for about `ROUND_SECONDS` at `rate` images a second, but `most` at most."""
+def images_per_round(rate: float, batch: int, most: int) -> int:
+    """Whole batches for about `ROUND_SECONDS` at `rate` images per second, but at most `most`."""
     return min(most, max(batch, int(rate * ROUND_SECONDS) // batch * batch))
 
 
 def streamed(engine: Engine, pictures: Sequence[Picture], images: int) -> float:
-    """Images a second through the whole pipeline."""
+    """Images per second through the whole pipeline."""
     shown = (pictures[number % len(pictures)] for number in range(images))
     begun = time.perf_counter()
     answered = sum(answer.error is None for answer in engine.stream(shown))
@@ -199,18 +214,27 @@ def streamed(engine: Engine, pictures: Sequence[Picture], images: int) -> float:
     return images / seconds
 
 
+def embedded(models: Models, pictures: Sequence[Picture], batches: int) -> float:
+    """Images per second of upstream's models over batches of all `pictures`."""
+    images = [SourceImage(pixels, "") for pixels in pictures]
+    begun = time.perf_counter()
+    for _ in range(batches):
+        models.classify(images, models.segment(images))
+    return batches * len(pictures) / (time.perf_counter() - begun)
+
+
 @torch.inference_mode()
 def segmented(buffers: TorchBatchBuffers, device: str, batch: int, images: int) -> float:
-    """Images a second of the segmenter's graph, one replay after another."""
+    """Images per second of the segmenter's graph, replayed back to back."""
     begun = time.perf_counter()
     for _ in range(images // batch):
         buffers.run("segment", batch)
-    _wait(device)
+    _synchronize(device)
     return images // batch * batch / (time.perf_counter() - begun)
 
 
 def call_seconds(engine: Engine, pictures: Sequence[Picture]) -> float:
-    """Median of the seconds of a call with one image."""
+    """Median seconds of a call with one image."""
     waits = []
     for number in range(max(20, 6 * len(pictures))):
         begun = time.perf_counter()
@@ -221,19 +245,19 @@ def call_seconds(engine: Engine, pictures: Sequence[Picture]) -> float:
 
 @torch.inference_mode()
 def graph_seconds(buffers: TorchBatchBuffers, device: str) -> float:
-    """Seconds of one image's two graphs, replayed without a break."""
+    """Seconds of one image's two graphs, replayed back to back."""
     replays = 50 if device == "cuda" else 2
-    for _ in range(2):  # the first time does not count
-        _wait(device)
+    for _ in range(2):  # the first is a warm-up
+        _synchronize(device)
         begun = time.perf_counter()
         for _ in range(replays):
             buffers.run("segment", 1)
             buffers.run("classify", 1)
-        _wait(device)
+        _synchronize(device)
     return (time.perf_counter() - begun) / replays
 
 
-def _wait(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 

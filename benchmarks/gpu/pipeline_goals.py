@@ -1,21 +1,21 @@
-"""The pipeline's goals for an H200, and what `gpu_pipeline` found for each of them."""
+"""The pipeline's goals for an H200, and what `make gpu-check` measured for each of them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 GOAL_DEVICE = "H200"
-FLOOR = 2400.0  # images a second: base's arithmetic at an H200's measured bf16 rate
-STREAM, ALONE = "stream", "segmenter alone"
+FLOOR = 2400.0  # images per second: base's products at an H200's measured bf16 rate
+STREAM, SEGMENTER = "stream", "segmenter only"
 EAGER, COMPILED = "upstream eager fp32", "upstream compiled fp16"
 # To reach, or to stay under where the name is in AT_MOST; as `goals` computes them.
 GOALS = {
-    f"{STREAM} / {ALONE}": 0.95,
+    f"{STREAM} / {SEGMENTER}": 0.95,
     f"{STREAM} / {EAGER}": 5.0,
     f"{STREAM} / {COMPILED}": 2.0,
-    f"{STREAM} / arithmetic floor": 0.40,
+    f"{STREAM} / compute floor": 0.40,
     "latency of one image / its graphs' GPU time": 1.15,
     "idle share of the GPU": 0.05,
 }
@@ -23,28 +23,24 @@ AT_MOST = ("latency of one image / its graphs' GPU time", "idle share of the GPU
 
 
 def goals(found: Mapping[str, Any]) -> dict[str, float | None]:
-    """The figure for each of `GOALS`, from as much as was recorded; None where that lacks it.
+    """The figure for each of `GOALS` from what was recorded; None where that lacks it.
 
-    Upstream counts at its best: at the batch size at which we are least ahead of it.
+    Upstream counts at its best: at the batch size at which our lead is smallest.
     """
-    races: dict[str, list[float]] = {race["peer"]: [] for race in found["races"]}
-    for race in found["races"]:
-        races[race["peer"]].append(_ahead(race["stream"], race["images_per_second"]))
-    alone = [race["stream"] for race in found["races"] if race["peer"] == ALONE]
-    base = alone and found["preset"] == "base"
+    ratios: dict[str, list[float]] = {}
+    for each in found["comparisons"]:
+        rounds = zip(each["stream"], each["images_per_second"], strict=True)
+        ratios.setdefault(each["baseline"], []).append(median(a / b for a, b in rounds))
+    stream = [each["stream"] for each in found["comparisons"] if each["baseline"] == SEGMENTER]
+    base = stream and found["preset"] == "base"
     graphs, idle = found.get("graphs_ms"), found.get("idle")
     figures = (
-        *(min(races[peer]) if peer in races else None for peer in (ALONE, EAGER, COMPILED)),
-        median(alone[0]) / FLOOR if base else None,
+        *(min(ratios[name]) if name in ratios else None for name in (SEGMENTER, EAGER, COMPILED)),
+        median(stream[0]) / FLOOR if base else None,
         found["latency_ms"] / graphs if graphs else None,
         idle["share"] if idle else None,
     )
     return dict(zip(GOALS, figures, strict=True))
-
-
-def _ahead(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Our images a second over theirs, round by round."""
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def verdict(name: str, value: float | None) -> str:
@@ -56,31 +52,30 @@ def verdict(name: str, value: float | None) -> str:
 
 
 def read_pipeline(out: Path) -> dict[str, Any]:
-    """What `gpu_pipeline` left in a folder; empty where it left nothing."""
+    """The content of a folder's pipeline.json; empty without one."""
     file = out / "pipeline.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return found
 
 
 def pipeline_problems(found: Mapping[str, Any], device: str | None) -> Iterator[str]:
-    """What went wrong, what was not reached, and on the goals' device each goal that is not met."""
+    """What failed, what was not reached, and on the goals' device each goal that is not met."""
     yield from (f"pipeline: {problem}" for problem in found.get("problems", ()))
-    yield from (f"pipeline: {stage}: not reached" for stage in found.get("not_reached", ()))
+    yield from (f"pipeline: {step}: not reached" for step in found.get("not_reached", ()))
     if device is not None and GOAL_DEVICE in device:
         for name, value in found.get("goals", {}).items():
-            judged = verdict(name, value)
-            if judged != "met":
-                yield f"goal {judged}: {name}"
+            if verdict(name, value) != "met":
+                yield f"goal {verdict(name, value)}: {name}"
 
 
 def pipeline_table(found: Mapping[str, Any]) -> str:
-    """A line a goal: what it asks for, what was found."""
+    """One line per goal: its limit and what was measured."""
     values = found.get("goals") or dict.fromkeys(GOALS)
-    wide = max(map(len, GOALS))
+    width = max(map(len, GOALS))
     lines = [f"Goals of the pipeline for an {GOAL_DEVICE}, base in bf16, one prompt"]
     for name, limit in GOALS.items():
         value = values[name]
-        said = "-" if value is None else f"{value:.3f}"
+        text = "-" if value is None else f"{value:.3f}"
         sign = "≤" if name in AT_MOST else "≥"
-        lines.append(f"{name:{wide}}  {sign} {limit:<4g}  {said:>7}  {verdict(name, value)}")
+        lines.append(f"{name:{width}}  {sign} {limit:<4g}  {text:>7}  {verdict(name, value)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What would spoil a run of `gpu_check` without a sound: stale sources, stale results."""
+"""What would spoil a run of `make gpu-check` unnoticed: an outdated package, outdated results."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,35 +6,27 @@ from pathlib import Path
 import medfocus
 
 # As setup.py maps them; `package` holds the files of `medfocus` itself.
-FOLDERS = ("kernels", "models", "fewshot", "export", "engine", "benchmarks")
+FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
 # What a run leaves in its folder.
-RESULTS = (
-    "gpu_check.*",
-    "goals.txt",
-    "pipeline.json*",
-    "part-*.jsonl",
-    "junit-*.xml",
-    "tests-*.log",
-    "tests-*.jsonl",
-    "sanitizer-*.log",
-    "warm-up-*.log",
-)
+RESULTS = ("gpu_check.*", "goals.txt", "pipeline.json*", "part-*.jsonl", "tests.*",
+           "sanitizer-*.log", "warm-up-*.log")  # fmt: skip
 
 
 def remove_results(out: Path) -> None:
-    """Remove what an earlier run left, lest a part that fails now seems to have been measured."""
+    """Remove what an earlier run left, so that a part that fails now has no results."""
     for pattern in RESULTS:
         for file in out.glob(pattern):
             file.unlink()
 
 
 def source_problems(root: Path) -> Iterator[str]:
-    """Whether the package that is imported is the one in the repository at `root`."""
+    """Whether the imported package is that of the repository at `root`."""
     imported = Path(medfocus.__file__).parent
+    folders = {root / "package": imported} | {root / each: imported / each for each in FOLDERS}
     differing = [
         str(file.relative_to(root))
-        for source, target in _mapped(root, imported)
-        for file in _installed_of(source)
+        for source, target in folders.items()
+        for file in _installed(source)
         if not _same(file, target / file.relative_to(source))
     ]
     if differing:
@@ -42,14 +34,8 @@ def source_problems(root: Path) -> Iterator[str]:
         yield f"the installed medfocus is not this repository's: {differing[0]} differs{more}"
 
 
-def _mapped(root: Path, imported: Path) -> Iterator[tuple[Path, Path]]:
-    yield root / "package", imported
-    for folder in FOLDERS:
-        yield root / folder, imported / folder
-
-
-def _installed_of(folder: Path) -> list[Path]:
-    """A folder's modules, and the kernels' tiles: a stale tile is a stale time."""
+def _installed(folder: Path) -> list[Path]:
+    """A folder's modules, and the kernels' tile tables, which decide their speed."""
     modules = (file for file in folder.rglob("*.py") if (file.parent / "__init__.py").exists())
     return sorted([*modules, *folder.glob("tiles/*.json")])
 

@@ -1,4 +1,4 @@
-"""Programs of their own, for a limited time: what hangs is killed with all that it has started."""
+"""Child processes with a time limit: one that hangs is killed with all that it has started."""
 
 import os
 import signal
@@ -15,17 +15,18 @@ def status_of(
     limit: float,
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> int | None:
     """Run a program; its exit status, or None where it was killed after `limit` seconds.
 
     Args:
         command: the program and its arguments.
         limit: seconds.
-        log: the file for what it says; with None it speaks where this process does.
+        log: file for its output; with None it goes where this process's output goes.
         environment: variables besides this process's own.
+        cwd: the folder to run it in.
     """
-    with ExitStack() as until:
-        process = until.enter_context(_started(command, log, environment or {}))
+    with started(command, log, environment, cwd) as process:
         try:
             return process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -33,34 +34,23 @@ def status_of(
 
 
 @contextmanager
-def beside(commands: Mapping[str, Command], folder: Path) -> Iterator[None]:
-    """Let programs run until the block ends, when they are killed; what they say is in `folder`."""
-    with ExitStack() as until:
-        for name, command in commands.items():
-            until.enter_context(_started(command, folder / f"warm-up-{name}.log", {}))
-        yield
-
-
-@contextmanager
-def _started(
-    command: Command, log: Path | None, environment: Mapping[str, str]
+def started(
+    command: Command,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    with ExitStack() as until:
-        words = None if log is None else until.enter_context(log.open("wb"))
-        # A group and no session of its own: the device machine ends what is left of a session.
+    """A program that is killed, with its children, when the block ends."""
+    with ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("wb"))
+        # A process group, not a session: some machines end only what is left of a session.
         process = subprocess.Popen(
-            command, stdout=words, stderr=words, env=os.environ | environment, process_group=0
-        )
+            command, stdout=output, stderr=output, cwd=cwd, env=os.environ | (environment or {}),
+            process_group=0,
+        )  # fmt: skip
         try:
             yield process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it, whenever, finds all of it or what was there before."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)

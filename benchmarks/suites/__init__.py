@@ -1,1 +1,1 @@
-"""TODO."""
+"""pytest-benchmark suites of single functions (`make bench`); not in the wheel."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""One module for each part of `medfocus-bench`; each yields rows."""

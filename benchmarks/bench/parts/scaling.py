@@ -1,7 +1,4 @@
-"""The part `scaling`: images a second against all that a user can ask more of.
-
-Batch (with memory), image size, prompts, kept patches, classes, callers.
-"""
+"""The part `scaling`: images per second by batch size, image size, prompts, classes and callers."""
 
 import shutil
 import tempfile
@@ -22,15 +19,15 @@ from medfocus.benchmarks.baselines.engine_models import (
     reference_models,
     run_graphs,
 )
-from medfocus.benchmarks.baselines.implementations import Implementation, Models
+from medfocus.benchmarks.baselines.implementations import Implementation
+from medfocus.benchmarks.baselines.models import Models
 from medfocus.benchmarks.bench.agreement import mask_iou, worst_cosine
 from medfocus.benchmarks.bench.failures import first_line
 from medfocus.benchmarks.bench.options import BenchOptions
-from medfocus.benchmarks.bench.parts.models import BOTH
-from medfocus.benchmarks.bench.report.rows import BenchRow
-from medfocus.benchmarks.bench.timing.cold_start import alone
+from medfocus.benchmarks.bench.report.rows import BOTH, BenchRow
+from medfocus.benchmarks.bench.timing.cold_start import cold_start
 from medfocus.benchmarks.bench.timing.concurrent_callers import call
-from medfocus.benchmarks.bench.timing.interleaved import race
+from medfocus.benchmarks.bench.timing.interleaved import time_interleaved
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, load_tensors
 from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, HEAD_WEIGHTS, SEGMENTER_WEIGHTS
@@ -56,11 +53,11 @@ class Case(NamedTuple):
     """One value of what is varied.
 
     Attributes:
-        setting: in words; empty where the batch is what varies.
-        images: at once.
-        run: the work, with its answer.
+        setting: in words; empty where the batch size is varied.
+        images: batch size.
+        run: what is timed; returns its answer.
         expected: the float32 models' answer.
-        peak_memory: MiB, of a process of its own; None where that is not what is varied.
+        peak_memory: MiB, of its own process; None where the batch size is not varied.
     """
 
     setting: str
@@ -70,56 +67,59 @@ class Case(NamedTuple):
     peak_memory: float | None = None
 
 
-def scaling_part(request: BenchOptions) -> Iterator[BenchRow]:
-    """Rows of the first engine on each backend, and of the peers; each sweep in turns."""
-    first = request.engines[0]
+def scaling_part(options: BenchOptions) -> Iterator[BenchRow]:
+    """Rows of the first engine on each backend, and of the baselines."""
+    first = options.engines[0]
     reference = reference_models(first)
-    for contender in request.contenders:
-        if contender.engine != first.path:
+    for one in options.implementations:
+        if one.engine != first.path:
             continue
         try:
-            with closing(contender.load()) as models:
-                batches = list(_batches(request, contender, models, reference))
-                yield from _sweep(request, contender, BOTH, batches)
-                yield from _sweep(request, contender, "one image", _sides(models, reference))
-            if contender.way in NAMES:
-                yield from _ours(request, contender, first)
-        except Exception as error:  # each runtime has its own kinds, with no base in common
-            yield replace(_row(request, contender, BOTH, 1), status=first_line(error))
+            with closing(one.load()) as models:
+                batches = list(_batches(options, one, models, reference))
+                yield from _sweep(options, one, BOTH, batches)
+                yield from _sweep(options, one, "one image", _sides(models, reference))
+            if one.way in NAMES:
+                yield from _engine_rows(options, one, first)
+        except Exception as error:  # each runtime has its own classes, without a common base
+            yield replace(_row(options, one, BOTH, 1), status=first_line(error))
     reference.close()
 
 
-def _ours(
-    request: BenchOptions, contender: Implementation, directory: EngineDirectory
+def _engine_rows(
+    options: BenchOptions, engine: Implementation, directory: EngineDirectory
 ) -> Iterator[BenchRow]:
     """What only an engine has settings for."""
-    sweeps = {"segmenter": _prompts(directory, contender.way, contender.device)}
-    if contender.way == "torch":
-        sweeps["classifier, hard focus"] = _shares(directory, contender.device)
-        sweeps["classifier, of prepared images"] = _classes(directory, contender.device)
+    sweeps = {"segmenter": _prompts(directory, engine.way, engine.device)}
+    if engine.way == "torch":
+        sweeps["classifier, hard focus"] = _shares(directory, engine.device)
+        sweeps["classifier, of prepared images"] = _classes(directory, engine.device)
     for what, cases in sweeps.items():
-        yield from _sweep(request, contender, what, list(cases))
+        yield from _sweep(options, engine, what, list(cases))
     images = phantoms(CALLERS[-1])
     labels = _labels(directory, images)
-    with closing(Engine.load(contender.engine, contender.way, contender.device)) as engine:
+    with closing(Engine.load(engine.engine, engine.way, engine.device)) as loaded:
         for callers in CALLERS:
-            request.say(f"{callers} callers on {contender.name}, {contender.precision}")
-            found = call(engine, images, labels, callers, request.seconds)
-            row = _row(request, contender, "Engine.classify", 1, f"{callers} callers")
+            options.report(f"{callers} callers on {engine.title}")
+            pixels = [image.pixels for image in images]
+            right = lambda index, answer: answer.label == labels[index]  # noqa: E731
+            found = call(loaded, pixels, right, callers, options.seconds)
+            row = _row(options, engine, "Engine.classify", 1, f"{callers} callers")
             yield replace(row, **found)
 
 
 def _sweep(
-    request: BenchOptions, contender: Implementation, what: str, cases: Sequence[Case]
+    options: BenchOptions, implementation: Implementation, what: str, cases: Sequence[Case]
 ) -> Iterator[BenchRow]:
-    request.say(f"{what} on {contender.name}, {contender.precision}")
+    """A row per case, timed in turns."""
+    options.report(f"{what} on {implementation.title}")
     answers = [case.run() for case in cases]
     runs = {str(place): case.run for place, case in enumerate(cases)}
-    timed = race(runs, "0", request.seconds)
+    timed = time_interleaved(runs, "0", options.seconds)
     for case, answer, found in zip(cases, answers, timed.values(), strict=True):
         masks = answer.ndim == 3
         yield replace(
-            _row(request, contender, what, case.images, case.setting),
+            _row(options, implementation, what, case.images, case.setting),
             **found.figures(case.images, ""),
             peak_memory=case.peak_memory,
             accuracy=(mask_iou if masks else worst_cosine)(answer, case.expected()),
@@ -128,24 +128,23 @@ def _sweep(
 
 
 def _row(
-    request: BenchOptions, contender: Implementation, what: str, batch: int, setting: str = ""
+    options: BenchOptions, implementation: Implementation, what: str, batch: int, setting: str = ""
 ) -> BenchRow:
-    where = request.environment
-    return BenchRow(PART, what, contender.name, contender.precision, batch, setting, where)
+    name, precision = implementation.name, implementation.precision
+    return BenchRow(PART, what, name, precision, batch, setting, options.environment)
 
 
 def _labels(directory: EngineDirectory, images: Sequence[SourceImage]) -> list[str]:
     """Each image's label by the float32 models."""
     manifest, inputs = directory.manifest, directory.manifest.preprocessing
-    backend = reference_backend(directory, "cpu")
     prepared = [prepare(image, inputs, manifest.focus, manifest.prompts) for image in images]
-    found = run_graphs(backend, manifest, [collate([one], inputs) for one in prepared])
-    backend.close()
+    with closing(reference_backend(directory, "cpu")) as backend:
+        found = run_graphs(backend, manifest, [collate([one], inputs) for one in prepared])
     return [manifest.classes[place] for place in found]
 
 
 def _expected(models: Models, reference: Models, images: Sequence[SourceImage]) -> Array:
-    """The float32 models' embeddings; the plain ones where this contender cannot steer."""
+    """The float32 models' embeddings; without steering where the implementation has none."""
     logits = reference.segment(images)
     return reference.classify(images, logits if models.steered else 0 * logits + NO_REGION)
 
@@ -162,19 +161,19 @@ def _both(
 
 
 def _batches(
-    request: BenchOptions, contender: Implementation, models: Models, reference: Models
+    options: BenchOptions, implementation: Implementation, models: Models, reference: Models
 ) -> Iterator[Case]:
-    """Up to the largest batch that the engine was made for."""
-    most = max(request.engines[0].manifest.buckets)
-    images = phantoms(most)
-    for size in (size for size in BATCHES if size <= most):
-        request.say(f"memory of {contender.name}, {contender.precision}, batch {size}")
-        memory = alone(contender, images[:size]).peak_memory
+    """Up to the largest batch that the engine was exported for."""
+    largest = max(options.engines[0].manifest.buckets)
+    images = phantoms(largest)
+    for size in (size for size in BATCHES if size <= largest):
+        options.report(f"memory of {implementation.title}, batch {size}")
+        memory = cold_start(implementation, images[:size]).peak_memory
         yield _both(models, reference, images[:size])._replace(peak_memory=memory)
 
 
 def _sides(models: Models, reference: Models) -> list[Case]:
-    """One image of several sizes, which only its preparation should feel."""
+    """One image in several sizes, which only preprocessing depends on."""
     picture = Image.fromarray(phantoms(1)[0].pixels)
     cases = []
     for side in SIDES:
@@ -184,36 +183,30 @@ def _sides(models: Models, reference: Models) -> list[Case]:
 
 
 def _prompts(directory: EngineDirectory, way: str, device: str) -> Iterator[Case]:
-    """The first few of the engine's prompts, in the segmenter."""
+    """The segmenter with the first few of the engine's prompts."""
     images = phantoms(1)
     whole = directory.manifest.prompts
     for count in (count for count in PROMPTS if count <= len(whole.points)):
         fewer = Prompts(whole.points[:count], whole.labels[:count])
-        manifest = replace(directory.manifest, prompts=fewer)
-        other = replace(directory, manifest=manifest)
-        models, reference = engine_models(other, way, device), reference_models(other)
-        yield Case(
-            f"{count} prompts",
-            1,
-            partial(models.segment, images),
-            partial(reference.segment, images),
-        )
+        other = replace(directory, manifest=replace(directory.manifest, prompts=fewer))
+        segment = partial(engine_models(other, way, device).segment, images)
+        yield Case(f"{count} prompts", 1, segment, partial(reference_models(other).segment, images))
 
 
 def _shares(directory: EngineDirectory, device: str) -> Iterator[Case]:
-    """`hard` focus on a band over the picture, in the classifier: it pays for what is kept."""
+    """The classifier with `hard` focus on a band of the image: it computes only what is kept."""
     manifest, images = directory.manifest, phantoms(min(8, max(directory.manifest.buckets)))
     hard = replace(manifest, focus=replace(manifest.focus, mode="hard"))
     other = replace(directory, manifest=hard)
     models, reference = engine_models(other, "torch", device), reference_models(other)
-    size = images[0].pixels.shape[:2]
-    rows, _ = pooling(size, manifest.preprocessing, manifest.focus)
+    rows, _ = pooling(images[0].pixels.shape[:2], manifest.preprocessing, manifest.focus)
+    g, h = rows.shape
     for share in SHARES:
-        kept = round(share * len(rows))  # rows of patches
-        logits = np.full((len(images), rows.shape[1], rows.shape[1]), NO_REGION, np.float32)
-        logits[:, : kept * rows.shape[1] // len(rows)] = -NO_REGION
+        kept = round(share * g)  # rows of patches
+        logits = np.full((len(images), h, h), NO_REGION, np.float32)
+        logits[:, : kept * h // g] = -NO_REGION
         yield Case(
-            f"{kept / len(rows):.0%} of the patches kept",
+            f"{kept / g:.0%} of the patches kept",
             len(images),
             partial(models.classify, images, logits),
             partial(reference.classify, images, logits),
@@ -221,7 +214,7 @@ def _shares(directory: EngineDirectory, device: str) -> Iterator[Case]:
 
 
 def _classes(directory: EngineDirectory, device: str) -> Iterator[Case]:
-    """Heads with random class embeddings: a product more that grows with them."""
+    """The classifier with random class embeddings: one product grows with their number."""
     tensors = load_tensors(directory, HEAD_WEIGHTS)
     width = tensors["class_embeddings"].shape[1]
     images, manifest = phantoms(min(8, max(directory.manifest.buckets))), directory.manifest
@@ -245,9 +238,5 @@ def _classes(directory: EngineDirectory, device: str) -> Iterator[Case]:
             other = unpublished(Path(folder), replace(manifest, classes=names))
             backend = load_backend(other, "torch", device)
             exact = reference_backend(other, "cpu")
-        yield Case(
-            f"{count:,} classes",
-            len(images),
-            partial(probabilities, backend),
-            partial(probabilities, exact),
-        )
+        run, expected = partial(probabilities, backend), partial(probabilities, exact)
+        yield Case(f"{count:,} classes", len(images), run, expected)

@@ -1,16 +1,18 @@
-"""The part `startup`: a process of its own, from its start to its first answer."""
+"""The part `startup`: cold starts, from the start of a process to its first answer."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from medfocus.benchmarks.baselines.engine_models import reference_models
 from medfocus.benchmarks.baselines.implementations import Implementation
 from medfocus.benchmarks.bench.agreement import worst_cosine
 from medfocus.benchmarks.bench.options import BenchOptions
 from medfocus.benchmarks.bench.report.rows import BenchRow
-from medfocus.benchmarks.bench.timing.clock import quantile, ratio, turns
-from medfocus.benchmarks.bench.timing.cold_start import Alone, alone
+from medfocus.benchmarks.bench.timing.clock import ratio, shuffled_rounds
+from medfocus.benchmarks.bench.timing.cold_start import ColdStart, cold_start
 from medfocus.benchmarks.bench.timing.interleaved import ROUNDS
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.preprocess.batch import NO_REGION
@@ -21,78 +23,76 @@ PART = "startup"
 LOADING, FIRST = "until loaded", "first answer"
 
 
-def startup_part(request: BenchOptions) -> Iterator[BenchRow]:
-    """Two rows a contender: until it is loaded, and from there to its first image's answer."""
+def startup_part(options: BenchOptions) -> Iterator[BenchRow]:
+    """Two rows per implementation: until it is loaded, and from there to its first answer."""
     images = phantoms(1)
-    found: dict[Implementation, list[Alone]] = {}
+    found: dict[Implementation, list[ColdStart]] = {}
     began = time.monotonic()
-    for contender in request.contenders:
-        request.say(f"starting {contender.name}, {contender.precision}")
+
+    def start(implementation: Implementation) -> Iterator[BenchRow]:
+        options.report(f"starting {implementation.title}")
         try:
-            found[contender] = [alone(contender, images)]
+            found.setdefault(implementation, []).append(cold_start(implementation, images))
         except MedfocusError as error:
-            yield replace(_row(request, LOADING, contender), status=str(error))
-    rounds = min(ROUNDS[1], int(request.seconds / (time.monotonic() - began)))
-    if rounds:  # without the first, from files that may not have been in memory
-        found = {contender: [] for contender in found}
-    places = {str(place): contender for place, contender in enumerate(found)}
-    for order in turns(list(places), rounds):
+            del found[implementation]
+            yield replace(_row(options, LOADING, implementation), status=str(error))
+
+    for implementation in options.implementations:
+        yield from start(implementation)
+    rounds = min(ROUNDS[1], int(options.seconds / (time.monotonic() - began)))
+    if rounds:  # without the first, which may read files that are not in the page cache
+        found = {implementation: [] for implementation in found}
+    places = {str(place): implementation for place, implementation in enumerate(found)}
+    for order in shuffled_rounds(list(places), rounds):
         for place in order:
-            contender = places[place]
-            if contender not in found:
-                continue
-            request.say(f"starting {contender.name}, {contender.precision}")
-            try:
-                found[contender].append(alone(contender, images))
-            except MedfocusError as error:
-                del found[contender]
-                yield replace(_row(request, LOADING, contender), status=str(error))
+            if places[place] in found:
+                yield from start(places[place])
     if found:
-        yield from _rows(request, found, images)
+        yield from _rows(options, found, images)
 
 
 def _rows(
-    request: BenchOptions, found: dict[Implementation, list[Alone]], images: Sequence[SourceImage]
+    options: BenchOptions,
+    found: dict[Implementation, list[ColdStart]],
+    images: Sequence[SourceImage],
 ) -> Iterator[BenchRow]:
-    reference = reference_models(request.engines[0])
+    reference = reference_models(options.engines[0])
     logits = reference.segment(images)
-    steered = reference.classify(images, logits)
-    plain = reference.classify(images, 0 * logits + NO_REGION)
+    expected = {
+        True: reference.classify(images, logits),
+        False: reference.classify(images, 0 * logits + NO_REGION),
+    }
     reference.close()
-    peer = next(iter(found))
+    first = next(iter(found))
     for what in (LOADING, FIRST):
         times = {
-            who: [_seconds(each, what) for each in each_run] for who, each_run in found.items()
+            implementation: [each.loaded if what == LOADING else each.answered for each in starts]
+            for implementation, starts in found.items()
         }
-        for contender, seconds in times.items():
+        for implementation, seconds in times.items():
+            enough = len(seconds) >= ROUNDS[0]
             row = replace(
-                _row(request, what, contender),
+                _row(options, what, implementation),
                 rounds=len(seconds),
-                p50_ms=1e3 * quantile(seconds, 0.5),
-                p95_ms=1e3 * quantile(seconds, 0.95) if len(seconds) >= ROUNDS[0] else None,
+                p50_ms=1e3 * float(np.median(seconds)),
+                p95_ms=1e3 * float(np.quantile(seconds, 0.95)) if enough else None,
                 times_ms=tuple(1e3 * each for each in seconds),
             )
-            if contender != peer and len(seconds) >= ROUNDS[0]:
-                row = replace(
-                    row,
-                    peer=f"{peer.name}, {peer.precision}",
-                    ratio=ratio(times[peer], seconds),
-                )
+            if implementation != first and enough:
+                compared = ratio(times[first], seconds)
+                row = replace(row, baseline=first.title, ratio=compared)
             if what == FIRST:
-                first = found[contender][0]
-                right = steered if first.steered else plain
+                starts = found[implementation]
+                right = expected[starts[0].steered]
                 row = replace(
                     row,
-                    peak_memory=quantile([each.peak_memory for each in found[contender]], 0.5),
-                    accuracy=worst_cosine(first.embedding, right),
+                    peak_memory=float(np.median([each.peak_memory for each in starts])),
+                    accuracy=worst_cosine(starts[0].embedding, right),
                     accuracy_of="cosine",
                 )
             yield row
 
 
-def _seconds(run: Alone, what: str) -> float:
-    return run.loaded if what == LOADING else run.answered
-
-
-def _row(request: BenchOptions, what: str, contender: Implementation) -> BenchRow:
-    return BenchRow(PART, what, contender.name, contender.precision, 1, "", request.environment)
+def _row(options: BenchOptions, what: str, implementation: Implementation) -> BenchRow:
+    name, precision = implementation.name, implementation.precision
+    return BenchRow(PART, what, name, precision, 1, "", options.environment)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rows as JSON, CSV, a table and pictures, and the comparison of two runs."""

@@ -1,28 +1,33 @@
-"""A row of `medfocus-bench`: one contender at one job, how fast, and how right in the same run."""
+"""A row of `medfocus-bench`: one implementation, its speed and its accuracy in the same run."""
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medfocus.benchmarks.bench.environment import Environment
 from medfocus.benchmarks.bench.timing.clock import Ratio
-from medfocus.errors import InputError
+from medfocus.errors import FileError
 
 MEASURED = "measured"
+BOTH = "both models"
+RATIOS = ("ratio", "noise")
+# Fields as files written before medfocus 0.2 name them.
+OLD_NAMES = {"contender": "implementation", "peer": "baseline"}
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """What was found about one contender at one job.
+    """One implementation in one case.
 
     Attributes:
         part: of the command: "models", "startup".
-        what: the job in words.
-        contender: who did it; precision: in what numbers it computes.
-        batch: images at once; 0 where there are none.
+        what: was measured, in words.
+        implementation: name of what was measured; precision: in which it computes.
+        batch: batch size; 0 where there is none.
         setting: what else was varied: "4 prompts"; empty where nothing was.
         environment: where and when.
         status: `measured`, or why not.
@@ -30,16 +35,17 @@ class BenchRow:
         images_per_second: by the median round.
         p50_ms, p95_ms: of a whole batch, over the rounds; times_ms: in each round.
         peak_memory: MiB, of a process that loads it and answers one batch.
-        roofline_share: the least time by this machine's measured ceilings over the median.
-        accuracy: against float32, on the very artefact that was timed; accuracy_of: its kind.
-        peer: whom the ratio is against.
-        ratio: of images a second to the peer's, round by round; above 1 this one is faster.
-        noise: the same of the peer against itself: 1 lies in it, or the run was too noisy.
+        roofline_share: the least time by this machine's measured rates, over the median.
+        accuracy: compared with float32, of exactly what was timed; accuracy_of: which measure.
+        baseline: what the ratio is to.
+        ratio: of its images per second to the baseline's, round by round; above 1 it is faster.
+        noise: the same of the baseline to itself; the run is too noisy where 1 is not in it.
+        ratios: to the other baselines, by their names.
     """
 
     part: str
     what: str
-    contender: str
+    implementation: str
     precision: str
     batch: int
     setting: str
@@ -54,63 +60,77 @@ class BenchRow:
     roofline_share: float | None = None
     accuracy: float | None = None
     accuracy_of: str = ""
-    peer: str = ""
+    baseline: str = ""
     ratio: Ratio | None = None
     noise: Ratio | None = None
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, str, str, int, str]:
-        """What identifies it: the same job by the same contender in two runs."""
-        return self.part, self.what, self.contender, self.precision, self.batch, self.setting
+        """What identifies it: the same case of the same implementation in two runs."""
+        return self.part, self.what, self.implementation, self.precision, self.batch, self.setting
 
     @property
     def name(self) -> str:
-        """The key as a person reads it."""
-        batch = f"batch {self.batch}" if self.batch else ""
-        words = (self.part, self.what, self.contender, self.precision, batch, self.setting)
+        """The key in words."""
+        part, what, implementation, precision, batch, setting = self.key
+        size = f"batch {batch}" if batch else ""
+        words = (part, what, implementation, precision, size, setting)
         return ", ".join(word for word in words if word)
 
     @property
     def measured(self) -> bool:
-        """Whether its numbers are there."""
+        """Whether it has figures."""
         return self.status == MEASURED
 
     @property
     def too_noisy(self) -> bool:
-        """Whether the peer against itself was not 1 within its own interval."""
+        """Whether the baseline's ratio to itself differs from 1 by more than its interval."""
         return self.noise is not None and not self.noise.low <= 1 <= self.noise.high
 
 
-def write_json(path: Path, rows: Sequence[BenchRow]) -> None:
-    """A list of rows, each with its environment."""
+def write_json(path: Path, rows: Sequence[Any]) -> None:
+    """Write rows, `BenchRow` or other dataclasses, as a list of objects."""
     listed = [_rounded(asdict(row)) for row in rows]
     path.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> list[BenchRow]:
-    """What `write_json` wrote.
+    """The rows of a file that `write_json` wrote.
 
     Raises:
-        InputError: a file that cannot be read, or holds something else.
+        FileError: a file that cannot be read, or holds something else.
     """
     try:
-        return rows_of(json.loads(path.read_text(encoding="utf-8")))
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(listed, list):
+            raise TypeError("not a list")
+        return [row_of(BenchRow, each) for each in listed]
     except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})", "check it") from error
+        problem, hint = f"cannot be read ({error.strerror})", "check its path and permissions"
+        raise FileError(str(path), problem, hint) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            str(path), "holds no rows of medfocus-bench", "give a file that --json wrote"
-        ) from error
+        problem, hint = "has no rows of medfocus-bench", "give a file that --json wrote"
+        raise FileError(str(path), problem, hint, code="bench.no_rows") from error
 
 
-def rows_of(listed: Any) -> list[BenchRow]:
-    """Rows from what their file holds."""
-    return [_row(content) for content in listed]
+def row_of(kind: type[_Row], content: Mapping[str, Any]) -> _Row:
+    """A `BenchRow` or a kernel's row from its JSON object."""
+    values = {OLD_NAMES.get(name, name): value for name, value in content.items()}
+    for name in RATIOS:
+        values[name] = values[name] and Ratio(*values[name])
+    values["environment"] = Environment(**values["environment"])
+    if "times_ms" in values:
+        values["times_ms"] = tuple(values["times_ms"])
+        others = values.get("ratios", {})
+        values["ratios"] = {name: Ratio(*each) for name, each in others.items()}
+    return kind(**values)
 
 
-def write_csv(path: Path, rows: Sequence[BenchRow]) -> None:
-    """A line a row, without each round's times; a ratio has three columns, and the environment's
-    fields stand behind all others.
+def write_csv(path: Path, rows: Sequence[Any]) -> None:
+    """Write a line per row, without the single rounds' times.
+
+    A ratio has three columns; the environment's columns come last.
     """
     lines = [_flat(_rounded(asdict(row))) for row in rows]
     names = [*dict.fromkeys(name for line in lines for name in line)]
@@ -120,30 +140,22 @@ def write_csv(path: Path, rows: Sequence[BenchRow]) -> None:
         writer.writerows(lines)
 
 
-def _row(content: dict[str, Any]) -> BenchRow:
-    for name in ("ratio", "noise"):
-        if content[name] is not None:
-            content[name] = Ratio(*content[name])
-    content["times_ms"] = tuple(content["times_ms"])
-    return BenchRow(**{**content, "environment": Environment(**content["environment"])})
-
-
 def _flat(content: dict[str, Any]) -> dict[str, Any]:
     environment = content.pop("environment")
-    versions = environment.pop("versions")
-    del content["times_ms"]
+    content.pop("times_ms", None)
+    ratios = {f"ratio to {name}": value for name, value in content.pop("ratios", {}).items()}
     line: dict[str, Any] = {}
-    for name, value in content.items():
-        if name in ("ratio", "noise"):
-            parts = value or (None,) * 3
-            line |= {name: parts[0], f"{name}_low": parts[1], f"{name}_high": parts[2]}
+    for name, value in (content | ratios).items():
+        if name in RATIOS or name in ratios:
+            median, low, high = value or (None,) * 3
+            line |= {name: median, f"{name}_low": low, f"{name}_high": high}
         else:
             line[name] = value
-    return {**line, **environment, **versions}
+    return {**line, **environment, **environment.pop("versions")}
 
 
 def _rounded(value: Any) -> Any:
-    """Four significant digits: more than a timing is worth."""
+    """Four significant digits: more than a timing's precision."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The rows of `medfocus-bench` as one table, and what was not measured below it."""
+"""The rows of `medfocus-bench` as one table, followed by what was not measured."""
 
 import math
 from collections.abc import Sequence
@@ -8,18 +8,22 @@ from rich import box
 from rich.table import Table
 
 from medfocus.benchmarks.bench.report.rows import BenchRow
+from medfocus.benchmarks.bench.timing.clock import Ratio
 
+WORDS = ("what", "implementation", "in")
 NUMBERS = ("batch", "images/s", "p50 ms", "p95 ms", "MiB", "roof", "accuracy", "ratio")
 
 
 def bench_table(rows: Sequence[BenchRow]) -> Table:
-    """What was measured, a section a job; columns in which there is nothing are left out."""
+    """What was measured, in sections; columns without any value are left out."""
     table = Table(title=_title(rows), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     measured = [row for row in rows if row.measured]
     names, lines = columns(measured)
     table.add_column(names[0], min_width=12)
     for name in names[1:]:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
+        header = name.replace(" to ", " to\n").replace(", ", ",\n")  # of another baseline
+        justify = "left" if name in WORDS else "right"
+        table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     numbered = zip(measured, lines, strict=True)
     for _, found in groupby(numbered, lambda pair: (pair[0].part, pair[0].what)):
         above = ""
@@ -31,20 +35,26 @@ def bench_table(rows: Sequence[BenchRow]) -> Table:
 
 
 def columns(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]]]:
-    """The columns' names, and a line a row; without those in which there is nothing."""
-    names = ["what", "contender", "in", *NUMBERS]
-    lines = [[_job(row), row.contender, row.precision, *_numbers(row)] for row in rows]
+    """Names of the columns that have a value, and one list of cells per row."""
+    others = dict.fromkeys(name for row in rows for name in row.ratios)
+    names = [*WORDS, *NUMBERS, *(f"ratio to {name}" for name in others)]
+    lines = [
+        [
+            f"{row.what}, {row.setting}" if row.setting else row.what,
+            row.implementation,
+            row.precision,
+            *_numbers(row),
+            *(_ratio(row, row.ratios.get(name)) for name in others),
+        ]
+        for row in rows
+    ]
     kept = [place for place in range(len(names)) if any(line[place] for line in lines)]
     return [names[place] for place in kept], [[line[place] for place in kept] for line in lines]
 
 
 def missing_lines(rows: Sequence[BenchRow]) -> list[str]:
-    """A line a row that was not measured: whose it is, and why."""
+    """One line per row that was not measured, with the reason."""
     return [f"{row.name}: {row.status}" for row in rows if not row.measured]
-
-
-def _job(row: BenchRow) -> str:
-    return f"{row.what}, {row.setting}" if row.setting else row.what
 
 
 def _numbers(row: BenchRow) -> list[str]:
@@ -56,7 +66,7 @@ def _numbers(row: BenchRow) -> list[str]:
         "" if row.peak_memory is None else f"{row.peak_memory:,.0f}",
         "" if row.roofline_share is None else f"{row.roofline_share:.0%}",
         "" if row.accuracy is None else f"{row.accuracy_of} {row.accuracy:.4f}",
-        _ratio(row),
+        _ratio(row, row.ratio),
     ]
 
 
@@ -68,21 +78,21 @@ def _number(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _ratio(row: BenchRow) -> str:
-    """With its interval; ~ where the peer was not as fast as itself."""
-    if row.ratio is None:
+def _ratio(row: BenchRow, ratio: Ratio | None) -> str:
+    """With its interval; ~ where the run was too noisy."""
+    if ratio is None:
         return ""
     doubt = "~" if row.too_noisy else ""
-    return f"{doubt}{row.ratio.median:.2f} [{row.ratio.low:.2f}, {row.ratio.high:.2f}]"
+    return f"{doubt}{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
 def _title(rows: Sequence[BenchRow]) -> str:
     environment = rows[0].environment
-    peers = "; ".join(dict.fromkeys(row.peer for row in rows if row.peer))
+    baselines = "; ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
     place = environment.device or environment.processor
     lines = [f"{place}, {environment.threads} threads, {environment.revision}, {environment.date}"]
-    if peers:
-        lines.append(f"Ratio: images/s over those of {peers}, round by round [95% interval].")
+    if baselines:
+        lines.append(f"Ratio: of images/s to {baselines}, round by round [95% interval].")
     if any(row.roofline_share is not None for row in rows):
-        lines.append("Roof: the least time by this machine's measured ceilings, over the median.")
+        lines.append("Roof: the roofline's least time, by this machine's peak rates, over the p50.")
     return "\n".join(lines)

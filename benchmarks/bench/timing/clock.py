@@ -1,4 +1,4 @@
-"""Times of several functions taken in turns, so that a ratio compares one moment with itself."""
+"""Interleaved timing: functions take turns, so that a ratio compares runs under the same load."""
 
 import math
 import random
@@ -7,54 +7,33 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate, combinations_with_replacement
-from typing import Any, NamedTuple, Protocol
-
-
-class Event(Protocol):
-    """A moment on the device, as `torch.cuda.Event` has it."""
-
-    def record(self) -> Any:
-        """Mark the moment that all work before it is done."""
-
-    def elapsed_time(self, end_event: Any) -> float:
-        """Milliseconds from this moment to a later one."""
-
-
-class HostEvent:
-    """A moment on the host: for work that is done when its call returns."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def record(self) -> None:
-        """See `Event`."""
-        self.seconds = time.perf_counter()
-
-    def elapsed_time(self, end_event: "HostEvent") -> float:
-        """See `Event`."""
-        return 1e3 * (end_event.seconds - self.seconds)
+from typing import NamedTuple
 
 
 class Ratio(NamedTuple):
-    """Of two functions' times, taken round by round.
+    """The ratio of two functions' times or speeds, round by round.
 
     Attributes:
-        median: over the rounds and their pairs.
-        low, high: a 95% confidence interval of it.
+        median: pseudo-median over the rounds.
+        low, high: its 95% confidence interval.
     """
 
     median: float
     low: float
     high: float
 
+    def inverse(self) -> "Ratio":
+        """The other function's over this one's."""
+        return Ratio(1 / self.median, 1 / self.high, 1 / self.low)
+
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
-    """`above` over `below`, a number a round in each.
+    """`above` over `below`, one number per round in each.
 
     The median of all pairs' geometric means (Hodges and Lehmann, Annals of Mathematical Statistics
-    34, 1963) with the interval of Wilcoxon's signed ranks. Both want ratios that are as often above
-    the true one as below by the same factor: two functions on one machine are disturbed alike. In
-    noise without outliers it does with two thirds of the rounds that the plain median needs.
+    34, 1963) with the interval of Wilcoxon's signed ranks, which scipy.stats tests with but has no
+    interval of. Both assume ratios that are equally often above and below the true one by the same
+    factor. Without outliers they need two thirds of the rounds that a plain median needs.
     """
     logs = [math.log(a / b) for a, b in zip(above, below, strict=True)]
     pairs = sorted((one + other) / 2 for one, other in combinations_with_replacement(logs, 2))
@@ -65,68 +44,45 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
 
 @cache
 def _first_inside(rounds: int) -> int:
-    """Which of the ordered pairs the 95% interval begins with.
+    """Index of the ordered pair at which the 95% interval begins.
 
-    A sum of signed ranks that chance goes below in 2.5% of all signs at most lies outside.
+    Sums of signed ranks that are exceeded downwards with a probability of at most 2.5% are outside.
     """
-    ways = [1]  # of signs, by the sum of the positive ranks
+    ways = [1]  # number of sign patterns, by the sum of the positive ranks
     for rank in range(1, rounds + 1):
         ways = [sum(both) for both in zip(ways + rank * [0], rank * [0] + ways, strict=True)]
     refused = sum(40 * below <= 1 << rounds for below in accumulate(ways))
     return max(0, refused - 1)
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of all lie below, between neighbours linearly."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+def shuffled_rounds(names: Sequence[str], rounds: int) -> list[list[str]]:
+    """The order in each round: random, and the same in every run.
 
-
-def turns(names: Sequence[str], rounds: int) -> list[list[str]]:
-    """The order of each round, by chance, the same in every run.
-
-    With everyone's place shifted by one a round, all would have the same neighbours throughout: who
-    comes after itself finds its own data in the caches, and who comes after another runtime its
-    threads still waiting.
+    With a fixed rotation everyone would have the same predecessor in all rounds: after itself a
+    function finds its data in the caches, after another runtime that runtime's threads spinning.
     """
     chance = random.Random(0)
     return [chance.sample(names, len(names)) for _ in range(rounds)]
 
 
 def interleave(
-    runs: Mapping[str, Callable[[], object]],
-    rounds: int,
-    before: Callable[[], object] | None = None,
-    event: Callable[[], Event] = HostEvent,
-    wait: Callable[[], None] = lambda: None,
+    runs: Mapping[str, Callable[[], object]], rounds: int, before: Callable[[], object]
 ) -> dict[str, list[float]]:
     """Time functions in turns.
 
     Args:
-        runs: by name; each does its work, or enqueues it on a device.
+        runs: by name; each has done its work when it returns.
         rounds: how often each one runs.
-        before: called before each run, outside the time that is taken.
-        event: makes a moment, on the host where nothing else is said.
-        wait: until the device is done, where there is one.
+        before: called before each run, not timed.
 
     Returns:
         Seconds of each run, by name and round.
     """
-    moments: dict[str, list[tuple[Event, Event]]] = {name: [] for name in runs}
-    for order in turns(list(runs), rounds):
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for order in shuffled_rounds(list(runs), rounds):
         for name in order:
-            start, end = event(), event()
-            if before is not None:
-                before()
-            start.record()
+            before()
+            begun = time.perf_counter()
             runs[name]()
-            end.record()
-            moments[name].append((start, end))
-        wait()
-    return {
-        name: [start.elapsed_time(end) / 1e3 for start, end in pairs]
-        for name, pairs in moments.items()
-    }
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds

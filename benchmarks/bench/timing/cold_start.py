@@ -1,6 +1,6 @@
-"""A contender in a process of its own: how long until it answers, and how much memory that takes.
+"""Cold starts: seconds until an implementation answers in its own process, and its peak memory.
 
-    python -m medfocus.benchmarks.bench.timing.cold_start CONTENDER.json IMAGES.npy
+    python -m medfocus.benchmarks.bench.timing.cold_start IMPLEMENTATION.json IMAGES.npy STARTED
 
 is that process; it prints one line of JSON.
 """
@@ -27,15 +27,15 @@ LIMIT = 900.0  # seconds
 REFUSED = 3  # exit status of the process after an error of our own
 
 
-class Alone(NamedTuple):
-    """What a process of its own has shown.
+class ColdStart(NamedTuple):
+    """What an implementation's own process measured.
 
     Attributes:
-        loaded: seconds from its start until both models are loaded, Python and imports included.
-        answered: seconds from there to the first batch's answers.
+        loaded: seconds from its start until both models are loaded, with Python and imports.
+        answered: seconds from there to the first batch's embeddings.
         peak_memory: of the process, MiB.
-        steered: whether the focus moves the embedding at all.
-        embedding: (B, E), those answers.
+        steered: whether the focus changes the embedding.
+        embedding: (B, E).
     """
 
     loaded: float
@@ -45,54 +45,56 @@ class Alone(NamedTuple):
     embedding: Array
 
 
-def alone(contender: Implementation, images: Sequence[SourceImage]) -> Alone:
-    """Load a contender in a process of its own and let it answer one batch.
+def cold_start(implementation: Implementation, images: Sequence[SourceImage]) -> ColdStart:
+    """Load an implementation in its own process and embed one batch there.
 
     Args:
-        contender: who.
+        implementation: what to load.
         images: of one size.
 
     Raises:
-        InputError: it failed, or took too long; with what it said last.
+        InputError: it failed, or took too long; with the last line of its messages.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "images.npy")
         np.save(file, np.stack([image.pixels for image in images]))
-        description = json.dumps(asdict(contender), default=str)
+        description = json.dumps(asdict(implementation), default=str)
         command = [sys.executable, "-m", __spec__.name, description, str(file), str(time.time())]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
         except subprocess.TimeoutExpired as error:
-            problem = f"gave no answer within {LIMIT:.0f} s"
-            raise InputError(contender.name, problem, "leave it out") from error
+            raise _failure(implementation, f"gave no answer within {LIMIT:.0f} s") from error
     if done.returncode == REFUSED:
-        raise InputError(*json.loads(done.stdout.splitlines()[-1]))
+        item, problem, hint, code = json.loads(done.stdout.splitlines()[-1])
+        raise InputError(item, problem, hint, code=code)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        if done.returncode < 0 or not said:  # a signal's number, of which it could say nothing
-            said.append(f"exit status {done.returncode}")
-        raise InputError(contender.name, f"failed: {said[-1]}", "see to that, or leave it out")
-    loaded, answered, peak, steered, embedding = json.loads(done.stdout.splitlines()[-1])
-    return Alone(loaded, answered, peak, steered, np.array(embedding, np.float32))
+        lines = done.stderr.strip().splitlines()
+        if done.returncode < 0 or not lines:  # killed by a signal, without a message
+            lines.append(f"exit status {done.returncode}")
+        raise _failure(implementation, f"failed: {lines[-1]}")
+    *figures, embedding = json.loads(done.stdout.splitlines()[-1])
+    return ColdStart(*figures, np.array(embedding, np.float32))
+
+
+def _failure(implementation: Implementation, problem: str) -> InputError:
+    return InputError(implementation.name, problem, "leave it out", code="bench.failed")
 
 
 def main(description: str, file: str, started: str) -> None:
-    """In that process: load, answer, print."""
+    """In that process: load, embed, print."""
     values = json.loads(description)
-    contender = Implementation(**{**values, "engine": Path(values["engine"])})
+    implementation = Implementation(**{**values, "engine": Path(values["engine"])})
     try:
-        models = contender.load()
+        models = implementation.load()
     except MedfocusError as error:
-        print(json.dumps([error.item, error.problem, error.hint]))
+        print(json.dumps([error.item, error.problem, error.hint, error.code]))
         sys.exit(REFUSED)
     loaded = time.time()
     images = [SourceImage(pixels, "") for pixels in np.load(file, allow_pickle=False)]
     embedding = models.classify(images, models.segment(images))
-    answered = time.time()
+    seconds = loaded - float(started), time.time() - loaded
     peak = process_memory("VmHWM") / 2**20
-    seconds = loaded - float(started), answered - loaded
-    found = (*seconds, peak, models.steered, embedding.tolist())
-    print(json.dumps(found))
+    print(json.dumps([*seconds, peak, models.steered, embedding.tolist()]))
 
 
 if __name__ == "__main__":

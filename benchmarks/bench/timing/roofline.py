@@ -1,4 +1,4 @@
-"""What this machine does at most, measured: the two edges of its roofline."""
+"""This machine's peak rates, measured, and what the two models need: the roofline's least time."""
 
 import time
 from collections.abc import Callable
@@ -6,17 +6,35 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from medfocus.benchmarks.gpu.timing import measure_ceilings
+from medfocus.benchmarks.baselines.upstream import upstream_models
+from medfocus.benchmarks.bench.timing.device import measure_ceilings
+from medfocus.engine.artifact.directory import EngineDirectory, load_tensors
+from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, SEGMENTER_WEIGHTS
+from medfocus.engine.io.images import SourceImage
 
-SIDE, SMALL = 2048, 256  # of the matrices
-BYTES = 2**28  # of the copy: more than a processor's caches hold
-TIMES = 5
+LARGE, SMALL = 2048, 256  # rows and columns of the matrices
+COPIED = 2**28  # bytes: more than a processor's caches hold
+REPEATS = 5
 KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
+class ModelCost(NamedTuple):
+    """What one model needs.
+
+    Attributes:
+        flop: per image, matrix products and convolutions only.
+        parameters: read once per batch.
+    """
+
+    flop: float
+    parameters: int
+
+
 class Roofline(NamedTuple):
-    """Of this machine.
+    """Peak rates of this machine.
 
     Attributes:
         bandwidth: of a large copy, bytes/s, read and written.
@@ -26,30 +44,33 @@ class Roofline(NamedTuple):
     bandwidth: float
     matrix_rates: dict[str, float]
 
-    def least_seconds(self, flop: float, size: float, precision: str) -> float | None:
-        """The least time for `flop` of matrix products and `size` bytes; None if not known."""
+    def least_seconds(self, cost: ModelCost, batch: int, precision: str) -> float | None:
+        """The least time of a batch, weights read once; None if the rate is not known."""
         rate = self.matrix_rates.get(precision)
-        return None if rate is None else max(flop / rate, size / self.bandwidth)
+        if rate is None:
+            return None
+        size = cost.parameters * KINDS[precision].itemsize
+        return max(batch * cost.flop / rate, size / self.bandwidth)
 
 
 def measure_roofline(device: str) -> Roofline:
-    """Some seconds of large copies and products.
+    """Large copies and products, for some seconds.
 
-    A processor's rates are never below that of fp32, in which all others can be computed too: one
-    that is slower at small products is emulated, and would take minutes at large ones. On a GPU
-    only that of bf16, which fp16 shares, is measured.
+    A processor's rates are never below that of fp32, in which it can compute all others: one that
+    is slower at small products is emulated, and would take minutes at large ones. On a GPU only
+    bf16 is measured, whose rate fp16 shares.
     """
     if device == "cuda":
         found = measure_ceilings()
         return Roofline(found.bandwidth, dict.fromkeys(("fp16", "bf16"), found.matrix_rate))
-    source = torch.ones(BYTES, dtype=torch.uint8)
+    source = torch.ones(COPIED, dtype=torch.uint8)
     target = torch.empty_like(source)
-    bandwidth = 2 * BYTES / _least(lambda: target.copy_(source))
+    bandwidth = 2 * COPIED / _least_seconds(lambda: target.copy_(source))
     small = {name: _rate(dtype, SMALL) for name, dtype in KINDS.items()}
-    rates = dict.fromkeys(KINDS, _rate(torch.float32, SIDE))
+    rates = dict.fromkeys(KINDS, _rate(torch.float32, LARGE))
     for name, dtype in KINDS.items():
         if small[name] > small["fp32"]:
-            rates[name] = max(rates[name], _rate(dtype, SIDE))
+            rates[name] = max(rates[name], _rate(dtype, LARGE))
     return Roofline(bandwidth, rates)
 
 
@@ -57,14 +78,35 @@ def _rate(dtype: torch.dtype, side: int) -> float:
     """Operations/s of a product of two square matrices."""
     left, right = (torch.randint(-8, 8, (side, side)).to(dtype) for _ in range(2))
     product: Callable[..., Tensor] = torch._int_mm if dtype is torch.int8 else torch.matmul
-    return 2 * side**3 / _least(lambda: product(left, right))
+    return 2 * side**3 / _least_seconds(lambda: product(left, right))
 
 
-def _least(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs."""
+def _least_seconds(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of several runs."""
     times = []
-    for _ in range(TIMES + 1):  # the first warms up
+    for _ in range(REPEATS + 1):  # the first warms up
         begun = time.perf_counter()
         work()
         times.append(time.perf_counter() - begun)
     return min(times[1:])
+
+
+def model_costs(directory: EngineDirectory, image: SourceImage) -> tuple[ModelCost, ModelCost]:
+    """Of segmenter and classifier, counted while upstream's code runs an image with all prompts."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know fused operators
+    try:
+        models = upstream_models(directory, "cpu")
+        with sdpa_kernel(SDPBackend.MATH):
+            with FlopCounterMode(display=False) as segmenter:
+                logits = models.segment([image])
+            with FlopCounterMode(display=False) as classifier:
+                models.classify([image], logits)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    files = (SEGMENTER_WEIGHTS, CLASSIFIER_WEIGHTS)
+    sizes = [sum(t.size for t in load_tensors(directory, file).values()) for file in files]
+    return (
+        ModelCost(segmenter.get_total_flops(), sizes[0]),
+        ModelCost(classifier.get_total_flops(), sizes[1]),
+    )

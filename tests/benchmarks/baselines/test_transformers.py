@@ -1,4 +1,4 @@
-"""transformers' own models with the engine's weights, beside upstream's."""
+"""transformers' own models with the engine's weights, compared with upstream's."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ IMAGES = phantoms(3)
 def test_it_answers_as_upstream_does(engine_directory: Path) -> None:
     directory = read_engine_directory(engine_directory)
     upstream, ours = (
-        contender.load()
-        for contender in baseline_implementations(directory, ["upstream", "transformers"], "cpu")
+        each.load()
+        for each in baseline_implementations(directory, ["upstream", "transformers"], "cpu")
     )
     expected = upstream.segment(IMAGES)
     assert (expected > 0).any()
@@ -65,5 +65,5 @@ def test_what_has_no_place_is_an_error(engine_directory: Path) -> None:
     missing = {name: each for name, each in tensors.items() if name != "no_mem_embed"}
     with pytest.raises(WeightsError, match="no_memory_embedding"):
         module._fill(model, sam2_weights(missing), "a file")
-    with pytest.raises(InputError, match="Leave the peer out"):
+    with pytest.raises(InputError, match="BiomedCLIP"):
         module._clip_configuration("BiomedCLIP-PubMedBERT_256-vit_base_patch16_224")

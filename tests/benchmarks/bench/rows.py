@@ -1,4 +1,4 @@
-"""Rows as `medfocus-bench` would measure them, for the tests of what is done with them."""
+"""Rows and options of `medfocus-bench`, for the tests of what is done with them."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from medfocus.benchmarks.bench.environment import Environment
+from medfocus.benchmarks.bench.options import BenchOptions
 from medfocus.benchmarks.bench.report.rows import BenchRow
 from medfocus.benchmarks.bench.timing.clock import Ratio, ratio
+from medfocus.engine.artifact.directory import EngineDirectory
 
 HERE = Environment(
     device=None,
@@ -22,7 +24,7 @@ HERE = Environment(
 ROW = BenchRow(
     part="models",
     what="classifier",
-    contender="medfocus, openvino",
+    implementation="medfocus, openvino",
     precision="fp32",
     batch=8,
     setting="",
@@ -35,9 +37,10 @@ ROW = BenchRow(
     roofline_share=0.4,
     accuracy=1.0,
     accuracy_of="cosine",
-    peer="open_clip",
+    baseline="open_clip",
     ratio=Ratio(2.0, 1.95, 2.05),
     noise=Ratio(1.0, 0.99, 1.01),
+    ratios={"autocast, bf16": Ratio(1.5, 1.45, 1.55)},
 )
 
 
@@ -46,14 +49,28 @@ def row(**changes: Any) -> BenchRow:
     return replace(ROW, **changes)
 
 
-def timed(
-    random: np.random.Generator, slower: float = 1.0, rounds: int = 30, noise: float = 0.03
-) -> Ratio:
-    """The ratio of a contender to a peer half as fast, on a machine that drifts and stutters."""
+def options_for(*engines: EngineDirectory, **changes: Any) -> BenchOptions:
+    """Options that take little time, with upstream as the baseline."""
+    options = BenchOptions(
+        engines=engines,
+        backends=None,
+        baselines=("upstream",),
+        device="cpu",
+        batches=(1,),
+        images=1,
+        seconds=0.1,
+        environment=HERE,
+        report=lambda line: None,
+    )
+    return replace(options, **changes)
+
+
+def timed(random: np.random.Generator, slower: float = 1.0, rounds: int = 30) -> Ratio:
+    """The ratio to a baseline half as fast, on a machine with drift and outliers."""
     drift = np.exp(np.cumsum(random.normal(0, 0.02, rounds)))
 
     def seconds(each: float) -> list[float]:
-        stutter = 1 + (random.random(rounds) < 0.1) * random.exponential(0.5, rounds)
-        return list(each * drift * stutter * random.lognormal(0, noise, rounds))
+        outlier = 1 + (random.random(rounds) < 0.1) * random.exponential(0.5, rounds)
+        return list(each * drift * outlier * random.lognormal(0, 0.03, rounds))
 
     return ratio(seconds(2.0), seconds(slower))

@@ -24,9 +24,9 @@ from medfocus.errors import InputError
 
 SPANS = [
     Span("read", "host_0", 10.0, 10.1),
-    Span("prepare", "host_0", 10.1, 10.2, batch=0, slot=0),
+    Span("prepare", "host_0", 10.1, 10.2, batch=0, buffers=0),
     Span("segment", "segment", 10.2, 10.7, 0.0, 4, 0, 0),
-    Span("prepare", "host_1", 10.3, 10.4, batch=1, slot=1),
+    Span("prepare", "host_1", 10.3, 10.4, batch=1, buffers=1),
     Span("classify", "classify", 10.7, 10.8, 0.0, 4, 0, 0),
     Span("segment", "segment", 10.7, 11.2, 0.3, 4, 1, 1),
     Span("answer", "answer", 10.8, 10.81, 0.0, 4, 0, 0),
@@ -34,7 +34,7 @@ SPANS = [
 
 
 @pytest.mark.slow
-def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) -> None:
+def test_implementations_and_stages_are_rows(engine_directory: Path, tmp_path: Path) -> None:
     trace, out = tmp_path / "trace.json", tmp_path / "rows.json"
     options = ["--images", "20", "--seconds", "0.1", "--backends", "torch"]
     files = ["--trace", str(trace), "--plot", str(tmp_path / "plots"), "--json", str(out)]
@@ -42,8 +42,8 @@ def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) 
     rows = read_json(out)
     whole = [row for row in rows if row.what == WHOLE]
     ours = [f"medfocus, torch, {name}" for name in (GRAPHS, STREAM)]
-    assert [row.contender for row in whole] == [*ours, ONE_BY_ONE, UPSTREAM_ONE_BY_ONE]
-    assert [row.peer for row in whole] == ["", GRAPHS, GRAPHS, GRAPHS]
+    assert [row.implementation for row in whole] == [*ours, ONE_BY_ONE, UPSTREAM_ONE_BY_ONE]
+    assert [row.baseline for row in whole] == ["", GRAPHS, GRAPHS, GRAPHS]
     assert [row.accuracy_of for row in whole] == ["label", "label", "label", "cosine"]
     assert [row.batch for row in whole] == [20, 20, SINGLE, SINGLE]
     for row in whole:
@@ -64,23 +64,23 @@ def test_contenders_and_stages_are_rows(engine_directory: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_peer_that_cannot_take_part_leaves_the_others(
+def test_upstream_that_cannot_be_loaded_does_not_affect_the_others(
     engine_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> NoReturn:
-        raise InputError("the engine's head", "has visual prompts", "leave the peers out")
+        raise InputError("the engine's head", "has visual prompts", "leave the baselines out")
 
     monkeypatch.setattr(pipeline_part, "_upstream", refuse)
     out = tmp_path / "rows.json"
     options = ["--images", "2", "--seconds", "0.1", "--backends", "torch", "--json", str(out)]
     main(["pipeline", "--engine", str(engine_directory), *options])
-    measured = {row.contender: row.measured for row in read_json(out) if row.what == WHOLE}
+    measured = {row.implementation: row.measured for row in read_json(out) if row.what == WHOLE}
     assert measured.pop(UPSTREAM_ONE_BY_ONE) is False
     assert len(measured) == 3
     assert all(measured.values())
 
 
-def test_a_trace_keeps_times_lanes_and_slots(tmp_path: Path) -> None:
+def test_a_trace_keeps_times_lanes_and_buffers(tmp_path: Path) -> None:
     write_trace(SPANS, tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     names = {
@@ -89,7 +89,7 @@ def test_a_trace_keeps_times_lanes_and_slots(tmp_path: Path) -> None:
         if event["ph"] == "M"
     }
     assert names[1, 0] == "host_0"
-    assert names[2, 1] == "slot 1"
+    assert names[2, 1] == "buffers 1"
     second = next(event for event in events if event["name"] == "segment 1")
     assert names[1, second["tid"]] == "segment"
     assert (second["ts"], second["dur"]) == pytest.approx((700_000, 500_000))

@@ -1,11 +1,11 @@
-"""Programs that hang end with their children, and files are written whole."""
+"""Programs that hang are killed with their children."""
 
 import time
 from pathlib import Path
 
 import pytest
 
-from medfocus.benchmarks.gpu.process import beside, status_of, write_whole
+from medfocus.benchmarks.gpu.process import started, status_of
 
 
 def test_a_program_has_a_status_a_log_and_variables(tmp_path: Path) -> None:
@@ -24,26 +24,16 @@ def test_what_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
     assert not (tmp_path / "alive").exists()
 
 
-def test_what_runs_beside_ends_with_the_block(tmp_path: Path) -> None:
+def test_a_started_program_ends_with_the_block(tmp_path: Path) -> None:
     script = f"echo begun; (sleep 1; touch {tmp_path}/alive) & wait"
 
     def block() -> None:
-        with beside({"slow": ["sh", "-c", script], "quick": ["true"]}, tmp_path):
+        with started(["sh", "-c", script], tmp_path / "log"), started(["true"]):
             time.sleep(0.3)
             raise ValueError("of the block")
 
     with pytest.raises(ValueError, match="of the block"):
         block()
-    assert (tmp_path / "warm-up-slow.log").read_text() == "begun\n"
+    assert (tmp_path / "log").read_text() == "begun\n"
     time.sleep(1.3)
     assert not (tmp_path / "alive").exists()
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_whole(path, "old")
-    reader = path.open()
-    write_whole(path, "new")
-    assert reader.read() == "old"  # of a file of its own, which nobody wrote into
-    assert path.read_text() == "new"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

@@ -1,4 +1,4 @@
-"""What compute-sanitizer is given to watch, and what is made of what it says."""
+"""What compute-sanitizer is given to watch, and how its output is judged."""
 
 import time
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfocus.benchmarks.baselines.attention import OURS
+from medfocus.benchmarks.baselines.models import OURS
+from medfocus.benchmarks.bench.kernels.compare import relative_error
 from medfocus.benchmarks.gpu import sanitizer as gpu_sanitizer
-from medfocus.benchmarks.gpu.compare import relative_error
 from medfocus.benchmarks.gpu.sanitizer import FOUND, launch, sanitize, small
 
 KERNELS = {
@@ -24,9 +24,9 @@ def test_every_kernel_is_launched_and_right() -> None:
     comparisons = small(torch.float32, "cpu")
     assert {comparison.kernel for comparison in comparisons} == KERNELS
     for comparison in comparisons:
-        ours = comparison.contenders[0]
+        ours = comparison.implementations[0]
         assert ours.name == OURS
-        assert relative_error(ours.outputs(ours.build()()), comparison.exact()) < 2e-6
+        assert relative_error(ours.answer(ours.build()()), comparison.exact()) < 2e-6
     launch("cpu")
 
 
@@ -45,7 +45,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     monkeypatch.setattr(gpu_sanitizer, "PROGRAM", ("sh", "-c", f"echo ran >> {folder}/order"))
 
 
-def test_what_is_watched_ran_alone_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_first_runs_unwatched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = f'echo "$2" >> {tmp_path}/order; echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $@"'
     stand_in(tmp_path, monkeypatch, script)
     assert list(sanitize(tmp_path, 20.0)) == []
@@ -57,18 +57,12 @@ def test_what_is_watched_ran_alone_before(tmp_path: Path, monkeypatch: pytest.Mo
         )
 
 
-def test_a_program_that_fails_by_itself_is_a_problem(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(tmp_path, monkeypatch, "exit 0")
-    monkeypatch.setattr(gpu_sanitizer, "PROGRAM", ("sh", "-c", "exit 3"))
-    expected = "sanitizer: alone ended with 3, see sanitizer-alone.log"
-    assert list(sanitize(tmp_path, 20.0)) == [expected]
-
-
-def test_what_it_finds_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, f'test "$2" = memcheck || exit {FOUND}')
-    expected = "sanitizer: racecheck ended with 99, see sanitizer-racecheck.log"
+@pytest.mark.parametrize("tool", ["unwatched", "racecheck"])
+def test_a_failure_is_a_problem(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, f'test "$2" != {tool} || exit {FOUND}')
+    if tool == "unwatched":
+        monkeypatch.setattr(gpu_sanitizer, "PROGRAM", ("sh", "-c", f"exit {FOUND}"))
+    expected = f"sanitizer: {tool} ended with 99, see sanitizer-{tool}.log"
     assert list(sanitize(tmp_path, 20.0)) == [expected]
 
 

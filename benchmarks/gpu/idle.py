@@ -1,4 +1,4 @@
-"""How much of its time a GPU works, from the kernels and copies that torch.profiler saw on it."""
+"""The share of time in which a GPU is idle, from the kernels and copies that torch.profiler saw."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 Interval = tuple[float, float]  # begun, ended
 
-# Of a Chrome trace. A range that somebody named has its own category, and the gaps within it.
+# Categories of a Chrome trace. A named range has its own, and spans the gaps within it.
 WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 TRIM = 0.2  # of a run, at either end: the pipeline fills and drains there
 
@@ -28,12 +28,9 @@ def device_work(run: Callable[[], object]) -> list[Interval]:
 
 
 def intervals_of(trace: Mapping[str, Any]) -> list[Interval]:
-    """A Chrome trace's work on the device, in seconds; the trace has microseconds."""
-    return [
-        (1e-6 * event["ts"], 1e-6 * (event["ts"] + event["dur"]))
-        for event in trace["traceEvents"]
-        if event.get("cat") in WORK
-    ]
+    """A Chrome trace's work on the device, from its microseconds to seconds."""
+    events = [event for event in trace["traceEvents"] if event.get("cat") in WORK]
+    return [(1e-6 * event["ts"], 1e-6 * (event["ts"] + event["dur"])) for event in events]
 
 
 def idle_share(work: Sequence[Interval], trim: float = TRIM) -> float:
@@ -41,10 +38,10 @@ def idle_share(work: Sequence[Interval], trim: float = TRIM) -> float:
 
     Args:
         work: in any order; intervals may overlap.
-        trim: of the time from the first to the last, left out at either end.
+        trim: share of the run that is left out at either end.
 
     Raises:
-        ValueError: there is no work at all.
+        ValueError: there are no intervals.
     """
     if not work:
         raise ValueError("the profiler saw nothing on the device")
@@ -52,7 +49,6 @@ def idle_share(work: Sequence[Interval], trim: float = TRIM) -> float:
     begin, end = first + trim * (last - first), last - trim * (last - first)
     busy, until = 0.0, begin
     for begun, ended in sorted(work):
-        lower, upper = max(begun, until), min(ended, end)
-        busy += max(upper - lower, 0.0)
+        busy += max(min(ended, end) - max(begun, until), 0.0)
         until = max(until, ended)
     return 1 - busy / (end - begin)

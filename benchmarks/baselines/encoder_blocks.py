@@ -1,4 +1,4 @@
-"""Hiera's windows, the focus bias and `hard` focus: ours, and what one would run otherwise."""
+"""Hiera's windows, the focus bias and `hard` focus: our kernels and other implementations."""
 
 import copy
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def window(
     dtype: torch.dtype,
     device: str,
 ) -> Comparison:
-    """window_attention; answers are (B, H, W, C). The projections are in nobody's time.
+    """window_attention; answers are (B, H, W, C). Projections are not timed.
 
     Args:
         where: the block of Hiera that has this shape.
@@ -58,21 +58,15 @@ def window(
     before = channels // 2 if pool else channels
     return Comparison(
         kernel="window_attention",
-        shape={
-            "of": where,
-            "B": batch,
-            "H=W": side,
-            "C": channels,
-            "D": channels // heads,
-            "window": window,
-        },
+        shape={"of": where, "B": batch, "H=W": side, "C": channels, "D": channels // heads}
+        | {"window": window},
         dtype=dtype,
         flop=4.0 * windows * queries * window**2 * channels,
         bytes=float((qkv.numel() + answers) * dtype.itemsize),
         exact=lambda: sam2_windows(
             qkv[:CHECKED_IMAGES].double(), padding.double(), before, heads, window, pool
         )(),
-        contenders=[
+        implementations=[
             KernelImplementation(
                 OURS,
                 "(B, H, W, 3·C)",
@@ -92,10 +86,10 @@ def window(
 def sam2_windows(
     qkv: Tensor, padding: Tensor, before: int, heads: int, window: int, pool: bool
 ) -> Run:
-    """What SAM2's block does around its projections, by its own functions.
+    """SAM2's own block without its projections.
 
-    It partitions the projection's input, of `before` channels; the projection then gives q, k
-    and v window by window, which is prepared here.
+    It partitions the projection's input, of `before` channels; the projection's output, q, k and v
+    by window, is prepared here.
     """
     from sam2.modeling.backbones.hieradet import do_pool
     from sam2.modeling.backbones.utils import window_partition, window_unpartition
@@ -141,6 +135,13 @@ def focus(batch: int, grid: int, side: int, layers: int, device: str) -> Compari
         mask, up, across = (t[:CHECKED_IMAGES].double() for t in (logits, rows, cols))
         return reference(mask, up, across, strength.double(), *rest).key_bias.transpose(0, 1)
 
+    def compiled() -> Run:
+        function = torch.compile(reference, dynamic=False)
+        return lambda: function(*arguments, *rest).key_bias
+
+    def images_first(output: Tensor) -> Tensor:
+        return output.transpose(0, 1)
+
     arguments = logits, rows, cols, strength
     outputs = batch * (layers * (1 + grid**2) + grid**2)
     return Comparison(
@@ -151,42 +152,31 @@ def focus(batch: int, grid: int, side: int, layers: int, device: str) -> Compari
         bytes=4.0 * (sum(t.numel() for t in arguments) + outputs),
         slowdown=PRODUCTS_OF_FLOAT32,
         exact=exact,
-        contenders=[
+        implementations=[
             KernelImplementation(
                 OURS,
                 "one launch",
                 lambda: lambda: focus_bias(*arguments, *rest).key_bias,
-                lambda output: output.transpose(0, 1),
+                images_first,
                 path=ran("focus_bias"),
             ),
             KernelImplementation(
                 "PyTorch",
                 "eager",
                 lambda: lambda: reference(*arguments, *rest).key_bias,
-                lambda output: output.transpose(0, 1),
+                images_first,
             ),
             KernelImplementation(
-                "PyTorch compiled",
-                "torch.compile",
-                lambda: _compiled_focus(arguments, rest),
-                lambda output: output.transpose(0, 1),
-                path=lambda: "Inductor",
+                "PyTorch compiled", "torch.compile", compiled, images_first, lambda: "Inductor"
             ),
         ],
     )
 
 
-def _compiled_focus(
-    arguments: tuple[Tensor, Tensor, Tensor, Tensor], rest: tuple[float, float]
-) -> Run:
-    function = torch.compile(reference, dynamic=False)
-    return lambda: function(*arguments, *rest).key_bias
-
-
 @torch.no_grad()
 def hard(architecture: str, batch: int, dtype: torch.dtype, device: str) -> Comparison:
     """A whole encoder with 30% of its patches kept; answers are (B, E)."""
-    # Here and in `sam2_windows`: where upstream's packages are missing, all else still runs.
+    # Imported here and in `sam2_windows`: without upstream's packages, the rest still runs.
     from medfocus.models.clip.architecture import build_vision_tower
     from medfocus.models.clip.encoder import FocusCLIP
 
@@ -211,13 +201,13 @@ def hard(architecture: str, batch: int, dtype: torch.dtype, device: str) -> Comp
         flop=encoder_flop(lengths, clip.width, clip.layers),
         bytes=float(sum(p.numel() * p.itemsize for p in clip.parameters())),
         exact=exact,
-        contenders=[
+        implementations=[
             KernelImplementation(
                 OURS,
-                "kept tokens alone",
+                "kept tokens only",
                 lambda: lambda: clip.forward_kept(image, keep),
                 path=ran("masked_attention_varlen"),
-                graph=False,  # it waits for the number of kept tokens
+                graph=False,  # synchronises for the number of kept tokens
             ),
             KernelImplementation(
                 DENSE,
@@ -232,5 +222,5 @@ def hard(architecture: str, batch: int, dtype: torch.dtype, device: str) -> Comp
 
 
 def encoder_flop(lengths: Sequence[int], width: int, layers: int) -> float:
-    """Of a ViT's layers: twelve W² products a token, two of N·W a token in attention."""
+    """Of a ViT's layers: 12·W² products per token, 2·N·W per token in attention."""
     return float(layers * sum(24 * n * width**2 + 4 * n**2 * width for n in lengths))

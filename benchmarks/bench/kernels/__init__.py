@@ -1,0 +1,1 @@
+"""The kernels, each timed and compared with other implementations."""

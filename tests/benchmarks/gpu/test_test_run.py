@@ -1,0 +1,65 @@
+"""The tests' processes: counted, stopped at their limit, with what is missing named."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from medfocus.benchmarks.gpu import test_run as gpu_tests
+from medfocus.benchmarks.gpu.test_run import MODELS_ON_KERNELS, PIPELINE_ON_STREAMS, run_tests
+
+
+def repository(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "tests/kernels").mkdir(parents=True)
+    (tmp_path / "tests/kernels/test_it.py").write_text(text)
+    for other in (*MODELS_ON_KERNELS, PIPELINE_ON_STREAMS):
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / other).write_text("")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: a\n    slow: b\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("xdist", [True, False])
+def test_tests_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xdist: bool) -> None:
+    if not xdist:
+        find = gpu_tests.find_spec
+        monkeypatch.setattr(gpu_tests, "find_spec", lambda name: name != "xdist" and find(name))
+    text = (
+        "import os, pytest\n"
+        "@pytest.mark.parametrize('n', range(40))\n"
+        "def test_a(n): assert n != 33 and 'TRITON_INTERPRET' not in os.environ\n"
+        "@pytest.mark.skip(reason='of words')\ndef test_b(): pass\n"
+        "@pytest.mark.slow\ndef test_c(): assert False\n"
+        "@pytest.mark.slow\n@pytest.mark.gpu\ndef test_d(): pass\n"
+    )
+    found = run_tests(repository(tmp_path, text), tmp_path, 60)
+    assert (found.passed, found.failed, found.skipped) == (40, 1, 1)
+    assert found.failures == ["tests/kernels/test_it.py::test_a[33]"]
+    assert not found.troubles
+    assert ("nodes" in (tmp_path / "tests.log").read_text()) == xdist
+
+
+def test_tests_stop_at_their_limit_and_keep_what_was_done(tmp_path: Path) -> None:
+    text = "import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n"
+    began = time.monotonic()
+    found = run_tests(repository(tmp_path, text), tmp_path, 12)
+    assert time.monotonic() - began < 30
+    assert (found.passed, found.failed) == (1, 0)
+    assert found.troubles == ["stopped at the time limit of 12 s"]
+
+
+def test_no_tests_are_a_trouble(tmp_path: Path) -> None:
+    assert "has no tests" in run_tests(tmp_path, tmp_path, 5).troubles[0]
+    found = run_tests(repository(tmp_path, "def broken(:\n"), tmp_path, 60)
+    assert found.troubles == ["pytest ended with 2: see tests.log"]
+
+
+def test_models_that_cannot_be_tested_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_tests, "UPSTREAM", ("sam2", "nowhere_at_all"))
+    root = repository(tmp_path, "def test_a(): pass\n")
+    (root / MODELS_ON_KERNELS[0]).write_text("def test_b(): assert False\n")
+    found = run_tests(root, tmp_path, 60)
+    assert (found.passed, found.failed) == (1, 0)
+    assert found.troubles == ["nowhere_at_all is not installed: models and pipeline untested"]
