@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from medfocus.atomic_write import atomic_write
-from medfocus.errors import FileError, InputError
+from medfocus.errors import FileError
 from medfocus.fewshot.backbones import Backbones
 
 
@@ -57,11 +57,9 @@ class FocusStore:
         tensors = {"focus_logits": focus_logits.contiguous(), "score": score.contiguous()}
         try:
             atomic_write(self._file(content), save(tensors))
-        except InputError as error:
+        except FileError as error:
             hint = "choose another folder with --cache"
-            raise FileError(
-                str(self.folder), error.problem, hint, code="file.unwritable"
-            ) from error
+            raise FileError(str(self.folder), error.problem, hint, code=error.code) from error
 
     def _file(self, content: str) -> Path:
         return self.folder / content[:2] / f"{content}.safetensors"

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from medfocus.errors import FileError
+from medfocus.atomic_write import unwritable
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.study.phantom_sets import PHANTOM_SETS, write_set
@@ -25,11 +25,6 @@ def phantom_datasets(folder: Path) -> dict[str, Dataset]:
                 write_set(part, name)
                 part.rename(place)
             except OSError as error:
-                raise FileError(
-                    str(folder),
-                    f"cannot be written to ({error.strerror})",
-                    "choose another folder",
-                    code="file.unwritable",
-                ) from error
+                raise unwritable(folder, error) from error
         datasets[name] = read_dataset(place)
     return datasets

@@ -50,7 +50,8 @@ def write_report(
         the page.
 
     Raises:
-        InputError: the files cannot be written, or runs of one data set have different test images.
+        FileError: the files cannot be written.
+        InputError: runs of one data set have different test images.
     """
     rows = summarise(runs)
     summary = {

@@ -66,13 +66,11 @@ def test_a_study_resumes(brain: Dataset, cache: Path, tmp_path: Path) -> None:
     )
     last = replace(brain.items[-1], label=(brain.items[-1].label + 1) % 4)
     relabelled = replace(brain, items=(*brain.items[:-1], last))
-    for change in ({"steps": 3}, {"datasets": {"brain": relabelled}}):
-        worker.config = replace(config, **change)  # type: ignore[arg-type]
-        with (
-            refuses(InputError, "input.other_study", str(tmp_path)),
-            Progress(disable=True) as progress,
-        ):
-            run_grid(tmp_path, worker, grid, progress)
+    changes = replace(config, steps=3), replace(config, datasets={"brain": relabelled})
+    for changed in changes:
+        worker.config = changed
+        with refuses(InputError, "input.other_study", str(tmp_path)):
+            run_grid(tmp_path, worker, grid, Progress(disable=True))
     worker.config = config
     lost.write_text(json.dumps({**json.loads(lost.read_text()), "seed": 7}))
     with refuses(InputError, "input.invalid_run", lost.name):

@@ -6,7 +6,8 @@ import torch
 
 from medfocus.errors import InputError
 from medfocus.fewshot.examples import Examples
-from medfocus.fewshot.study.masks import logits_of_lesions, with_masks
+from medfocus.fewshot.study.masks import with_masks
+from medfocus.fewshot.true_focus import logits_of_lesions
 from tests.errors import refuses
 
 

@@ -1,6 +1,7 @@
 """The report: complete, self-contained, and safe with any class names."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from medfocus.atomic_write import atomic_write
-from medfocus.errors import InputError
+from medfocus.errors import FileError
 from medfocus.fewshot.study.reporting.explain import Explanation
 from medfocus.fewshot.study.reporting.gallery import GalleryItem
 from medfocus.fewshot.study.reporting.hits import hit_gains
 from medfocus.fewshot.study.reporting.report import write_report
+from tests.errors import refuses
 from tests.fewshot.study.fake_runs import IMAGES, fake_study
 
 VOID = {"meta", "br", "img", "link"}
@@ -44,7 +46,9 @@ class Tags(HTMLParser):
 def item(correct: bool) -> GalleryItem:
     answer = "<b>&" if correct else "a"
     pixels = np.full((112, 112, 3), 120, np.uint8)
-    return GalleryItem("brain", "soft", "probe", pixels, np.eye(14), True, "<b>&", answer, 0.75)
+    return GalleryItem(
+        "brain", "soft", "probe", pixels, np.eye(14, dtype=np.float32), True, "<b>&", answer, 0.75
+    )
 
 
 @pytest.mark.parametrize("evidence", [True, False])
@@ -90,13 +94,11 @@ def test_a_failed_write_leaves_the_old_file(
 ) -> None:
     atomic_write(tmp_path / "x.txt", "before")
 
-    def cut(path: Path, data: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(data[:2])
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", cut)
-    with pytest.raises(InputError, match="No space left"):  # the system's own words
+    monkeypatch.setattr(os, "fsync", full)
+    with refuses(FileError, "file.unwritable", "x.txt"):
         atomic_write(tmp_path / "x.txt", "after")
     assert [file.name for file in tmp_path.iterdir()] == ["x.txt"]
     assert (tmp_path / "x.txt").read_text() == "before"
