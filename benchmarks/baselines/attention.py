@@ -7,7 +7,7 @@ All get their inputs in that layout beforehand, so that no time includes a copy.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
-from medfocus.errors import InputError
 from medfocus.kernels import dispatch
 from medfocus.kernels.masked_attention import masked_attention
 
@@ -158,19 +157,12 @@ def attention_baselines(qkv: Tensor, bias: Tensor, heads: int) -> Iterator[Kerne
             joined,
             form == "expanded",
         )
-    yield KernelImplementation(
-        "FlexAttention",
-        "(B, H, N, D), float32 bias in score_mod, compiled",
-        lambda: flex(qkv, bias, heads, torch.compile(flex_attention, dynamic=False)),
-        joined,
-    )
-    yield KernelImplementation(
-        "FlashAttention-4",
-        "(B, N, H, D), float32 bias in score_mod",
-        lambda: _flash_attention_4(qkv, bias, heads),
-        lambda output: output.flatten(2),
-        path=lambda: "CuTe",
-    )
+    layout = "(B, H, N, D), float32 bias in score_mod, compiled"
+    # FlashAttention-4 needs the package flash-attn-4; PyTorch's message says so.
+    for name, options in {"FlexAttention": {}, "FlashAttention-4": {"BACKEND": "FLASH"}}.items():
+        function = torch.compile(flex_attention, dynamic=False)
+        build = partial(flex, qkv, bias, heads, function, options)
+        yield KernelImplementation(name, layout, build, joined)
 
 
 def sdpa_baselines(
@@ -216,21 +208,13 @@ def sdpa(backend: SDPBackend, qkv: list[Tensor], bias: Tensor, expanded: bool) -
     return run
 
 
-def flex(qkv: Tensor, bias: Tensor, heads: int, function: Callable[..., Any]) -> Run:
-    """FlexAttention, by `flex_attention` itself or compiled."""
+def flex(
+    qkv: Tensor, bias: Tensor, heads: int, function: Callable[..., Any], options: dict[str, str]
+) -> Run:
+    """FlexAttention by `function`, `flex_attention` itself or compiled."""
     q, k, v = (t.contiguous() for t in split_heads(qkv, heads))
 
     def add(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return score + bias[b, key]
 
-    return lambda: function(q, k, v, score_mod=add)
-
-
-def _flash_attention_4(qkv: Tensor, bias: Tensor, heads: int) -> Run:
-    if find_spec("flash_attn") is None or find_spec("flash_attn.cute") is None:
-        hint, code = "pip install flash-attn-4", "backend.not_installed"
-        raise InputError("FlashAttention-4", "is not installed", hint, code=code)
-    from medfocus.benchmarks.baselines.flash_attention_4 import attend
-
-    q, k, v = (t.transpose(1, 2).contiguous() for t in split_heads(qkv, heads))
-    return lambda: attend(q, k, v, bias)
+    return lambda: function(q, k, v, score_mod=add, kernel_options=options)

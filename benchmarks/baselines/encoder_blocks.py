@@ -38,15 +38,8 @@ def window(
 ) -> Comparison:
     """window_attention; answers are (B, H, W, C). Projections are not timed.
 
-    Args:
-        where: the block of Hiera that has this shape.
-        batch: images.
-        side: H and W of the grid.
-        channels: C of q, k and v.
-        heads: of C / heads each.
-        window: positions a side.
-        pool: whether queries are pooled.
-        dtype, device: of the tokens.
+    `where` names Hiera's block: grids of side² positions in windows of window², C channels in
+    heads of C / heads each, queries pooled or not.
     """
     torch.manual_seed(side)
     qkv = torch.randn(batch, side, side, 3 * channels, device=device).to(dtype)

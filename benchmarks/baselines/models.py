@@ -25,6 +25,10 @@ class Models:
     steered: bool
     close: Callable[[], object] = lambda: None
 
+    def embed(self, images: Sequence[SourceImage]) -> Array:
+        """Both models, one after the other: embeddings (B, E)."""
+        return self.classify(images, self.segment(images))
+
 
 def emulates_half(device: str) -> bool:
     """Whether half precision is far slower than fp32 in PyTorch here: oneDNN wants AVX-512."""

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MedfocusError as error:
         console.print(printable(str(error)), markup=False)
         return USAGE if type(error) is InputError else UNUSABLE
-    for regression in worse:
-        console.print(f"{regression.row.name}: {regression.problem}", markup=False)
+    for row, problem in worse:
+        console.print(f"{row.name}: {problem}", markup=False)
     return WORSE if worse else OK
 
 
@@ -237,31 +237,23 @@ def _prepare_outputs(options: argparse.Namespace) -> None:
     if options.plots and find_spec("matplotlib") is None:
         raise InputError("--plot", "needs matplotlib", "pip install 'medfocus[fewshot]'")
     files = [file for file in (options.json, options.csv, options.trace) if file]
-    with _writing():
-        for folder in [options.plots, *(file.parent for file in files)]:
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, [options.plots, *(file.parent for file in files)]):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot be written ({error.strerror})"
+            raise FileError(str(folder), problem, "choose another place") from error
 
 
 def _write(options: argparse.Namespace, rows: Sequence[BenchRow]) -> None:
-    with _writing():
-        if options.json:
-            write_json(options.json, rows)
-        if options.csv:
-            write_csv(options.csv, rows)
-        if options.plots:
-            from medfocus.benchmarks.bench.report.plots import draw  # matplotlib is optional
+    if options.json:
+        write_json(options.json, rows)
+    if options.csv:
+        write_csv(options.csv, rows)
+    if options.plots:
+        from medfocus.benchmarks.bench.report.plots import draw  # matplotlib is optional
 
-            draw(rows, options.plots)
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        problem = f"cannot be written ({error.strerror})"
-        raise FileError(str(error.filename), problem, "choose another place") from error
+        draw(rows, options.plots)
 
 
 def _show(rows: Sequence[BenchRow], console: Console) -> None:

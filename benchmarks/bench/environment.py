@@ -58,17 +58,12 @@ def environment_of(root: Path, device: str = "cuda") -> Environment:
         device=torch.cuda.get_device_name() if found else None,
         driver=_output(*query).splitlines()[0] if found else "none",
         processor=processor(),
-        threads=threads(),
+        threads=len(os.sched_getaffinity(0)),
         python=platform.python_version(),
         versions={**versions, "torch": torch.__version__},  # with the CUDA it was built for
         revision=revision,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
-
-
-def threads() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

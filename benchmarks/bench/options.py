@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medfocus.benchmarks.baselines.implementations import (
     Implementation,
@@ -10,6 +11,7 @@ from medfocus.benchmarks.baselines.implementations import (
     engine_implementations,
 )
 from medfocus.benchmarks.bench.environment import Environment
+from medfocus.benchmarks.bench.report.rows import BenchRow
 from medfocus.engine.artifact.directory import EngineDirectory
 
 
@@ -49,3 +51,11 @@ class BenchOptions:
             *baseline_implementations(self.engines[0], self.baselines, self.device),
             *engine_implementations(self.engines, self.backends, self.device),
         ]
+
+    def row(
+        self, part: str, what: str, implementation: Implementation, batch: int, **fields: Any
+    ) -> BenchRow:
+        """A row of an implementation, with other fields than its first ones by name."""
+        name, precision = implementation.name, implementation.precision
+        setting = fields.pop("setting", "")
+        return BenchRow(part, what, name, precision, batch, setting, self.environment, **fields)

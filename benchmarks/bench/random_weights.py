@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("preset", choices=names)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--regions", action="store_true", help="masks that pass the selection")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all weights (0)")
     options = parser.parse_args()
     write(options.preset, options.folder, options.regions, options.seed)
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -53,6 +54,7 @@ LIMITS = {
     SANITIZER: 75.0,
 }
 AROUND = 20.0  # to start, to compare sources, and to write everything at the end
+PIPELINE_PROGRAM = (sys.executable, "-m", "medfocus.benchmarks.gpu.pipeline")
 BUDGET = 540.0  # in all; machines that are lent for ten minutes also install the package in them
 
 
@@ -113,13 +115,8 @@ def allowance(part: str, elapsed: float) -> float:
 
 def warm_ups(folder: Path) -> dict[str, Command]:
     """What runs during the tests, untimed: later parts then find their kernels compiled."""
-    pipeline = pipeline_command(folder / "pipeline.json")
+    pipeline = (*PIPELINE_PROGRAM, str(folder / "pipeline.json"))
     return {PIPELINE: [*pipeline, "--images", "32", "--rounds", "1"], SANITIZER: PROGRAM}
-
-
-def pipeline_command(out: Path) -> Command:
-    """The program for the part `pipeline`."""
-    return sys.executable, "-m", "medfocus.benchmarks.gpu.pipeline", str(out)
 
 
 def start_part(part: str, out: Path, limit: float) -> str | None:
@@ -131,7 +128,7 @@ def start_part(part: str, out: Path, limit: float) -> str | None:
         missing = missing_packages()
         if missing:
             return f"{part}: not measured, {' and '.join(missing)} not installed"
-        command = pipeline_command(out / "pipeline.json")
+        command = (*PIPELINE_PROGRAM, str(out / "pipeline.json"))
     status = status_of(command, limit)
     if status is None:
         return f"{part}: stopped at its time limit of {limit:.0f} s"
@@ -198,11 +195,11 @@ def _finish(out: Path, problems: list[str], environment: Environment) -> int:
 
 
 def _draw(rows: list[KernelTiming], out: Path) -> None:
-    try:
-        from medfocus.benchmarks.bench.report.plots import draw
-    except ImportError:
+    if find_spec("matplotlib") is None:
         print("no picture: matplotlib is not installed")
         return
+    from medfocus.benchmarks.bench.report.plots import draw
+
     for file in draw([bench_row(row) for row in rows if row.cache == "warm"], out):
         file.replace(out / "gpu_check.png")
 

@@ -110,8 +110,5 @@ def common_graphs(pool: Sequence[BatchBuffers]) -> list[tuple[str, int]]:
 
     There is no public way to ask for them, only a log message.
     """
-    captured: list[set[tuple[str, int]]] = [
-        {*buffers._captured} if isinstance(buffers, TorchBatchBuffers) else set()
-        for buffers in pool
-    ]
+    captured = [{*buffers._captured} for buffers in pool if isinstance(buffers, TorchBatchBuffers)]
     return sorted(set.intersection(*captured))

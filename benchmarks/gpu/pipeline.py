@@ -14,9 +14,11 @@ import json
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +139,8 @@ def steps_of(
         streamed(engine, pictures, first)  # warm-up
         images = images_per_round(streamed(engine, pictures, first), batch, most)
         found["images"] = images
-        ours = partial(streamed, engine, pictures, images)
         theirs = partial(segmented, buffers, device, batch, images)
-        compare(SEGMENTER, batch, images, ours, theirs, rounds)
+        compare(SEGMENTER, batch, images, theirs, rounds)
 
     def latency() -> None:
         found["latency_ms"] = 1e3 * call_seconds(engine, pictures)
@@ -159,18 +160,13 @@ def steps_of(
 
     def upstream(name: str, size: int) -> None:
         images = max(batch, found.get("images", most) // 4 // batch * batch)
-        ours = partial(streamed, engine, pictures, images)
         theirs = partial(embedded, loaded(name), pictures[:size], max(1, 2 * batch // size))
-        compare(name, size, images, ours, theirs, min(rounds, UPSTREAM_ROUNDS))
+        compare(name, size, images, theirs, min(rounds, UPSTREAM_ROUNDS))
 
     def compare(
-        name: str,
-        size: int,
-        images: int,
-        ours: Callable[[], float],
-        theirs: Callable[[], float],
-        rounds: int,
+        name: str, size: int, images: int, theirs: Callable[[], float], rounds: int
     ) -> None:
+        ours = partial(streamed, engine, pictures, images)
         rates = interleaved_rates({STREAM: ours, name: theirs}, rounds)
         measured = {"stream": rates[STREAM], "images_per_second": rates[name]}
         described = {"baseline": name, "batch": size, "stream_images": images}
@@ -206,8 +202,8 @@ def images_per_round(rate: float, batch: int, most: int) -> int:
 
 def streamed(engine: Engine, pictures: Sequence[Picture], images: int) -> float:
     """Images per second through the whole pipeline."""
-    shown = (pictures[number % len(pictures)] for number in range(images))
     begun = time.perf_counter()
+    shown = islice(cycle(pictures), images)
     answered = sum(answer.error is None for answer in engine.stream(shown))
     seconds = time.perf_counter() - begun
     assert answered == images, f"{answered} of {images} images were answered"
@@ -217,10 +213,8 @@ def streamed(engine: Engine, pictures: Sequence[Picture], images: int) -> float:
 def embedded(models: Models, pictures: Sequence[Picture], batches: int) -> float:
     """Images per second of upstream's models over batches of all `pictures`."""
     images = [SourceImage(pixels, "") for pixels in pictures]
-    begun = time.perf_counter()
-    for _ in range(batches):
-        models.classify(images, models.segment(images))
-    return batches * len(pictures) / (time.perf_counter() - begun)
+    seconds = timeit.timeit(lambda: models.embed(images), number=batches)
+    return batches * len(pictures) / seconds
 
 
 @torch.inference_mode()
@@ -235,11 +229,9 @@ def segmented(buffers: TorchBatchBuffers, device: str, batch: int, images: int) 
 
 def call_seconds(engine: Engine, pictures: Sequence[Picture]) -> float:
     """Median seconds of a call with one image."""
-    waits = []
-    for number in range(max(20, 6 * len(pictures))):
-        begun = time.perf_counter()
-        engine.classify([pictures[number % len(pictures)]])
-        waits.append(time.perf_counter() - begun)
+    shown = cycle(pictures)
+    calls = max(20, 6 * len(pictures))
+    waits = timeit.repeat(lambda: engine.classify([next(shown)]), number=1, repeat=calls)
     return float(np.median(waits[10:]))
 
 

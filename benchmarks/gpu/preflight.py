@@ -27,7 +27,8 @@ def source_problems(root: Path) -> Iterator[str]:
         str(file.relative_to(root))
         for source, target in folders.items()
         for file in _installed(source)
-        if not _same(file, target / file.relative_to(source))
+        if not (copy := target / file.relative_to(source)).exists()
+        or copy.read_bytes() != file.read_bytes()
     ]
     if differing:
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
@@ -38,7 +39,3 @@ def _installed(folder: Path) -> list[Path]:
     """A folder's modules, and the kernels' tile tables, which decide their speed."""
     modules = (file for file in folder.rglob("*.py") if (file.parent / "__init__.py").exists())
     return sorted([*modules, *folder.glob("tiles/*.json")])
-
-
-def _same(one: Path, other: Path) -> bool:
-    return other.exists() and one.read_bytes() == other.read_bytes()

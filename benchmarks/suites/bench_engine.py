@@ -1,11 +1,12 @@
-"""A small engine on each backend of a CPU: its time, and its answers beside float32 PyTorch."""
+"""A small engine on each backend of a CPU: its time, and its answers compared with float32."""
 
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from medfocus.benchmarks.baselines.engine_models import reference_models
-from medfocus.benchmarks.baselines.implementations import Models, engine_implementations
+from medfocus.benchmarks.baselines.implementations import engine_implementations
+from medfocus.benchmarks.baselines.models import Models
 from medfocus.benchmarks.bench.agreement import worst_cosine
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
@@ -21,12 +22,8 @@ BACKENDS = ("torch", "onnxruntime", "openvino")
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> EngineDirectory:
     path = tmp_path_factory.mktemp("engines") / "random"
-    build(
-        path,
-        random_bundle(),
-        ExportConfig("fp32", ("torch", "onnx", "openvino"), buckets=(1, 8)),
-        phantoms(8),
-    )
+    config = ExportConfig("fp32", ("torch", "onnx", "openvino"), buckets=(1, 8))
+    build(path, random_bundle(), config, phantoms(8))
     return read_engine_directory(path)
 
 
@@ -39,8 +36,8 @@ def reference(directory: EngineDirectory) -> Models:
 def bench_segmenter(
     benchmark: BenchmarkFixture, directory: EngineDirectory, reference: Models, backend: str
 ) -> None:
-    (contender,) = engine_implementations([directory], (backend,), "cpu")
-    found = benchmark(contender.load().segment, IMAGES)
+    (engine,) = engine_implementations([directory], (backend,), "cpu")
+    found = benchmark(engine.load().segment, IMAGES)
     assert np.abs(found - reference.segment(IMAGES)).max() < 2e-3
 
 
@@ -49,8 +46,8 @@ def bench_classifier(
     benchmark: BenchmarkFixture, directory: EngineDirectory, reference: Models, backend: str
 ) -> None:
     logits = reference.segment(IMAGES)
-    (contender,) = engine_implementations([directory], (backend,), "cpu")
-    found = benchmark(contender.load().classify, IMAGES, logits)
+    (engine,) = engine_implementations([directory], (backend,), "cpu")
+    found = benchmark(engine.load().classify, IMAGES, logits)
     assert worst_cosine(found, reference.classify(IMAGES, logits)) > 0.99999
 
 

@@ -1,4 +1,4 @@
-"""What is done to an image before the models: its time, and the answers of upstream's own code."""
+"""Preprocessing of an image: its time, and its results compared with upstream's code."""
 
 import numpy as np
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -12,14 +12,14 @@ from tests.engine.preprocess.test_resize import from_open_clip, noise
 IMAGE = noise(768, 1024)
 
 
-def bench_the_segmenters_pixels(benchmark: BenchmarkFixture) -> None:
+def bench_segmenter_pixels(benchmark: BenchmarkFixture) -> None:
     pixels = benchmark(segmenter_pixels, IMAGE, 1024)
     expected = SAM2Transforms(resolution=1024, mask_threshold=0.0)(IMAGE).numpy()
     found = normalise(pixels[None], SAM2_MEAN, SAM2_STD)[0]
     assert np.abs(found - expected).max() <= (1 + 1e-3) / (255 * min(SAM2_STD))
 
 
-def bench_the_classifiers_pixels(benchmark: BenchmarkFixture) -> None:
+def bench_classifier_pixels(benchmark: BenchmarkFixture) -> None:
     pixels = benchmark(classifier_pixels, IMAGE, 224, "shortest", "bicubic")
     assert np.array_equal(pixels, from_open_clip(IMAGE, 224, "shortest", "bicubic"))
 

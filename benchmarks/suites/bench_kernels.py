@@ -1,4 +1,4 @@
-"""Each kernel, or on a CPU what takes its place: its time, and its answer beside float64."""
+"""Each kernel, or its substitute on a CPU: its time, and its answer compared with float64."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def near(found: Tensor, exact: Tensor) -> bool:
 
 
 def synchronised(function, *arguments):  # type: ignore[no-untyped-def]
-    """The answer, once the device has it."""
+    """The answer, once the device is done."""
     answer = function(*arguments)
     if DEVICE == "cuda":
         torch.cuda.synchronize()

@@ -91,7 +91,8 @@ def missing_row(
     size = comparison.bytes if implementation.bytes is None else implementation.bytes
     return KernelTiming(
         kernel=comparison.kernel,
-        shape=shape_text(comparison.shape),
+        # B8 H12 N197 D64; a block's name comes without its letter.
+        shape=" ".join(f"{letter.replace('of', '')}{n}" for letter, n in comparison.shape.items()),
         dtype=str(comparison.dtype).removeprefix("torch."),
         implementation=implementation.name,
         layout=implementation.layout,
@@ -103,11 +104,4 @@ def missing_row(
         matrix_ceiling=ceilings.matrix_rate,
         environment=environment,
         error=error,
-    )
-
-
-def shape_text(shape: dict[str, int | str]) -> str:
-    """B8 H12 N197 D64; a block's name comes without its letter."""
-    return " ".join(
-        str(size) if letter == "of" else f"{letter}{size}" for letter, size in shape.items()
     )

@@ -42,13 +42,7 @@ def run_export(arguments: Sequence[str]) -> ExportRun:
 def export_part(
     name: str, folder: Path, environment: Environment, report: Callable[[str], object]
 ) -> tuple[EngineDirectory, BenchRow]:
-    """Export a preset; where its weights are not shipped, with seeded random ones.
-
-    Args:
-        name: of the preset.
-        folder: for the engine, and for random weights.
-        environment: where and when.
-        report: called with what is done next.
+    """Export a preset into `folder`; where its weights are not shipped, with seeded random ones.
 
     Raises:
         MedfocusError: an unknown preset, or an export that failed.

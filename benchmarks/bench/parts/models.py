@@ -1,7 +1,7 @@
 """The part `models`: both models, each and together, compared with the baselines."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ def _classify(models: Models, images: Sequence[SourceImage], logits: Array) -> A
 
 
 def _both(models: Models, images: Sequence[SourceImage], _: Array) -> Array:
-    return models.classify(images, models.segment(images))
+    return models.embed(images)
 
 
 WORKLOADS = (
@@ -89,8 +89,8 @@ def models_part(options: BenchOptions) -> Iterator[BenchRow]:
         try:
             loaded.append(load(implementation, images, options.batches))
         except Exception as error:  # each runtime has its own classes, without a common base
-            row = _row(options, BOTH, implementation, max(options.batches))
-            yield replace(row, status=first_line(error))
+            size, status = max(options.batches), first_line(error)
+            yield options.row(PART, BOTH, implementation, size, status=status)
     reference = reference_models(options.engines[0])
     try:
         if loaded:
@@ -118,7 +118,7 @@ def load(
     """
     memory = {batch: cold_start(implementation, images[:batch]).peak_memory for batch in batches}
     models = implementation.load()
-    models.classify(images[:1], models.segment(images[:1]))  # lazy initialisation fails here
+    models.embed(images[:1])  # lazy initialisation fails here
     return Loaded(implementation, models, memory)
 
 
@@ -140,13 +140,8 @@ def workload_rows(
 ) -> Iterator[BenchRow]:
     """A row per implementation; the ratios are to the first, and to every other baseline.
 
-    Args:
-        workload: what is timed.
-        loaded: the implementations; those without steering are compared with the plain model.
-        reference: in float32, for the accuracy.
-        images: one batch.
-        options: for how long.
-        least: the roofline's least seconds in a precision, if known.
+    The accuracy is compared with the float32 `reference`, without steering where an implementation
+    has none; `least` gives the roofline's least seconds in a precision, if known.
     """
     logits = reference.segment(images)
     plain = reference.classify(images, 0 * logits + NO_REGION)
@@ -158,8 +153,8 @@ def workload_rows(
         try:
             answers.append(run())
         except Exception as error:  # with this workload or batch; of any class
-            row = _row(options, workload.what, each.implementation, len(images))
-            yield replace(row, status=first_line(error))
+            status = first_line(error)
+            yield options.row(PART, workload.what, each.implementation, len(images), status=status)
         else:
             runs[each] = run
     if not runs:
@@ -173,8 +168,11 @@ def workload_rows(
         found = timed[implementation]
         right = logits if workload.accuracy_of == "IoU" else expected[each.models.steered]
         ceiling = least(implementation.precision)
-        yield replace(
-            _row(options, workload.what, implementation, len(images)),
+        yield options.row(
+            PART,
+            workload.what,
+            implementation,
+            len(images),
             **found.figures(len(images), "" if implementation is first else first.title),
             ratios=other_ratios(implementation, timed),
             peak_memory=each.peak_memory.get(len(images)) if workload.what == BOTH else None,
@@ -197,8 +195,3 @@ def other_ratios(
         for baseline, found in others
         if baseline.way in BASELINES
     }
-
-
-def _row(options: BenchOptions, what: str, implementation: Implementation, batch: int) -> BenchRow:
-    name, precision = implementation.name, implementation.precision
-    return BenchRow(PART, what, name, precision, batch, "", options.environment)

@@ -202,11 +202,7 @@ def _upstream(options: BenchOptions, file: Path) -> Models:
 
 
 def _embed(models: Models, files: Sequence[Path]) -> dict[Path, Array]:
-    embeddings = {}
-    for file in files:
-        images = read_images(file)
-        embeddings[file] = models.classify(images, models.segment(images))
-    return embeddings
+    return {file: models.embed(read_images(file)) for file in files}
 
 
 def _worst_plain_cosine(directory: EngineDirectory, found: Mapping[Path, Array]) -> float:

@@ -82,7 +82,7 @@ def scaling_part(options: BenchOptions) -> Iterator[BenchRow]:
             if one.way in NAMES:
                 yield from _engine_rows(options, one, first)
         except Exception as error:  # each runtime has its own classes, without a common base
-            yield replace(_row(options, one, BOTH, 1), status=first_line(error))
+            yield options.row(PART, BOTH, one, 1, status=first_line(error))
     reference.close()
 
 
@@ -104,8 +104,8 @@ def _engine_rows(
             pixels = [image.pixels for image in images]
             right = lambda index, answer: answer.label == labels[index]  # noqa: E731
             found = call(loaded, pixels, right, callers, options.seconds)
-            row = _row(options, engine, "Engine.classify", 1, f"{callers} callers")
-            yield replace(row, **found)
+            setting = f"{callers} callers"
+            yield options.row(PART, "Engine.classify", engine, 1, setting=setting, **found)
 
 
 def _sweep(
@@ -118,20 +118,17 @@ def _sweep(
     timed = time_interleaved(runs, "0", options.seconds)
     for case, answer, found in zip(cases, answers, timed.values(), strict=True):
         masks = answer.ndim == 3
-        yield replace(
-            _row(options, implementation, what, case.images, case.setting),
+        yield options.row(
+            PART,
+            what,
+            implementation,
+            case.images,
+            setting=case.setting,
             **found.figures(case.images, ""),
             peak_memory=case.peak_memory,
             accuracy=(mask_iou if masks else worst_cosine)(answer, case.expected()),
             accuracy_of="IoU" if masks else "cosine",
         )
-
-
-def _row(
-    options: BenchOptions, implementation: Implementation, what: str, batch: int, setting: str = ""
-) -> BenchRow:
-    name, precision = implementation.name, implementation.precision
-    return BenchRow(PART, what, name, precision, batch, setting, options.environment)
 
 
 def _labels(directory: EngineDirectory, images: Sequence[SourceImage]) -> list[str]:
@@ -152,12 +149,8 @@ def _expected(models: Models, reference: Models, images: Sequence[SourceImage]) 
 def _both(
     models: Models, reference: Models, images: Sequence[SourceImage], setting: str = ""
 ) -> Case:
-    return Case(
-        setting,
-        len(images),
-        lambda: models.classify(images, models.segment(images)),
-        partial(_expected, models, reference, images),
-    )
+    expected = partial(_expected, models, reference, images)
+    return Case(setting, len(images), partial(models.embed, images), expected)
 
 
 def _batches(

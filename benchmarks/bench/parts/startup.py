@@ -35,7 +35,7 @@ def startup_part(options: BenchOptions) -> Iterator[BenchRow]:
             found.setdefault(implementation, []).append(cold_start(implementation, images))
         except MedfocusError as error:
             del found[implementation]
-            yield replace(_row(options, LOADING, implementation), status=str(error))
+            yield options.row(PART, LOADING, implementation, 1, status=str(error))
 
     for implementation in options.implementations:
         yield from start(implementation)
@@ -71,8 +71,11 @@ def _rows(
         }
         for implementation, seconds in times.items():
             enough = len(seconds) >= ROUNDS[0]
-            row = replace(
-                _row(options, what, implementation),
+            row = options.row(
+                PART,
+                what,
+                implementation,
+                1,
                 rounds=len(seconds),
                 p50_ms=1e3 * float(np.median(seconds)),
                 p95_ms=1e3 * float(np.quantile(seconds, 0.95)) if enough else None,
@@ -91,8 +94,3 @@ def _rows(
                     accuracy_of="cosine",
                 )
             yield row
-
-
-def _row(options: BenchOptions, what: str, implementation: Implementation) -> BenchRow:
-    name, precision = implementation.name, implementation.precision
-    return BenchRow(PART, what, name, precision, 1, "", options.environment)

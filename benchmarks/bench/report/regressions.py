@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from medfocus.benchmarks.bench.report.rows import BenchRow
 from medfocus.benchmarks.bench.timing.clock import Ratio
@@ -16,20 +15,8 @@ LEAST_WORSE = 0.005  # of an accuracy
 LEAST_LARGER = 0.1  # of peak memory
 
 
-class Regression(NamedTuple):
-    """A row that became worse.
-
-    Attributes:
-        row: as it was.
-        problem: in words.
-    """
-
-    row: BenchRow
-    problem: str
-
-
-def regressions(old: Sequence[BenchRow], new: Sequence[BenchRow]) -> list[Regression]:
-    """Rows of `old` that are slower, less accurate, larger or not measured any more in `new`.
+def regressions(old: Sequence[BenchRow], new: Sequence[BenchRow]) -> list[tuple[BenchRow, str]]:
+    """Rows of `old` that are slower, less accurate, larger or missing in `new`, and what is worse.
 
     Speed is compared by the ratios to the baseline, in which a machine's drift cancels out. Rows of
     parts that were not run this time are left out.
@@ -50,7 +37,7 @@ def regressions(old: Sequence[BenchRow], new: Sequence[BenchRow]) -> list[Regres
         problem, hint = "has no row of this run", "run the same parts and engines"
         raise InputError("--compare", problem, hint, code="bench.not_comparable")
     problems = [(row, _problem(row, found.get(row.key))) for row in common]
-    return [Regression(row, problem) for row, problem in problems if problem is not None]
+    return [(row, problem) for row, problem in problems if problem is not None]
 
 
 def _problem(old: BenchRow, new: BenchRow | None) -> str | None:

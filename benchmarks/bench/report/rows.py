@@ -1,12 +1,14 @@
 """A row of `medfocus-bench`: one implementation, its speed and its accuracy in the same run."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medfocus.atomic_write import atomic_write
 from medfocus.benchmarks.bench.environment import Environment
 from medfocus.benchmarks.bench.timing.clock import Ratio
 from medfocus.errors import FileError
@@ -92,7 +94,7 @@ class BenchRow:
 def write_json(path: Path, rows: Sequence[Any]) -> None:
     """Write rows, `BenchRow` or other dataclasses, as a list of objects."""
     listed = [_rounded(asdict(row)) for row in rows]
-    path.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    atomic_write(path, json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> list[BenchRow]:
@@ -134,10 +136,11 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
     """
     lines = [_flat(_rounded(asdict(row))) for row in rows]
     names = [*dict.fromkeys(name for line in lines for name in line)]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(lines)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(lines)
+    atomic_write(path, text.getvalue())
 
 
 def _flat(content: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,16 @@ def write_trace(spans: Sequence[Span], path: Path) -> None:
     """
     begin = min(span.begun for span in spans)
     lanes, stays = _lanes(spans), _stays(spans)
-    events = [_named(WORK, "stages"), _named(BUFFERS, "buffers")]
-    events += [_named(WORK, lane, place) for place, lane in enumerate(lanes)]
-    events += [_named(BUFFERS, f"buffers {each}", each) for each in _buffers(spans)]
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": name}}
+        for pid, name in ((WORK, "stages"), (BUFFERS, "buffers"))
+    ]
+    threads = [(WORK, place, lane) for place, lane in enumerate(lanes)]
+    threads += [(BUFFERS, each, f"buffers {each}") for each in _buffers(spans)]
+    events += [
+        {"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": name}}
+        for pid, tid, name in threads
+    ]
     for span in spans:
         name = span.stage if span.batch is None else f"{span.stage} {span.batch}"
         event = _event(WORK, lanes.index(span.lane), name, span.begun - begin, span.ended - begin)
@@ -94,12 +101,6 @@ def _stays(spans: Sequence[Span]) -> dict[int, tuple[int, float, float]]:
             buffers, begun, ended = stays.get(span.batch, (span.buffers, span.begun, span.ended))
             stays[span.batch] = (buffers, min(begun, span.begun), max(ended, span.ended))
     return stays
-
-
-def _named(process: int, name: str, thread: int | None = None) -> dict[str, Any]:
-    event: dict[str, Any] = {"ph": "M", "pid": process, "args": {"name": name}}
-    event["name"] = "process_name" if thread is None else "thread_name"
-    return event if thread is None else event | {"tid": thread}
 
 
 def _event(process: int, thread: int, name: str, begun: float, ended: float) -> dict[str, Any]:

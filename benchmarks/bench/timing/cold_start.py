@@ -46,11 +46,7 @@ class ColdStart(NamedTuple):
 
 
 def cold_start(implementation: Implementation, images: Sequence[SourceImage]) -> ColdStart:
-    """Load an implementation in its own process and embed one batch there.
-
-    Args:
-        implementation: what to load.
-        images: of one size.
+    """Load an implementation in its own process and embed one batch, of images of one size.
 
     Raises:
         InputError: it failed, or took too long; with the last line of its messages.
@@ -91,7 +87,7 @@ def main(description: str, file: str, started: str) -> None:
         sys.exit(REFUSED)
     loaded = time.time()
     images = [SourceImage(pixels, "") for pixels in np.load(file, allow_pickle=False)]
-    embedding = models.classify(images, models.segment(images))
+    embedding = models.embed(images)
     seconds = loaded - float(started), time.time() - loaded
     peak = process_memory("VmHWM") / 2**20
     print(json.dumps([*seconds, peak, models.steered, embedding.tolist()]))

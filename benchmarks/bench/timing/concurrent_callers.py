@@ -11,27 +11,18 @@ from numpy.typing import NDArray
 
 from medfocus.engine import Engine, Prediction
 
-Picture = NDArray[np.uint8]
-
 
 def call(
     engine: Engine,
-    images: Sequence[Picture],
+    images: Sequence[NDArray[np.uint8]],
     right: Callable[[int, Prediction], bool],
     callers: int,
     seconds: float,
 ) -> dict[str, Any]:
     """Fields of a `BenchRow`: latencies, and the share of right answers.
 
-    Args:
-        engine: shared by all threads.
-        images: (H, W, 3) each.
-        right: whether an image's answer is right, by the image's index.
-        callers: number of threads.
-        seconds: for how long.
-
-    Raises:
-        Exception: the first that a call raised, once all threads have ended.
+    `right` judges an answer by its image's index. The first error of a call ends all threads and
+    is raised.
     """
     times: list[float] = []
     correct: list[bool] = []

@@ -35,12 +35,7 @@ class Timed(NamedTuple):
         return float(np.median(self.times))
 
     def figures(self, images: int, baseline: str) -> dict[str, Any]:
-        """Fields of a `BenchRow`.
-
-        Args:
-            images: per call.
-            baseline: what the ratio is to; empty for the baseline itself.
-        """
+        """Fields of a `BenchRow`, for `images` per call; `baseline` is empty for itself."""
         return {
             "rounds": len(self.times),
             "images_per_second": images / self.median,

@@ -1,6 +1,6 @@
 """This machine's peak rates, measured, and what the two models need: the roofline's least time."""
 
-import time
+import timeit
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from medfocus.engine.io.images import SourceImage
 
 LARGE, SMALL = 2048, 256  # rows and columns of the matrices
 COPIED = 2**28  # bytes: more than a processor's caches hold
-REPEATS = 5
+REPEATS = 6  # the first warms up
 KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -83,12 +83,7 @@ def _rate(dtype: torch.dtype, side: int) -> float:
 
 def _least_seconds(work: Callable[[], object]) -> float:
     """Seconds of the fastest of several runs."""
-    times = []
-    for _ in range(REPEATS + 1):  # the first warms up
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
+    return min(timeit.repeat(work, number=1, repeat=REPEATS))
 
 
 def model_costs(directory: EngineDirectory, image: SourceImage) -> tuple[ModelCost, ModelCost]:

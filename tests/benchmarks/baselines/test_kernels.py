@@ -18,9 +18,7 @@ from medfocus.benchmarks.baselines.encoder_blocks import focus, hard, window
 from medfocus.benchmarks.baselines.models import OURS
 from medfocus.benchmarks.baselines.ragged import cls_row, ragged
 from medfocus.benchmarks.bench.kernels.compare import relative_error
-from medfocus.errors import InputError
 from medfocus.kernels import dispatch
-from tests.errors import refuses
 
 
 def on_cpu() -> list[Comparison]:
@@ -70,14 +68,8 @@ def test_every_sdpa_backend_is_tried_in_every_layout() -> None:
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_adds_the_same_bias() -> None:
     qkv, bias = torch.randn(2, 21, 3 * 2 * 16), -5 * torch.rand(2, 21)
-    found = joined(flex(qkv, bias, 2, flex_attention)())
+    found = joined(flex(qkv, bias, 2, flex_attention, {})())
     assert relative_error(found, exact_attention(qkv, bias, 2)) < 2e-6
-
-
-def test_flash_attention_4_is_named_where_it_is_missing() -> None:
-    implementation = masked(1, 1, 4, 16, torch.float32, "cpu").implementations[-1]
-    with refuses(InputError, "backend.not_installed", "FlashAttention-4"):
-        implementation.build()
 
 
 def test_a_mask_has_strides_that_avoid_a_copy() -> None:
