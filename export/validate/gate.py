@@ -193,7 +193,7 @@ def reference_outputs(
     reference: Reference,
     images: Images,
     progress: ProgressReporter,
-    stage: str = "PyTorch's answers in float32",
+    stage: str = "float32 reference in PyTorch",
 ) -> Outputs:
     """The float32 PyTorch outputs for all images, in their order."""
     # One by one: on a CPU, larger batches need more memory and are not faster.

@@ -1,10 +1,8 @@
 """What happens where a precision is too low: blocks stay in float32, or nothing is written."""
 
-import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import openvino
@@ -23,7 +21,7 @@ from medfocus.export.validate import gate, graph_writer
 from medfocus.export.validate.comparison import THRESHOLDS
 from medfocus.export.validate.gate import Gate
 from medfocus.export.validate.graph_writer import GraphWriter
-from medfocus.export.validate.images import check_images, phantoms
+from medfocus.export.validate.images import phantoms
 from medfocus.models.sam2.segmenter import Segmenter
 from tests.conftest import OnnxFile, random_bundle
 from tests.errors import refuses
@@ -257,49 +255,6 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
             phantoms(3),
         )
     assert "8" in caught.value.problem
-
-
-def test_the_users_images_come_first(tmp_path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(phantoms(1)[0].pixels).save(tmp_path / "own.png")
-    images = check_images(tmp_path, 6)
-    assert [Path(image.source).name for image in images][:2] == ["own.png", "phantom 0"]
-    assert len(images) == 6
-    assert len({image.pixels.tobytes() for image in images[1:]}) == 5
-    with pytest.raises(InputError) as caught:
-        check_images(tmp_path / "empty", 6)
-    assert "empty" in caught.value.item
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "item"),
-    [
-        ({"targets": ()}, "input.invalid", "targets"),
-        ({"targets": ("torch", "jax")}, "backend.unknown", "target 'jax'"),
-        ({"targets": ("torch",), "int8": True}, "input.invalid", "int8"),
-        ({"buckets": ()}, "input.invalid", "batch"),
-        ({"buckets": (8, 1)}, "input.invalid", "batch"),
-        ({"buckets": (0, 1)}, "input.invalid", "batch"),
-        ({"dtype": "bf16", "targets": ("onnx",)}, "backend.unavailable", "target onnx"),
-    ],
-)
-def test_invalid_configurations_are_refused(
-    arguments: dict[str, Any], code: str, item: str
-) -> None:
-    """ONNX Runtime does not compute in bf16 on a CPU."""
-    with refuses(InputError, code, item):
-        ExportConfig(**arguments)
-
-
-def test_a_target_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medfocus.export.config.find_spec", lambda name: None)
-    with refuses(InputError, "backend.not_installed", "target openvino"):
-        ExportConfig(targets=("openvino",))
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(InputError) as caught:
-        ExportConfig(targets=("tensorrt",))
-    assert caught.value.item == "target tensorrt"
 
 
 def test_the_graph_that_fails() -> None:

@@ -1,0 +1,20 @@
+"""The images on which an export is checked."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medfocus.errors import InputError
+from medfocus.export.validate.images import check_images, phantoms
+
+
+def test_the_users_images_come_first(tmp_path: Path) -> None:
+    Image.fromarray(phantoms(1)[0].pixels).save(tmp_path / "own.png")
+    images = check_images(tmp_path, 6)
+    assert [Path(image.source).name for image in images][:2] == ["own.png", "phantom 0"]
+    assert len(images) == 6
+    assert len({image.pixels.tobytes() for image in images[1:]}) == 5
+    with pytest.raises(InputError) as caught:
+        check_images(tmp_path / "empty", 6)
+    assert "empty" in caught.value.item

@@ -1,0 +1,97 @@
+"""Class names, class embeddings and text encoders."""
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from medfocus.errors import FileError, InputError
+from medfocus.models.clip.architecture import build_clip
+from medfocus.models.clip.text import class_embeddings, read_classes, tokenizer_for
+from medfocus.models.loading import load_clip
+from tests.errors import refuses
+
+BIOMED = "BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+
+
+def test_full_size_clip_loads_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    clip = build_clip("ViT-B-16").eval()
+    save_file(clip.state_dict(), tmp_path / "clip.safetensors")
+    loaded = load_clip("ViT-B-16", tmp_path / "clip.safetensors")
+    classes = ["glioma", "no tumour"]
+    embeddings = class_embeddings(loaded.model, loaded.tokenize, classes)
+    tokens = open_clip.tokenize([f"This is a photo of {name}" for name in classes])
+    with torch.inference_mode():
+        expected = clip.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(embeddings, expected)
+
+
+@pytest.fixture
+def bert_folder(tmp_path: Path) -> Path:
+    """Configuration and vocabulary of a small BERT, as a user would copy them from the hub."""
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *["this", "is", "a", "photo", "of", "glioma"],
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertConfig(
+        vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=2
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_biomedclip_with_its_text_encoder_from_files(bert_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    state = build_clip(BIOMED, bert_folder).state_dict()
+    # A buffer of older checkpoints.
+    state["text.transformer.embeddings.position_ids"] = torch.arange(512)[None]
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "b.safetensors")
+    loaded = load_clip(BIOMED, tmp_path / "b.safetensors", bert_folder)
+    embeddings = class_embeddings(loaded.model, loaded.tokenize, ["glioma", "a photo"])
+    tokens = torch.zeros(2, 256, dtype=torch.int64)
+    tokens[0, :8] = torch.tensor([2, 5, 6, 7, 8, 9, 10, 3])
+    tokens[1, :9] = torch.tensor([2, 5, 6, 7, 8, 9, 7, 8, 3])
+    with torch.inference_mode():
+        expected = loaded.model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(embeddings, expected)
+
+
+def test_biomedclip_without_its_text_encoder(tmp_path: Path) -> None:
+    with refuses(FileError, "model.text_encoder", BIOMED) as caught:
+        build_clip(BIOMED)
+    assert "--text-folder" in caught.value.hint
+    with refuses(FileError, "model.text_encoder", str(tmp_path)):
+        build_clip(BIOMED, tmp_path)
+    with refuses(FileError, "model.text_encoder", str(tmp_path)):
+        tokenizer_for(BIOMED, tmp_path)
+
+
+def test_a_class_prompt_that_would_be_truncated_is_refused() -> None:
+    with refuses(InputError, "input.text_too_long", "long name") as caught:
+        tokenizer_for("medfocus_tiny")(["a very " * 40 + "long name"])
+    assert "32" in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [("", "input.empty"), ("\n \n", "input.empty"), ("a\na", "input.duplicate_class")],
+)
+def test_unusable_class_names_are_refused(content: str, code: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text(content)
+    with refuses(InputError, code, "classes.txt"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_a_missing_class_file_is_refused(tmp_path: Path) -> None:
+    with refuses(FileError, "file.unusable", "classes.txt"):
+        read_classes(tmp_path / "classes.txt")
