@@ -166,7 +166,8 @@ class Engine:
         Args:
             sources: like the items of `classify`'s batch; may be endless. Pulled in the caller's
                 thread, some batches ahead of the predictions.
-            boxes, points: like those of `classify`, one per source.
+            boxes: like those of `classify`, one per source.
+            points: like those of `classify`, one per source.
             batch_size: images that are submitted together; by default `max_batch`. With 1 each
                 image is submitted as soon as it is read.
 
