@@ -44,7 +44,9 @@ def load_within(
 
     Args:
         memory_limit: bytes that both may take, measured on blank images; None for no limit.
-        directory, backend, device: see `load_backend`.
+        directory: see `load_backend`.
+        backend: see `load_backend`.
+        device: see `load_backend`.
         images: most images per batch.
 
     Raises:

@@ -19,7 +19,8 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON in UTF-8, without repeated keys, NaN, infinities or oversized integers.
 
     Raises:
-        ValueError, RecursionError: it is anything else.
+        ValueError: it is anything else.
+        RecursionError: it is nested too deeply.
     """
     return json.loads(
         text.decode() if isinstance(text, bytes) else text,

@@ -22,7 +22,8 @@ class Prepared:
     Attributes:
         segmenter: uint8 (S, S, 3).
         classifier: uint8 (R, R, 3).
-        rows, cols: pooling weights, float32 (cells, h) and (cells, w).
+        rows: pooling weights, float32 (cells, h).
+        cols: pooling weights, float32 (cells, w).
         points: float32 (P, n, 2), x and y in the S×S frame.
         labels: int32 (P, n).
         image_size: height and width of the source image.
@@ -86,7 +87,8 @@ def prepare(
 
     Args:
         image: the decoded image.
-        preprocessing, focus: the manifest's.
+        preprocessing: the manifest's.
+        focus: the manifest's.
         prompts: the manifest's, or the caller's own for this image (`own_prompt`).
 
     Raises:

@@ -22,7 +22,8 @@ def own_prompt(
     Args:
         box: left, top, right, bottom; or None.
         points: (x, y) or (x, y, label), label 1 for inside and 0 for outside; or None.
-        height, width: of the image, pixels.
+        height: of the image, pixels.
+        width: of the image, pixels.
         source: of the image, in errors.
 
     Raises:

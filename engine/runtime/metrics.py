@@ -25,7 +25,8 @@ class Span:
     Attributes:
         stage: one of `STAGES`.
         lane: the thread or stream that ran it.
-        begun, ended: when it ran.
+        begun: when it began.
+        ended: when it ended.
         waited: seconds from when it could have begun to when it did.
         images: how many images it was for.
         batch: the batch's number; None before an image is in a batch.

@@ -58,7 +58,8 @@ class Pipeline:
 
     Args:
         buffers: one per batch that can be under way.
-        segment, classify: the streams of the two graphs; both may be the same stream.
+        segment: the segmenter's stream.
+        classify: the classifier's stream; may be the same one.
         max_batch: most images per batch.
         max_wait: seconds for which a batch that is not full waits for more images.
         threads: how many threads read and preprocess images.
