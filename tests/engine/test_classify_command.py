@@ -1,11 +1,15 @@
 """`medfocus-classify` with an engine that counts: inputs, results, resuming, exit status."""
 
 import csv
+import errno
 import io
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +25,10 @@ from medfocus.engine.classify_command import main, overlay_name
 from medfocus.engine.io.images import read_images
 from medfocus.engine.io.input_files import find_files
 from medfocus.engine.prediction import Prediction
-from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
+from medfocus.errors import DeviceError, EngineDirectoryError, FileError, MedfocusError
 from tests.conftest import CLASSES
 from tests.engine.artifact.test_manifest import MANIFEST
+from tests.errors import refuses
 
 
 class CountingEngine:
@@ -75,7 +80,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
         @staticmethod
         def load(path: str, backend: str, device: str) -> CountingEngine:
             if path == "broken":
-                raise EngineDirectoryError(path, "is not an engine directory", "Export it")
+                raise EngineDirectoryError(path, "is not an engine directory", "export it")
             return fake
 
     monkeypatch.setattr(classify_command, "Engine", Loader)
@@ -126,10 +131,10 @@ def test_an_input_that_gives_nothing_is_an_error(
 ) -> None:
     Path("empty").mkdir()
     Path("empty", "notes.txt").touch()
-    with pytest.raises(InputError):
+    with refuses(FileError, "file.no_images", text):
         find_files(["images", text])
-    assert main(["engine", "images", text]) == 2
-    assert "gives no image" in capsys.readouterr().err
+    assert main(["engine", "images", text]) == 4
+    assert capsys.readouterr().err.startswith(f"error: {text or 'an empty INPUT'}: ")
     assert not engine.batches
 
 
@@ -258,31 +263,33 @@ def interrupt(engine: CountingEngine, batch: int, error: type[BaseException]) ->
     engine.before_batch = before
 
 
-def go_on(engine: CountingEngine) -> None:
+def resume(engine: CountingEngine) -> None:
     engine.before_batch = lambda number: None
     engine.batches.clear()
 
 
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(RESUMABLE) == 0
     expected = Path("out.json").read_bytes()
     Path("out.json").unlink()
-    go_on(engine)
+    resume(engine)
     interrupt(engine, 2, KeyboardInterrupt)
     assert main(RESUMABLE) == 130
-    assert "give the same command again" in capsys.readouterr().err
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[-2] == "interrupted"
+    assert "resume" in shown[-1]
     assert not Path("out.json").exists()
-    go_on(engine)
+    resume(engine)
     assert main(RESUMABLE) == 0
     assert engine.seen == ["4.png"]
-    assert "4 of 5 were finished before" in capsys.readouterr().err
+    assert "4 of 5 files" in capsys.readouterr().err
     assert Path("out.json").read_bytes() == expected
     assert {path.name for path in Path().iterdir()} == {"images", "out.json"}
-    go_on(engine)
+    resume(engine)
     assert main(RESUMABLE) == 0
-    assert len(engine.seen) == 5  # a finished run leaves nothing to go on from
+    assert len(engine.seen) == 5  # a finished run leaves nothing to resume
 
 
 def test_an_interrupt_without_output_says_that_nothing_is_kept(
@@ -296,11 +303,11 @@ def test_an_interrupt_without_output_says_that_nothing_is_kept(
 def stopped(engine: CountingEngine) -> Path:
     interrupt(engine, 2, KeyboardInterrupt)
     assert main(RESUMABLE) == 130
-    go_on(engine)
+    resume(engine)
     return Path("out.json.partial")
 
 
-def test_a_journal_torn_at_any_byte_is_used_up_to_there(
+def test_a_truncated_journal_is_used_up_to_its_last_complete_line(
     folder: Path, engine: CountingEngine
 ) -> None:
     journal = stopped(engine)
@@ -309,13 +316,13 @@ def test_a_journal_torn_at_any_byte_is_used_up_to_there(
     assert len(ends) == 5  # the run's own line and four files
     for length in range(0, len(whole) + 1, 13):
         journal.write_bytes(whole[:length])
-        go_on(engine)
+        resume(engine)
         interrupt(engine, 0, KeyboardInterrupt)
         assert main(RESUMABLE) == 130
         complete = [end for end in ends if end <= length]
-        # Cut back to its last whole line; to the run's own where that was torn.
+        # Cut back to its last complete line; to the run's own if that is incomplete.
         assert journal.read_bytes() == whole[: complete[-1] if complete else ends[0]]
-        go_on(engine)
+        resume(engine)
         assert main(RESUMABLE) == 0
         assert len(engine.seen) == 5 - max(0, len(complete) - 1)
         assert len(json.loads(Path("out.json").read_text())) == 5
@@ -350,20 +357,22 @@ def test_a_failed_file_is_tried_again(folder: Path, engine: CountingEngine) -> N
 @pytest.mark.parametrize(
     "options", [["--restart"], ["--device", "cpu"], ["--backend", "torch"], ["--overlays", "new"]]
 )
-def test_other_options_start_anew(folder: Path, engine: CountingEngine, options: list[str]) -> None:
+def test_other_options_start_again(
+    folder: Path, engine: CountingEngine, options: list[str]
+) -> None:
     stopped(engine)
     assert main([*RESUMABLE, *options]) == 0
     assert len(engine.seen) == 5
 
 
-def test_another_engine_starts_anew(folder: Path, engine: CountingEngine) -> None:
+def test_another_engine_starts_again(folder: Path, engine: CountingEngine) -> None:
     stopped(engine)
     engine.manifest = replace(MANIFEST, buckets=(1,))
     assert main(RESUMABLE) == 0
     assert len(engine.seen) == 5
 
 
-def test_another_batch_size_goes_on(folder: Path, engine: CountingEngine) -> None:
+def test_another_batch_size_resumes(folder: Path, engine: CountingEngine) -> None:
     stopped(engine)
     assert main([*RESUMABLE[:-1], "3"]) == 0
     assert engine.seen == ["4.png"]
@@ -393,9 +402,9 @@ def test_a_result_is_replaced_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, step, fail)
-        assert main(RESUMABLE) == 1
+        assert main(RESUMABLE) == 4
     assert Path("out.json").read_text() == "the result before"
-    go_on(engine)
+    resume(engine)
     assert main(RESUMABLE) == 0
     assert engine.seen == []  # all was in the journal
     assert len(json.loads(Path("out.json").read_text())) == 5
@@ -413,9 +422,6 @@ def test_a_result_is_replaced_whole(
         ["engine", "images", "--batch-size", "-1"],
         ["engine", "images", "--format", "xml"],
         ["engine", "images", "--backend", "other"],
-        ["engine", "images", "-o", "out.txt"],
-        ["engine", "images", "-o", "out.csv", "--format", "table"],
-        ["engine", "images", "-o", "images", "--format", "csv"],
         ["engine", "images", "--unknown"],
     ],
 )
@@ -427,43 +433,105 @@ def test_wrong_usage_is_2(folder: Path, engine: CountingEngine, arguments: list[
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "options",
     [
-        (["broken", "images"], "broken: is not an engine directory. Export it."),
-        (["engine", "images", "-o", "absent/out.csv"], "absent/out.csv.partial: cannot be written"),
-        (["engine", "images", "--overlays", "images/0.png"], "images/0.png: cannot be written"),
+        ["-o", "out.txt"],
+        ["-o", "out.csv", "--format", "table"],
+        ["-o", "images", "--format", "csv"],
     ],
 )
-def test_what_cannot_start_is_2_with_one_line(
+def test_an_output_without_a_format_is_2(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert main(["engine", "images", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: -o {options[1]}: ")
+    assert not engine.batches
+    assert {path.name for path in Path().iterdir()} == {"images"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "item"),
+    [
+        (["broken", "images"], "broken"),
+        (["engine", "images", "-o", "absent/out.csv"], "absent/out.csv.partial"),
+        (["engine", "images", "--overlays", "images/0.png"], "images/0.png"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_4_with_one_line(
     folder: Path,
     engine: CountingEngine,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    message: str,
+    item: str,
 ) -> None:
-    assert main(arguments) == 2
+    assert main(arguments) == 4
     error = capsys.readouterr().err
-    assert error.startswith(message)
+    assert error.startswith(f"error: {item}: ")
     assert error.count("\n") == 1
     assert not engine.batches
     assert {path.name for path in Path().iterdir()} == {"images"}
 
 
-def test_an_engine_that_fails_midway_is_1_and_can_go_on(
+def test_an_engine_that_fails_midway_is_4_and_can_resume(
     folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def before(number: int) -> None:
         if number == 1:
-            raise InputError("device", "was lost", "Start again")
+            raise DeviceError("device", "was lost", "start again")
 
     engine.before_batch = before
-    assert main(RESUMABLE) == 1
-    error = capsys.readouterr().err
-    assert "device: was lost. Start again." in error
-    assert "give the same command again" in error
-    go_on(engine)
+    assert main(RESUMABLE) == 4
+    error, note = capsys.readouterr().err.splitlines()[-2:]
+    assert error == "error: device: was lost. Hint: start again"
+    assert "resume" in note
+    resume(engine)
     assert main(RESUMABLE) == 0
     assert engine.seen == ["2.png", "3.png", "4.png"]
+
+
+def test_a_full_disk_midway_is_4_and_can_resume(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of files stands for the full disk: writes fail in the same way."""
+    assert main(RESUMABLE) == 0
+    expected = Path("out.json").read_bytes()
+    Path("out.json").unlink()
+    resume(engine)
+
+    def before(number: int) -> None:
+        if number == 1:
+            size = Path("out.json.partial").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+
+    limits, former = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    engine.before_batch = before
+    try:
+        assert main(RESUMABLE) == 4
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, former)
+    error, note = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert os.strerror(errno.EFBIG) in error
+    assert "resume" in note
+    resume(engine)
+    assert main(RESUMABLE) == 0
+    assert engine.seen == ["2.png", "3.png", "4.png"]
+    assert Path("out.json").read_bytes() == expected
+
+
+def test_quiet_shows_only_failed_inputs(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["engine", "images", "-q"]) == 0
+    shown = capsys.readouterr()
+    assert "4.png" in shown.out
+    assert shown.err == ""
+    Path("images", "2.png").write_bytes(b"broken")
+    assert main(["engine", "images", "-q"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("images/2.png: ")
 
 
 def test_a_long_list_of_failures_is_cut(
@@ -480,13 +548,14 @@ def test_a_long_list_of_failures_is_cut(
 # --- the real engine
 
 
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "medfocus", "classify", *map(str, arguments)]
+
+
 def test_a_real_engine_answers(folder: Path, engine_directory: Path) -> None:
     picture(Path("images", "wide.png").absolute())
-    command = "import sys; from medfocus.engine.classify_command import main; sys.exit(main())"
-    arguments = [str(engine_directory), "images", "-o", "out.json", "--overlays", "pictures"]
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False
-    )
+    arguments = command(engine_directory, "images", "-o", "out.json", "--overlays", "pictures")
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     rows = json.loads(Path("out.json").read_text())
@@ -496,3 +565,34 @@ def test_a_real_engine_answers(folder: Path, engine_directory: Path) -> None:
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         with Image.open(Path("pictures", overlay_name(row["source"]))) as image:
             assert image.format == "PNG"
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_real_engine_and_it_resumes(folder: Path, engine_directory: Path) -> None:
+    for number in range(5, 200):
+        os.link("images/4.png", f"images/{number}.png")
+    arguments = command(engine_directory, "images", "-o", "out.json", "--batch-size", "1")
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    journal = Path("out.json.partial")
+    while process.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") > 3
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    assert "interrupted" in shown.splitlines()
+    assert "Traceback" not in shown
+    assert not Path("out.json").exists()
+    kept = journal.read_bytes().count(b"\n") - 1
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{kept} of 200 files" in done.stderr
+    assert len(json.loads(Path("out.json").read_text())) == 200
+
+
+def test_a_missing_engine_is_4(folder: Path) -> None:
+    done = subprocess.run(command("absent", "images"), capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith(f"error: {Path('absent').absolute()}: ")
+    assert done.stderr.count("\n") == 1

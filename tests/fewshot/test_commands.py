@@ -1,4 +1,4 @@
-"""`medfocus-fit` and `medfocus-eval` from the command line to the files."""
+"""`medfocus fit` and `medfocus eval` from the command line to the files."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def test_fit_then_eval(
     assert not any(entry["file"] in page for entry in split["test"])
 
 
-def test_a_head_is_not_evaluated_on_what_it_learned_from(
+def test_a_head_is_not_evaluated_on_its_training_images(
     brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not even where the split's file was exchanged for another."""
@@ -58,64 +58,76 @@ def test_a_head_is_not_evaluated_on_what_it_learned_from(
     capsys.readouterr()
     options = ["--head", str(head), "--report", str(tmp_path / "report"), "--cache", str(cache)]
     assert eval_command.main([str(brain.root), *options]) == 2
-    said = capsys.readouterr().err
-    assert f"8 of 8 test images, {learned[0]['file']} first: were trained on" in said
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: 8 of 8 test images, {learned[0]['file']} first: ")
     assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "problem"),
+    ("arguments", "code", "item"),
     [
-        (["missing", "--head", "h.safetensors"], "no head file"),
-        (["missing", "--grid"], "does not exist"),
-        (["missing", "--grid", "--adapt", "probe,magic"], "'magic': is not known"),
-        (["missing", "--grid", "--focus", "softly"], "'softly': is not known"),
-        (["missing", "--grid", "--recipe", "covid,lung"], "is not one a data set"),
-        (["phantoms", "--head", "h.safetensors"], "one data set"),
+        (["missing", "--head", "h.safetensors"], 4, "h.safetensors"),
+        (["missing", "--grid"], 4, "missing"),
+        (["missing", "--grid", "--adapt", "probe,magic"], 2, "--adapt 'magic'"),
+        (["missing", "--grid", "--focus", "softly"], 2, "--focus 'softly'"),
+        (["missing", "--grid", "--recipe", "covid,lung"], 2, "--recipe covid,lung"),
+        (["phantoms", "--head", "h.safetensors"], 2, "--head"),
     ],
 )
 def test_what_eval_refuses(
     arguments: list[str],
-    problem: str,
+    code: int,
+    item: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert eval_command.main(arguments) == 2
-    assert problem in capsys.readouterr().err
+    assert eval_command.main(arguments) == code
+    shown = capsys.readouterr().err
+    assert item in shown.partition(": ")[2].partition("Hint: ")[0]
+    assert shown.count("\n") == 1
     assert [*tmp_path.iterdir()] == []
 
 
 def test_what_fit_refuses(
     brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = tmp_path / "head.safetensors"
-    assert fit(tmp_path / "missing", head, cache) == 2
-    assert fit(brain.root, head, cache, "--shots", "99") == 2
-    assert fit(brain.root, tmp_path / "head.pt", cache) == 2
-    classes = tmp_path / "classes.txt"
+    head, classes = tmp_path / "head.safetensors", tmp_path / "classes.txt"
+
+    def refused(dataset: Path, out: Path, *more: str) -> tuple[int, str]:
+        code = fit(dataset, out, cache, *more)
+        shown = capsys.readouterr().err.splitlines()[-1]
+        return code, shown.removeprefix("error: ").partition(". Hint: ")[0]
+
+    code, error = refused(tmp_path / "missing", head)
+    assert code == 4
+    assert error.startswith(f"{tmp_path / 'missing'}: ")
+    code, error = refused(brain.root, head, "--shots", "99")
+    assert code == 2
+    assert "99 shots" in error
+    code, error = refused(brain.root, tmp_path / "head.pt")
+    assert code == 2
+    assert error.startswith(f"{tmp_path / 'head.pt'}: ")
     classes.write_text("\n".join(brain.classes[1:]))
-    assert fit(brain.root, head, cache, "--classes", str(classes)) == 2
+    code, error = refused(brain.root, head, "--classes", str(classes))
+    assert code == 2
+    assert repr(brain.classes[0]) in error
     classes.write_text("\n".join([*brain.classes, "another"]))
-    assert fit(brain.root, head, cache, "--classes", str(classes)) == 2
-    for number in ("--seed", "-1"), ("--seed", str(2**32)), ("--steps", "0"):
+    code, error = refused(brain.root, head, "--classes", str(classes))
+    assert code == 2
+    assert "'another'" in error
+    for number in ("--seed", "-1"), ("--seed", str(2**32)), ("--steps", "0"), ("--shots", "0"):
         with pytest.raises(SystemExit, match="2"):
             fit(brain.root, head, cache, *number)
-    text = capsys.readouterr().err
-    assert "does not exist" in text
-    assert "files to train on, fewer than 99 shots" in text
-    assert "head.pt: is no name of a head file" in text
-    assert f"is labelled {brain.classes[0]!r}, which is not in the class list" in text
-    assert "class 'another': has no file in brain" in text
-    assert "-1 is not between 0 and 4294967295" in text
+        assert number[0] in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == [classes]
 
 
-def test_a_head_is_tested_on_another_data_set_as_a_whole(
+def test_a_head_is_tested_on_all_of_another_data_set(
     brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And its answers are listed; where one of them was learned from, that is refused."""
+    """Its predictions are listed; a data set with one of its training images is refused."""
     head, other = tmp_path / "head.safetensors", tmp_path / "other"
     assert fit(brain.root, head, cache) == 0
     chosen = sorted(brain.items, key=lambda item: item.label)[::4]
@@ -143,8 +155,8 @@ def test_a_head_is_tested_on_another_data_set_as_a_whole(
         image.save(other / learned["class"] / "copy.bmp")  # the same picture, in other bytes
     assert eval_command.main([str(other), *options]) == 2
     copy = f"{learned['class']}/copy.bmp"
-    said = capsys.readouterr().err
-    assert f"1 of {len(chosen) + 1} test images, {copy} first: were trained on" in said
+    shown = capsys.readouterr().err
+    assert f"error: 1 of {len(chosen) + 1} test images, {copy} first: " in shown
 
 
 def test_unreadable_files_are_left_out_only_when_asked(
@@ -159,15 +171,16 @@ def test_unreadable_files_are_left_out_only_when_asked(
         broken[-1].write_text(f"no image to {part} on")
     head, report = tmp_path / "head.safetensors", tmp_path / "report"
     every = ["--fraction", "1", "--cache", str(cache), "-o", str(head)]
-    assert fit_command.main([str(folder), *every]) == 2
-    said = capsys.readouterr().err
-    assert f"1 of {len(brain.items) // 2} files: cannot be used: {broken[0]}" in said
-    assert "--skip-bad" in said
+    assert fit_command.main([str(folder), *every]) == 4
+    shown = capsys.readouterr().err
+    assert f"error: 1 of {len(brain.items) // 2} files: " in shown
+    assert str(broken[0]) in shown
+    assert "--skip-bad" in shown
     assert not head.exists()
     assert fit_command.main([str(folder), *every, "--skip-bad"]) == 0
-    said = capsys.readouterr().err
-    assert all(f"left out: {path}: " in said for path in broken)
-    assert "brain: 2 files left out" in said
+    shown = capsys.readouterr().err
+    assert all(f"left out: {path}: " in shown for path in broken)
+    assert "brain: 2 files left out" in shown
     split = json.loads((tmp_path / "head.split.json").read_text())
     assert len(split["train"]) == len(split["test"]) == len(brain.items) // 2 - 1
 
@@ -177,10 +190,10 @@ def test_unreadable_files_are_left_out_only_when_asked(
     broken[-1].write_bytes(b"no image either")
     (tmp_path / "head.split.json").write_text(json.dumps(split))
     answer = [str(folder), "--head", str(head), "--report", str(report), "--cache", str(cache)]
-    assert eval_command.main(answer) == 2
-    assert f"1 of {len(split['test'])} files: cannot be used: {broken[-1]}" in (
-        capsys.readouterr().err
-    )
+    assert eval_command.main(answer) == 4
+    shown = capsys.readouterr().err
+    assert f"error: 1 of {len(split['test'])} files: " in shown
+    assert str(broken[-1]) in shown
     assert not report.exists()
     assert eval_command.main([*answer, "--skip-bad"]) == 0
     assert f"left out: {broken[-1]}: " in capsys.readouterr().err
@@ -198,8 +211,10 @@ def test_a_grid_leaves_out_unreadable_files_only_when_asked(
     broken.write_bytes(b"no image")
     options = ["--adapt", "zero-shot", "--focus", "none,soft", "--seeds", "1"]
     grid = [str(folder), "--grid", *options, "--report", str(report), "--cache", str(cache)]
-    assert eval_command.main(grid) == 2
-    assert f"1 of {len(brain.items)} files: cannot be used: {broken}" in capsys.readouterr().err
+    assert eval_command.main(grid) == 4
+    shown = capsys.readouterr().err
+    assert f"error: 1 of {len(brain.items)} files: " in shown
+    assert str(broken) in shown
     assert eval_command.main([*grid, "--skip-bad"]) == 0
     assert "brain: 1 files left out" in capsys.readouterr().err
     summary = json.loads((report / "summary.json").read_text())
@@ -219,5 +234,6 @@ def test_a_head_of_other_weights_is_refused(
     changed = Head.read(head)
     Head(**{**vars(changed), "clip_sha256": "0" * 64}).save(head)
     options = ["--head", str(head), "--report", str(tmp_path / "report"), "--cache", str(cache)]
+    capsys.readouterr()
     assert eval_command.main([str(brain.root), *options]) == 2
-    assert "other weights" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: head: ")
