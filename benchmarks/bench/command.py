@@ -1,16 +1,7 @@
-"""Measure an engine on this machine, compared with upstream's code: speed, memory and accuracy.
-
-examples:
-  medfocus-bench                                  everything, on the shipped `tiny`; three minutes
-  medfocus-bench models --engine engines/mine --json new.json --compare old.json
-
-exit status: 0; 1 if --compare found something worse, or nothing could be measured; 2 wrong usage;
-4 input or output error; 130 interrupted, with the rows measured so far written and shown
-"""
+"""`medfocus bench`: measures, shows a table, writes files and compares with an earlier run."""
 
 import argparse
 import math
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,13 +27,14 @@ from medfocus.benchmarks.bench.parts.startup import startup_part
 from medfocus.benchmarks.bench.report.regressions import regressions
 from medfocus.benchmarks.bench.report.rows import BenchRow, read_json, write_csv, write_json
 from medfocus.benchmarks.bench.report.table import bench_table, missing_lines
+from medfocus.command_line import command_parser, print_error, run, whole_number
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.layout import HEAD_WEIGHTS
 from medfocus.engine.backends.registry import NAMES
-from medfocus.engine.io.results import printable
 from medfocus.errors import FileError, InputError, MedfocusError
+from medfocus.exit_codes import ExitCode
+from medfocus.terminal import printable
 
-OK, WORSE, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 4, 130
 MAX_WIDTH = 200  # columns of a table
 # In this order; `scaling` takes longer than all others together.
 PARTS: dict[str, Callable[[BenchOptions], Iterator[BenchRow]]] = {
@@ -55,45 +47,45 @@ PARTS: dict[str, Callable[[BenchOptions], Iterator[BenchRow]]] = {
 ALL = ("export", "models", "pipeline", "startup", "kernels")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the module's docstring lists what it returns."""
-    options = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run("bench", parser(), _bench, argv, prog)
+
+
+def _bench(options: argparse.Namespace, console: Console) -> int:
     warnings.filterwarnings("ignore", r"`torch\.jit", FutureWarning)  # sam2's
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     rows: list[BenchRow] = []
     interrupted = False
-    try:
-        old = None if options.compare is None else read_json(options.compare)
-        _prepare_outputs(options)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("starting", total=None)
-            try:
-                _measure(options, rows, lambda line: progress.update(task, description=line))
-            except KeyboardInterrupt:
-                interrupted = True
-        _show(rows, console)
-        _write(options, rows)
-        if interrupted:
-            console.print(f"Interrupted; {len(rows)} rows were measured")
-            return INTERRUPTED
-        if not any(row.measured for row in rows):
-            return WORSE
-        worse = [] if old is None else regressions(old, rows)
-    except MedfocusError as error:
-        console.print(printable(str(error)), markup=False)
-        return USAGE if type(error) is InputError else UNUSABLE
-    for row, problem in worse:
-        console.print(f"{row.name}: {problem}", markup=False)
-    return WORSE if worse else OK
+    old = None if options.compare is None else read_json(options.compare)
+    _prepare_outputs(options)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=None)
+        try:
+            _measure(options, rows, lambda line: progress.update(task, description=line))
+        except KeyboardInterrupt:
+            interrupted = True
+    _show(rows, console)
+    _write(options, rows)
+    if interrupted:
+        print_error(f"interrupted; {len(rows)} rows were measured")
+        return ExitCode.INTERRUPTED
+    if not any(row.measured for row in rows):
+        return ExitCode.SOME_FAILED
+    worse = [] if old is None else regressions(old, rows)
+    print_error(*(f"{row.name}: {problem}" for row, problem in worse))
+    return ExitCode.SOME_FAILED if worse else ExitCode.OK
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="medfocus-bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "bench",
+        "Measure an engine on this machine, compared with upstream's code (sam2 and open_clip):"
+        " speed, memory and accuracy.",
+        "medfocus bench    everything, on the shipped models; takes three minutes\n"
+        "medfocus bench models --engine engines/mine --json new.json --compare old.json",
+        {ExitCode.SOME_FAILED: "--compare found something worse, or nothing could be measured"},
     )
     add = parser.add_argument
     add("what", metavar="PART", nargs="?", choices=("all", "export", *PARTS), default="all",
@@ -119,17 +111,27 @@ def parser() -> argparse.ArgumentParser:
         help=f"what to compare with, of {', '.join(BASELINES)}; upstream is sam2 and open_clip in"
         " float32, autocast the same in bf16 or fp16; `models` reports speed ratios to each, other"
         " parts to the first (default: upstream,autocast; --peers is the old name)")  # fmt: skip
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="processor or GPU to measure on (default: cpu)",
+    )
     add("--batch", dest="batches", metavar="LIST", type=_sizes, default=(8,),
         help="batch sizes for `models`, in images, as 1,8 (default: 8)")  # fmt: skip
-    add("--images", metavar="N", type=_positive, default=48,
+    add("--images", metavar="N", type=whole_number(), default=48,
         help="images per round of `pipeline` (default: 48)")  # fmt: skip
     add("--seconds", metavar="S", type=_positive_number, default=6.0,
         help="seconds to measure each case; six rounds at least (default: 6)")  # fmt: skip
     output = parser.add_argument_group("output")
     add = output.add_argument
-    add("--json", metavar="FILE", type=Path, help="write the rows as JSON, for --compare")
-    add("--csv", metavar="FILE", type=Path, help="write the rows as CSV")
+    add(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        help="write the rows as JSON, for --compare (default: none)",
+    )
+    add("--csv", metavar="FILE", type=Path, help="write the rows as CSV (default: none)")
     add(
         "--plot",
         dest="plots",
@@ -138,21 +140,15 @@ def parser() -> argparse.ArgumentParser:
         help="write pictures (PNG) into this folder",
     )
     add("--trace", metavar="FILE", type=Path,
-        help="write a trace of `pipeline`, for Perfetto or chrome://tracing")  # fmt: skip
+        help="write a trace of `pipeline`, for Perfetto or chrome://tracing (default: none)")  # fmt: skip
     add("--compare", metavar="OLD.json", type=Path,
         help="compare with an earlier run of this machine: list rows that are slower, less"
-        " accurate, larger in memory or missing, and exit with 1 if there are any")  # fmt: skip
+        " accurate, larger in memory or missing, and exit with 1 if there are any (default: none)")  # fmt: skip
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
-
-
 def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))
+    return tuple(sorted({whole_number()(part.strip()) for part in text.split(",")}))
 
 
 def _positive_number(text: str) -> float:
@@ -263,13 +259,7 @@ def _show(rows: Sequence[BenchRow], console: Console) -> None:
         limits = output.options.update(max_width=MAX_WIDTH)
         output.width = max(output.width, Measurement.get(output, limits, table).maximum)
         output.print(table)
-    for line in missing_lines(rows):
-        console.print(printable(line), markup=False)
-    for row in rows:
-        if row.too_noisy and not row.baseline:
-            problem = "too noisy: the baseline's two timings differ"
-            console.print(f"{row.name}: {problem}", markup=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    noisy = [row.name for row in rows if row.too_noisy and not row.baseline]
+    lines = [f"{name}: too noisy: the baseline's two timings differ" for name in noisy]
+    for line in missing_lines(rows) + lines:
+        console.print(printable(line))

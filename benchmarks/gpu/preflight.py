@@ -1,6 +1,7 @@
 """What would spoil a run of `make gpu-check` unnoticed: an outdated package, outdated results."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import medfocus
@@ -21,8 +22,10 @@ def remove_results(out: Path) -> None:
 
 def source_problems(root: Path) -> Iterator[str]:
     """Whether the imported package is that of the repository at `root`."""
-    imported = Path(medfocus.__file__).parent
-    folders = {root / "package": imported} | {root / each: imported / each for each in FOLDERS}
+    packages = {"package": medfocus} | {
+        folder: import_module(f"medfocus.{folder}") for folder in FOLDERS
+    }
+    folders = {root / name: Path(package.__path__[0]) for name, package in packages.items()}
     differing = [
         str(file.relative_to(root))
         for source, target in folders.items()

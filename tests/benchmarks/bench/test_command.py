@@ -130,7 +130,7 @@ def test_a_preset_that_cannot_be_exported_does_not_affect_other_engines(
     assert [row.part for row in read_json(out)] == ["export", "models", "models", "startup"]
     assert str(error) in capsys.readouterr().err
     assert main(["--json", str(out)]) == 4
-    assert one_line(capsys) == str(error)
+    assert one_line(capsys) == f"error: {error}"
 
 
 def test_engines_that_answer_differently_are_not_compared(
@@ -142,9 +142,9 @@ def test_engines_that_answer_differently_are_not_compared(
     write_manifest(other, replace(manifest, classes=manifest.classes[::-1]))
     engines = ["--engine", str(engine_directory), "--engine", str(other)]
     assert main(["models", *engines]) == 2
-    assert one_line(capsys).startswith("--engine: ")
+    assert one_line(capsys).startswith("error: --engine: ")
     assert main(["models", *engines[:2], "--backends", "tensorrt"]) == 2
-    assert one_line(capsys).startswith("--backends tensorrt: ")
+    assert one_line(capsys).startswith("error: --backends tensorrt: ")
 
 
 @pytest.mark.parametrize("package", ["torch", "sam2"])
@@ -155,7 +155,7 @@ def test_a_missing_package_is_named(package: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"medfocus-bench: {package} ")
+    assert done.stderr.startswith(f"error: {package}: ")
     assert done.stderr.endswith("pip install 'medfocus[export,fewshot]'\n")
 
 
