@@ -87,63 +87,43 @@ def parser() -> argparse.ArgumentParser:
         "medfocus bench models --engine engines/mine --json new.json --compare old.json",
         {ExitCode.SOME_FAILED: "--compare found something worse, or nothing could be measured"},
     )
+    # fmt: off
     add = parser.add_argument
     add("what", metavar="PART", nargs="?", choices=("all", "export", *PARTS), default="all",
         help="export: medfocus-export's time and memory; models: both models, each and together;"
         " pipeline: Engine.stream, from files to predictions; startup: from the start of a process"
         " to its first prediction; kernels: on a GPU; scaling: batch, image size, prompts, classes,"
-        " callers; all (default): all of these but scaling")  # fmt: skip
-    measured = parser.add_argument_group("what is measured")
-    add = measured.add_argument
+        " callers; all: all of these but scaling (default: all)")
+    add = parser.add_argument_group("what is measured").add_argument
     add("--engine", metavar="DIR", type=Path, action="append", default=[],
         help="engine directory, exported for torch among others; repeat it for engines of the same"
-        " models in other precisions (default: one is exported from --preset)")  # fmt: skip
-    add(
-        "--preset",
-        metavar="NAME",
-        default="tiny",
-        help="preset to export; random weights where none are shipped (default: tiny)",
-    )
+        " models in other precisions (default: one is exported from --preset)")
+    add("--preset", metavar="NAME", default="tiny",
+        help="preset to export; random weights where none are shipped (default: tiny)")
     add("--backends", metavar="LIST", type=partial(_names, of=NAMES),
-        help=f"backends, of {', '.join(NAMES)} (default: all that the engines have)")  # fmt: skip
+        help=f"backends, of {', '.join(NAMES)} (default: all that the engines have)")
     add("--baselines", "--peers", metavar="LIST", type=partial(_names, of=tuple(BASELINES)),
         default=("upstream", "autocast"),
         help=f"what to compare with, of {', '.join(BASELINES)}; upstream is sam2 and open_clip in"
         " float32, autocast the same in bf16 or fp16; `models` reports speed ratios to each, other"
-        " parts to the first (default: upstream,autocast; --peers is the old name)")  # fmt: skip
-    add(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="processor or GPU to measure on (default: cpu)",
-    )
+        " parts to the first (default: upstream,autocast; --peers is the old name)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="to measure on (default: cpu)")
     add("--batch", dest="batches", metavar="LIST", type=_sizes, default=(8,),
-        help="batch sizes for `models`, in images, as 1,8 (default: 8)")  # fmt: skip
+        help="batch sizes for `models`, in images, as 1,8 (default: 8)")
     add("--images", metavar="N", type=whole_number(), default=48,
-        help="images per round of `pipeline` (default: 48)")  # fmt: skip
+        help="images per round of `pipeline` (default: 48)")
     add("--seconds", metavar="S", type=_positive_number, default=6.0,
-        help="seconds to measure each case; six rounds at least (default: 6)")  # fmt: skip
-    output = parser.add_argument_group("output")
-    add = output.add_argument
-    add(
-        "--json",
-        metavar="FILE",
-        type=Path,
-        help="write the rows as JSON, for --compare (default: none)",
-    )
-    add("--csv", metavar="FILE", type=Path, help="write the rows as CSV (default: none)")
-    add(
-        "--plot",
-        dest="plots",
-        metavar="DIR",
-        type=Path,
-        help="write pictures (PNG) into this folder",
-    )
+        help="seconds to measure each case; six rounds at least (default: 6)")
+    add = parser.add_argument_group("output (each is written only if asked for)").add_argument
+    add("--json", metavar="FILE", type=Path, help="write the rows as JSON, for --compare")
+    add("--csv", metavar="FILE", type=Path, help="write the rows as CSV")
+    add("--plot", dest="plots", metavar="DIR", type=Path, help="write pictures (PNG) to a folder")
     add("--trace", metavar="FILE", type=Path,
-        help="write a trace of `pipeline`, for Perfetto or chrome://tracing (default: none)")  # fmt: skip
+        help="write a trace of `pipeline`, for Perfetto or chrome://tracing")
     add("--compare", metavar="OLD.json", type=Path,
         help="compare with an earlier run of this machine: list rows that are slower, less"
-        " accurate, larger in memory or missing, and exit with 1 if there are any (default: none)")  # fmt: skip
+        " accurate, larger in memory or missing, and exit with 1 if there are any")
+    # fmt: on
     return parser
 
 
