@@ -46,8 +46,9 @@ class ExportConfig:
 
     Raises:
         InputError: a target is unknown (`backend.unknown`), not installed
-            (`backend.not_installed`) or cannot be checked on this machine, or there is none; int8
-            without OpenVINO; buckets are not an ascending list of positive numbers.
+            (`backend.not_installed`) or cannot be checked on this machine
+            (`backend.unsupported_precision`, `backend.broken`, or a code of the device), or there
+            is none; int8 without OpenVINO; buckets are not an ascending list of positive numbers.
     """
 
     dtype: Dtype = "fp32"
@@ -129,7 +130,7 @@ def unavailable(target: str, dtype: Dtype) -> InputError | None:
                 item,
                 "ONNX Runtime computes in bf16 only on CUDA, which it does not find here",
                 "leave the target out, or export in fp16",
-                code="backend.unavailable",
+                code="backend.unsupported_precision",
             )
     return None
 

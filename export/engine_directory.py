@@ -73,8 +73,8 @@ def build(
         progress: reports each stage; None reports nothing.
 
     Raises:
-        InputError: the head was made for another CLIP (`head.wrong_clip`) or focus mode
-            (`head.wrong_focus`); too few images (`input.too_few_images`).
+        InputError: the head was made for another CLIP (`head.model_mismatch`) or focus mode
+            (`head.focus_mismatch`); too few images (`input.too_few_images`).
         ParityError: the outputs are too far from the float32 model's.
         EngineDirectoryError: `target` exists (without `force`) or cannot be written.
     """
@@ -163,14 +163,14 @@ def _graphs(bundle: ModelBundle, manifest: Manifest) -> tuple[SegmenterGraph, Cl
 
 def _check_head(bundle: ModelBundle) -> None:
     head, architecture = bundle.head, bundle.preset.clip
-    problem, code = None, "head.wrong_clip"
+    problem, code = None, "head.model_mismatch"
     if head.clip != architecture:
         problem = f"was made for {head.clip}, and this engine has {architecture}"
     elif head.clip_sha256 != bundle.clip_sha256:
         problem = f"was made for other weights of {head.clip}"
     elif head.focus != bundle.focus.mode:
         problem = f"was made with focus {head.focus}, and this engine has {bundle.focus.mode}"
-        code = "head.wrong_focus"
+        code = "head.focus_mismatch"
     if problem is not None:
         hint = "make the head with this engine's CLIP and focus mode"
         raise InputError("head", problem, hint, code=code)

@@ -105,7 +105,7 @@ class Head:
         """Write a .safetensors file atomically; everything except tensors goes into its metadata.
 
         Raises:
-            InputError: the file cannot be written.
+            FileError: the file cannot be written (`file.unwritable`).
         """
         about = {
             "clip": self.clip,

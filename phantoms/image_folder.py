@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
+from medfocus.atomic_write import unwritable
 from medfocus.errors import FileError, InputError
 from medfocus.phantoms.catalogue import ORGANS, LesionKind
 from medfocus.phantoms.phantom import make_phantom
@@ -32,7 +33,7 @@ def write_image_folder(
     Raises:
         InputError: the masks would be among the images; the number of images is not positive or
             over a million in all; the seed is negative.
-        FileError: a folder is not empty (`file.not_empty`), or cannot be written.
+        FileError: a folder is not empty (`file.exists`) or cannot be written (`file.unwritable`).
     """
     if not 0 < per_class * len(kinds) <= _SEEDS_PER_SET:
         raise InputError(
@@ -45,7 +46,7 @@ def write_image_folder(
             continue
         if not folder.is_dir() or any(folder.iterdir()):
             problem = "not an empty folder"
-            raise FileError(str(folder), problem, "name a new folder", code="file.not_empty")
+            raise FileError(str(folder), problem, "name a new folder", code="file.exists")
     if masks_dir is not None and masks_dir.resolve().is_relative_to(out_dir.resolve()):
         raise InputError(
             str(masks_dir),
@@ -67,12 +68,10 @@ def save_picture(image: Image.Image, path: Path) -> None:
     """Write an image file; its folder is created if it does not exist.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: it cannot be written (`file.unwritable`).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
     except OSError as error:
-        raise FileError(
-            str(path), f"cannot be written ({error.strerror})", "choose another folder"
-        ) from error
+        raise unwritable(path, error) from error

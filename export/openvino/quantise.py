@@ -53,7 +53,7 @@ def quantise(
             token that becomes the embedding, and no later layer averages its rounding errors.
 
     Raises:
-        EngineDirectoryError: the files cannot be written (`file.unusable`).
+        EngineDirectoryError: the files cannot be written (`file.unwritable`).
     """
     model = openvino.Core().read_model(source)
     nodes = list(ir.load(source).graph)
@@ -88,5 +88,5 @@ def quantise(
             str(target.parent),
             f"cannot be written ({error})",
             "free disk space, or choose another place",
-            code="file.unusable",
+            code="file.unwritable",
         ) from error

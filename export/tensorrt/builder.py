@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 
 from medfocus.atomic_write import atomic_write
 from medfocus.engine.backends.tensorrt.plan_runner import Logger
-from medfocus.errors import EngineDirectoryError, InputError
+from medfocus.errors import EngineDirectoryError, FileError
 from medfocus.export.tensorrt.profiles import Profile
 
 
@@ -92,7 +92,7 @@ class Builder:
 
     def _write_cache(self, cache: trt.ITimingCache) -> None:
         """Write the cache; a finished build does not fail because of it."""
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(FileError):
             atomic_write(self._cache, bytes(memoryview(cache.serialize())))
 
 

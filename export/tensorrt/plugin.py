@@ -17,7 +17,7 @@ if not hasattr(trt, "QuickPluginCreationRequest"):
         f"tensorrt {trt.__version__}",
         "has no ahead-of-time plugins",
         "install a newer TensorRT, or use --trt-attention native",
-        code="backend.too_old",
+        code="backend.broken",
     )
 
 import tensorrt.plugin as trtp

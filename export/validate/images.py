@@ -22,7 +22,7 @@ def check_images(
         seed: of the first phantom.
 
     Raises:
-        InputError: the folder contains no images.
+        FileError: the folder contains no images (`file.no_images`).
         ImageError: an image cannot be read.
     """
     own: list[SourceImage] = []

@@ -175,7 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
         write(options.out, {"by": "model", **versions}, list(itertools.chain(*found)))
         return
     if not torch.cuda.is_available():
-        raise DeviceError("cuda", "torch finds no CUDA device", "pass --modelled")
+        problem = "torch finds no CUDA device"
+        raise DeviceError("cuda", problem, "pass --modelled", code="device.unavailable")
     device = torch.cuda.get_device_properties(0)
     architecture = architecture_of(torch.empty(0, device="cuda"))
     if architecture not in CARDS:

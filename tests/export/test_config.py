@@ -19,7 +19,7 @@ from tests.errors import refuses
         ({"buckets": ()}, "input.invalid", "batch"),
         ({"buckets": (8, 1)}, "input.invalid", "batch"),
         ({"buckets": (0, 1)}, "input.invalid", "batch"),
-        ({"dtype": "bf16", "targets": ("onnx",)}, "backend.unavailable", "target onnx"),
+        ({"dtype": "bf16", "targets": ("onnx",)}, "backend.unsupported_precision", "target onnx"),
     ],
 )
 def test_invalid_configurations_are_refused(
@@ -35,6 +35,5 @@ def test_a_target_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch
     with refuses(InputError, "backend.not_installed", "target openvino"):
         ExportConfig(targets=("openvino",))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(InputError) as caught:
+    with refuses(InputError, "backend.not_installed", "target tensorrt"):
         ExportConfig(targets=("tensorrt",))
-    assert caught.value.item == "target tensorrt"

@@ -43,9 +43,9 @@ def test_the_weights_are_the_models(engine_directory: Path) -> None:
 def test_a_head_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     bundle = random_bundle()
     for head, code, named in (
-        (replace(bundle.head, clip="ViT-B-16"), "head.wrong_clip", "ViT-B-16"),
-        (replace(bundle.head, clip_sha256="2" * 64), "head.wrong_clip", TINY),
-        (replace(bundle.head, focus="hard"), "head.wrong_focus", "hard"),
+        (replace(bundle.head, clip="ViT-B-16"), "head.model_mismatch", "ViT-B-16"),
+        (replace(bundle.head, clip_sha256="2" * 64), "head.model_mismatch", TINY),
+        (replace(bundle.head, focus="hard"), "head.focus_mismatch", "hard"),
     ):
         with refuses(InputError, code, "head") as caught:
             build(tmp_path / "engine", replace(bundle, head=head))
@@ -64,9 +64,8 @@ def test_the_files_have_the_users_default_permissions(engine_directory: Path) ->
 def test_an_existing_target_is_kept_without_force(tmp_path: Path) -> None:
     build(tmp_path / "engine", random_bundle())
     before = (tmp_path / "engine" / "manifest.json").read_bytes()
-    with pytest.raises(EngineDirectoryError) as caught:
+    with refuses(EngineDirectoryError, "engine.exists", str(tmp_path / "engine")):
         build(tmp_path / "engine", random_bundle("none"))
-    assert caught.value.item == str(tmp_path / "engine")
     assert (tmp_path / "engine" / "manifest.json").read_bytes() == before
     build(tmp_path / "engine", random_bundle("none"), force=True)
     assert read_engine_directory(tmp_path / "engine").manifest.focus.mode == "none"

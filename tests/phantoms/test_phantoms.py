@@ -236,14 +236,14 @@ def test_unusable_folders_and_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     new = tmp_path / "new"
-    with refuses(FileError, "file.not_empty", "full"):
+    with refuses(FileError, "file.exists", "full"):
         write_image_folder(tmp_path / "full", DEMO_KINDS, 4, 0)
     with refuses(InputError, "input.invalid", "masks"):
         write_image_folder(new, DEMO_KINDS, 4, 0, new / "masks")
     with refuses(InputError, "input.invalid", "0 images"):
         write_image_folder(new, DEMO_KINDS, 0, 0)
     assert not new.exists()
-    with refuses(FileError, "file.unusable", "notes.txt"):
+    with refuses(FileError, "file.unwritable", "notes.txt"):
         write_image_folder(tmp_path / "full" / "notes.txt" / "new", DEMO_KINDS, 1, 0)
 
 

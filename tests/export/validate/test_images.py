@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from medfocus.errors import InputError
+from medfocus.errors import FileError
 from medfocus.export.validate.images import check_images, phantoms
+from tests.errors import refuses
 
 
 def test_the_users_images_come_first(tmp_path: Path) -> None:
@@ -15,6 +15,6 @@ def test_the_users_images_come_first(tmp_path: Path) -> None:
     assert [Path(image.source).name for image in images][:2] == ["own.png", "phantom 0"]
     assert len(images) == 6
     assert len({image.pixels.tobytes() for image in images[1:]}) == 5
-    with pytest.raises(InputError) as caught:
+    (tmp_path / "empty").mkdir()
+    with refuses(FileError, "file.no_images", "empty"):
         check_images(tmp_path / "empty", 6)
-    assert "empty" in caught.value.item

@@ -92,6 +92,10 @@ def test_unusable_class_names_are_refused(content: str, code: str, tmp_path: Pat
         read_classes(tmp_path / "classes.txt")
 
 
-def test_a_missing_class_file_is_refused(tmp_path: Path) -> None:
-    with refuses(FileError, "file.unusable", "classes.txt"):
-        read_classes(tmp_path / "classes.txt")
+def test_unreadable_class_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    with refuses(FileError, "file.missing", "classes.txt"):
+        read_classes(path)
+    path.write_bytes(b"\xff\xfe\xff")
+    with refuses(FileError, "file.unreadable", "classes.txt"):
+        read_classes(path)
