@@ -74,8 +74,8 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
         EngineDirectoryError: a file that is missing, or that the runtime cannot load.
         WeightsError: tensors that do not fit the architectures (torch).
     """
-    if backend not in ("auto", *NAMES):
-        hint = "use auto, " + ", ".join(NAMES)
+    if backend not in ("auto", *BACKENDS):
+        hint = "use auto, " + ", ".join(BACKENDS)
         raise InputError(f"backend {backend!r}", "is not known", hint, code="backend.unknown")
     if device not in ("auto", *DEVICES):
         hint = "use auto, cpu or cuda"

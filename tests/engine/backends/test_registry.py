@@ -16,7 +16,7 @@ import pytest
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS
-from medfocus.engine.backends.registry import BACKENDS, DEVICES, load_backend
+from medfocus.engine.backends.registry import BACKENDS, DEVICES, BackendEntry, load_backend
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.validate.images import phantoms
 from tests.errors import refuses
@@ -58,6 +58,17 @@ def test_every_backend_has_precisions_and_a_rank_on_each_of_its_devices() -> Non
     for device in DEVICES:
         ranks = [b.speed_rank[device] for b in BACKENDS.values() if device in b.speed_rank]
         assert sorted(ranks) == list(range(1, len(ranks) + 1))
+
+
+def test_a_new_backend_needs_an_entry_and_its_precisions_only(
+    directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = BackendEntry("onnxruntime", "OnnxRuntimeBackend", "pip install new", {"cpu": 0})
+    monkeypatch.setitem(BACKENDS, "new", entry)
+    monkeypatch.setitem(COMPUTE_PRECISIONS, "new", ("fp32",))
+    for name in ("new", "auto"):
+        backend = load_backend(with_backends(directory, new="fp32", torch="fp32"), name, "cpu")
+        assert type(backend).__name__ == "OnnxRuntimeBackend"
 
 
 @pytest.mark.slow
