@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from medfocus import __version__
 from medfocus.commands import COMMANDS
-from medfocus.errors import MedfocusError
+from medfocus.errors import FileError, MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode, exit_code_of
 from medfocus.terminal import printable
 
@@ -60,7 +60,7 @@ def add_general_options(parser: argparse.ArgumentParser) -> None:
         "--verbose",
         action="count",
         default=0,
-        help="log to stderr what is done; -vv logs details, for debugging (default: only warnings)",
+        help="log to stderr; -vv logs more, for debugging (default: only warnings and errors)",
     )
     amount.add_argument(
         "-q",
@@ -150,8 +150,10 @@ def guarded(action: Callable[[], int], extra: str = "") -> int:
         print_error(f"error: {error}", *notes(error))
         return exit_code_of(error)
     except OSError as error:
-        item = error.filename or "input or output"
-        print_error(f"error: {item}: {error.strerror or error}", *notes(error))
+        problem = f"cannot be read or written ({error.strerror or error})"
+        hint = "check its path, its permissions and the free disk space"
+        named = FileError(str(error.filename or "input or output"), problem, hint)
+        print_error(f"error: {named}", *notes(error))
         return exit_code_of(error)
 
 

@@ -84,9 +84,7 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
 def test_every_option_is_explained(name: str) -> None:
     for action in import_module(COMMANDS[name].module).parser()._actions:
         assert action.help, action.option_strings
-        if action.option_strings and action.dest not in ("help", "version"):
-            assert "default" in action.help or "required" in action.help, action.option_strings
-        if action.default not in (None, False, 0, argparse.SUPPRESS):
+        if action.default not in (None, False, [], argparse.SUPPRESS):
             default = _as_typed(action.default)
             assert default in action.help % vars(action) or f"--{default}" in action.option_strings
 
@@ -241,13 +239,14 @@ def test_bash_completes(script: Path, tmp_path: Path) -> None:
     assert set(offered("export", "--head", "eng")) == {"engines", "engine.txt"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["zsh", "tcsh", "fish"])
-def test_other_shells_get_a_script_with_every_subcommand(shell: str) -> None:
-    program = "import sys; from medfocus.command import main; sys.exit(main(sys.argv[1:]))"
-    shown = output(sys.executable, "-c", program, "completion", shell)
-    assert all(name in shown for name in COMMANDS)
-    assert "batch-size" in shown
+def test_other_shells_get_a_script_with_every_subcommand(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in COMMANDS)
+    assert "batch-size" in script
 
 
 def test_completion_leaves_out_options_of_commands_that_are_not_installed() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -75,8 +76,6 @@ def test_verbose_and_quiet_exclude_each_other() -> None:
         (ParityError("e", "bad", "fix it"), 3, "error: e: bad. Hint: fix it"),
         (FileError("two\nlines", "bad", "fix it"), 4, "error: two�lines: bad. Hint: fix it"),
         (EngineDirectoryError("e", "bad", "fix it"), 4, "error: e: bad. Hint: fix it"),
-        (OSError(errno.ENOSPC, "full", "out.csv"), 4, "error: out.csv: full"),
-        (OSError(errno.EIO, "failed"), 4, "error: input or output: failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (
             ModuleNotFoundError("no", name="torch.nn"),
@@ -93,6 +92,20 @@ def test_an_error_is_one_line(
 
     assert guarded(fail, "export") == code
     assert capsys.readouterr().err == f"{shown}\n"
+
+
+@pytest.mark.parametrize(("item", "name"), [("out.csv", "out.csv"), (None, "input or output")])
+def test_an_error_of_the_system_is_one_line_with_its_reason(
+    item: str | None, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), item)
+
+    assert guarded(fail) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {name}: ")
+    assert os.strerror(errno.ENOSPC) in line
+    assert ". Hint: " in line
 
 
 def test_notes_follow_the_error(capsys: pytest.CaptureFixture[str]) -> None:
