@@ -16,6 +16,6 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _help(match: re.Match[str]) -> str:
     command = [sys.executable, "-m", "medfocus", *match[1].split(), "--help"]
-    environment = {**os.environ, "COLUMNS": "96", "NO_COLOR": "1", "HOME": "/home/you"}
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "HOME": "/home/you"}
     found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return f"```text\n{found.stdout.strip()}\n```"
