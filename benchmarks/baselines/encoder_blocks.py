@@ -47,12 +47,13 @@ def window(
     queries = window**2 // 4 if pool else window**2
     windows = batch * (-(-side // window)) ** 2
     answers = batch * side**2 * channels // (4 if pool else 1)
+    shape: dict[str, int | str] = {"of": where, "B": batch, "H=W": side, "C": channels}
+    shape |= {"D": channels // heads, "window": window}
     # A block that pools also doubles the channels: its windows are cut from half as many.
     before = channels // 2 if pool else channels
     return Comparison(
         kernel="window_attention",
-        shape={"of": where, "B": batch, "H=W": side, "C": channels, "D": channels // heads}
-        | {"window": window},
+        shape=shape,
         dtype=dtype,
         flop=4.0 * windows * queries * window**2 * channels,
         bytes=float((qkv.numel() + answers) * dtype.itemsize),

@@ -195,8 +195,8 @@ def _bench_options(
             raise InputError(
                 f"--backends {backend}", "no engine was exported for it", "leave it out"
             )
-    names = ("backends", "baselines", "device", "batches", "images", "seconds", "trace", "plots")
-    given = {name: getattr(options, name) for name in names}
+    chosen = ("backends", "baselines", "device", "batches", "images", "seconds", "trace", "plots")
+    given = {name: getattr(options, name) for name in chosen}
     return BenchOptions(engines=engines, environment=environment, report=report, **given)
 
 

@@ -110,5 +110,6 @@ def common_graphs(pool: Sequence[BatchBuffers]) -> list[tuple[str, int]]:
 
     There is no public way to ask for them, only a log message.
     """
+    captured: list[set[tuple[str, int]]]
     captured = [{*buffers._captured} for buffers in pool if isinstance(buffers, TorchBatchBuffers)]
     return sorted(set.intersection(*captured))

@@ -47,9 +47,9 @@ def bench_cls_attention(benchmark: BenchmarkFixture) -> None:
 def bench_focus_bias(benchmark: BenchmarkFixture) -> None:
     logits = 4 * torch.randn(IMAGES, 256, 256, generator=torch.Generator().manual_seed(0))
     rows, cols = focus.weights_of(IMAGES, 14, 256, 256)
-    arguments = (*(each.to(DEVICE) for each in (logits, rows, cols, torch.ones(12))), 0.02, 0.1)
-    found = benchmark(synchronised, focus_bias, *arguments)
-    bias, pooled, focused = focus.by_the_formula(*arguments)
+    inputs = tuple(each.to(DEVICE) for each in (logits, rows, cols, torch.ones(12)))
+    found = benchmark(synchronised, focus_bias, *inputs, 0.02, 0.1)
+    bias, pooled, focused = focus.by_the_formula(*inputs, 0.02, 0.1)
     assert near(found.key_bias, bias)
     assert near(found.patch_focus, pooled)
     assert found.focused.tolist() == focused

@@ -96,7 +96,7 @@ def models_part(options: BenchOptions) -> Iterator[BenchRow]:
         if loaded:
             options.report("measuring this machine's peak rates")
             roofline = measure_roofline(options.device)
-            costs = model_costs(options.engines[0], images[0])
+            costs = list(model_costs(options.engines[0], images[0]))
             for batch in options.batches:
                 for workload in WORKLOADS:
                     options.report(f"{workload.what}, batch {batch}")

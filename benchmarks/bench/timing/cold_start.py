@@ -68,8 +68,8 @@ def cold_start(implementation: Implementation, images: Sequence[SourceImage]) ->
         if done.returncode < 0 or not lines:  # killed by a signal, without a message
             lines.append(f"exit status {done.returncode}")
         raise _failure(implementation, f"failed: {lines[-1]}")
-    *figures, embedding = json.loads(done.stdout.splitlines()[-1])
-    return ColdStart(*figures, np.array(embedding, np.float32))
+    loaded, answered, peak, steered, embedding = json.loads(done.stdout.splitlines()[-1])
+    return ColdStart(loaded, answered, peak, steered, np.array(embedding, np.float32))
 
 
 def _failure(implementation: Implementation, problem: str) -> InputError:

@@ -23,7 +23,9 @@ def repository(tmp_path: Path, text: str) -> Path:
 def test_tests_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xdist: bool) -> None:
     if not xdist:
         find = gpu_tests.find_spec
-        monkeypatch.setattr(gpu_tests, "find_spec", lambda name: name != "xdist" and find(name))
+        monkeypatch.setattr(
+            gpu_tests, "find_spec", lambda name: None if name == "xdist" else find(name)
+        )
     text = (
         "import os, pytest\n"
         "@pytest.mark.parametrize('n', range(40))\n"
