@@ -49,6 +49,12 @@ def test_every_picture_in_readme_and_docs_exists() -> None:
             assert (page.parent / picture).is_file(), f"{page}: {picture}"
 
 
+def test_no_line_begins_with_a_number() -> None:
+    # A comment at the start of a line ends the paragraph in Markdown.
+    for page in command.pages():
+        assert not re.search(r"^\s*<!-- insert: value", page.read_text("utf-8"), re.MULTILINE), page
+
+
 def test_a_number_that_differs_fails_the_check_and_is_corrected(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
