@@ -39,19 +39,28 @@ demo: $(VENV)/package
 	$(BIN)/medfocus-classify engines/demo out/demo/images --overlays out/demo/pictures
 	@echo "The engine is in engines/demo, the pictures are in out/demo/pictures."
 
-# The tree of links is for programs that read packages without importing them: those do not follow
-# an editable install's mapping of folders to `medfocus.<folder>`.
-lint: $(VENV)/package
+# A tree of links for programs that read packages without importing them: those do not follow an
+# editable install's mapping of folders to `medfocus.<folder>`.
+.PHONY: $(TREE)
+$(TREE):
+	rm -rf $@ && mkdir -p $@
+	ln -s $(CURDIR)/package/* $(addprefix $(CURDIR)/,$(FOLDERS)) $@
+
+lint: $(VENV)/package $(TREE)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	rm -rf $(TREE) && mkdir -p $(TREE)
-	ln -s $(CURDIR)/package/* $(addprefix $(CURDIR)/,$(FOLDERS)) $(TREE)
 	MYPYPATH=$(VENV)/tree $(BIN)/mypy -p medfocus
+	MYPYPATH=$(VENV)/tree $(BIN)/mypy -p tests -p tools
 	PYTHONPATH=$(VENV)/tree $(BIN)/lint-imports
 
 format: $(VENV)/package
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site, in site/, with warnings as errors; and whether each number is that of its result file.
+docs: $(VENV)/package $(TREE)
+	$(BIN)/python -m tools.docs --check
+	$(BIN)/mkdocs build --quiet --strict
 
 # Times single functions, each checked against the reference of its tests. BENCH= takes arguments of
 # pytest-benchmark: --benchmark-autosave, --benchmark-compare.
