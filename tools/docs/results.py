@@ -54,13 +54,13 @@ def _file(name: str) -> Any:
 
 def select(rows: Iterable[Mapping[str, Any]], conditions: Iterable[str]) -> list[dict[str, Any]]:
     """The rows that meet all conditions: `key=value`, or `key~pattern` for a regular expression."""
-    rows = [dict(row) for row in rows]
+    found = [dict(row) for row in rows]
     for condition in conditions:
         key, sign, wanted = re.fullmatch(r"(\w+)([=~])(.*)", condition).groups()  # type: ignore[union-attr]
         pattern = re.compile(re.escape(wanted) if sign == "=" else wanted)
         matches = pattern.fullmatch if sign == "=" else pattern.search
-        rows = [row for row in rows if matches(str(row[key]))]
-    return rows
+        found = [row for row in found if matches(str(row[key]))]
+    return found
 
 
 def table(names: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:

@@ -53,7 +53,7 @@ def limits() -> str:
     """The parity gate's limits, one column per precision: the code's own."""
     from medfocus.export.validate.comparison import SEGMENTER_SIZE, THRESHOLDS
 
-    precisions = {**THRESHOLDS, "segmenter size": SEGMENTER_SIZE}
+    precisions: dict[str, Any] = dict(THRESHOLDS.items()) | {"segmenter size": SEGMENTER_SIZE}
     body = [
         [name.replace("_", " "), *(f"{getattr(limit, name):g}" for limit in precisions.values())]
         for name in vars(SEGMENTER_SIZE)
