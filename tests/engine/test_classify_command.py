@@ -179,7 +179,7 @@ def test_csv_holds_every_prediction(folder: Path, engine: CountingEngine) -> Non
     ]
     assert [row["source"] for row in rows][-1] == 'images/a, "b".png'
     assert float(rows[4][columns[1]]) == 55 / 255 * 0.75
-    assert float(rows[4]["probability"]) == 200 / 255
+    assert float(rows[4]["probability"]) == 80 / 255
     assert rows[4]["focused"] == "true"
     assert rows[4]["warnings"] == "first; second"
     assert rows[2]["error"]
@@ -569,7 +569,7 @@ def test_a_real_engine_answers(folder: Path, engine_directory: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_a_real_engine_and_it_resumes(folder: Path, engine_directory: Path) -> None:
-    for number in range(5, 200):
+    for number in range(5, 80):
         os.link("images/4.png", f"images/{number}.png")
     arguments = command(engine_directory, "images", "-o", "out.json", "--batch-size", "1")
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
@@ -587,8 +587,8 @@ def test_ctrl_c_stops_a_real_engine_and_it_resumes(folder: Path, engine_director
     kept = journal.read_bytes().count(b"\n") - 1
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"{kept} of 200 files" in done.stderr
-    assert len(json.loads(Path("out.json").read_text())) == 200
+    assert f"{kept} of 80 files" in done.stderr
+    assert len(json.loads(Path("out.json").read_text())) == 80
 
 
 def test_a_missing_engine_is_4(folder: Path) -> None:

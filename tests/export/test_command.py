@@ -238,7 +238,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, bytes_left: i
     out = tmp_path / "engine"
     assert export("-o", out, "--targets", "torch") == 0
     before = read_engine_directory(out).manifest
-    command = [*COMMAND, "-o", out, "--targets", "onnx,torch", "--batch", "1", "--force"]
+    command = [*COMMAND, "-o", str(out), "--targets", "onnx,torch", "--batch", "1", "--force"]
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=300)
     assert done.returncode == 4, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -63,7 +63,7 @@ def test_a_failure_leaves_the_former_file(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(*((os, "fsync") if broken == "fsync" else (Path, "replace")), fail)
+    monkeypatch.setattr(os if broken == "fsync" else Path, broken, fail)
     with refuses(FileError, "file.unwritable", str(path)) as caught:
         atomic_write(path, "after")
     assert os.strerror(errno.ENOSPC) in caught.value.problem
