@@ -53,7 +53,8 @@ def test_tests_stop_at_their_limit_and_keep_what_was_done(tmp_path: Path) -> Non
 def test_no_tests_are_a_trouble(tmp_path: Path) -> None:
     assert "has no tests" in run_tests(tmp_path, tmp_path, 5).troubles[0]
     found = run_tests(repository(tmp_path, "def broken(:\n"), tmp_path, 60)
-    assert found.troubles == ["pytest ended with 2: see tests.log"]
+    (trouble,) = found.troubles
+    assert trouble.endswith("see tests.log")
 
 
 def test_models_that_cannot_be_tested_are_named(
