@@ -77,10 +77,7 @@ def run_tests(root: Path, folder: Path, limit: float) -> TestOutcomes:
     failures = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if status is None:
         troubles.append(f"stopped at the time limit of {limit:.0f} s")
-    elif status not in (
-        0,
-        int(bool(failures)),
-    ):  # 1 without a failure is a file that cannot be imported
+    elif status and (status > 1 or not failures):  # 1 also if a file cannot be imported
         troubles.append(f"pytest ended with {status}: see tests.log")
     passed, skipped = found.count("passed"), found.count("skipped")
     return TestOutcomes(passed, len(failures), skipped, failures, troubles)
