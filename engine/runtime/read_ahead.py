@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ class _Reading(NamedTuple):
 
 def stream_sources(
     pipeline: Pipeline, prompted: Iterable[PromptedSource], prompts: Prompts, batch_size: int
-) -> Iterator[PendingPrediction]:
+) -> Generator[PendingPrediction, None, None]:
     """Run sources through the pipeline and yield, in their order, one item per image.
 
     A source that cannot be read yields one item with its error. If the iterable raises, the items

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from pydicom.data import get_testdata_file
 from medfocus.engine import Engine, Prediction
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.torch.backend import TorchBackend
+from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
 from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
 from medfocus.engine.runtime.metrics import MetricsRecorder
@@ -55,12 +57,18 @@ def pictures(count: int) -> list[np.ndarray]:
     ]
 
 
+def assert_close(found: np.ndarray | None, expected: np.ndarray | None, atol: float) -> None:
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_allclose(found, expected, atol=atol)
+
+
 def assert_same(ours: Prediction, expected: Prediction) -> None:
     assert (ours.label, ours.focused) == (expected.label, expected.focused)
     for name in CLASSES:
         assert ours.probabilities[name] == pytest.approx(expected.probabilities[name], abs=1e-5)
-    np.testing.assert_allclose(ours.focus_logits, expected.focus_logits, atol=1e-3)
-    np.testing.assert_allclose(ours.patch_focus, expected.patch_focus, atol=1e-4)
+    assert_close(ours.focus_logits, expected.focus_logits, atol=1e-3)
+    assert_close(ours.patch_focus, expected.patch_focus, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -94,7 +102,7 @@ def test_equals_the_graphs_run_directly(engine: Engine) -> None:
     )(tensor(classifier_pixels(picture, 112, "shortest"), CLIP_MEAN, CLIP_STD), focus, rows, rows)
     assert predicted.focus_score == pytest.approx(score.item(), abs=1e-5)
     assert predicted.focused == bool(output.focused)
-    np.testing.assert_allclose(predicted.patch_focus, output.patch_focus[0], atol=1e-5)
+    assert_close(predicted.patch_focus, output.patch_focus[0], atol=1e-5)
     expected = output.probabilities[0].tolist()
     assert list(predicted.probabilities) == list(CLASSES)
     assert list(predicted.probabilities.values()) == pytest.approx(expected, abs=1e-5)
@@ -123,7 +131,7 @@ def test_every_form_of_the_same_image(engine: Engine, tmp_path: Path) -> None:
     picture = pictures(1)[0]
     Image.fromarray(picture).save(tmp_path / "a.png")
     channels_first = torch.tensor(picture).permute(2, 0, 1)
-    forms = [
+    forms: list[ImageSource] = [
         picture,
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
@@ -146,7 +154,7 @@ def test_every_form_of_the_same_image(engine: Engine, tmp_path: Path) -> None:
 def test_the_callers_own_prompts(engine: Engine) -> None:
     batch = pictures(3)
     boxes = [(20, 30, 100, 120), None, None]
-    points = [None, np.array([(50, 60)]), [(20, 30), (200, 80, 0)]]
+    points: list[Any] = [None, np.array([(50, 60)]), [(20, 30), (200, 80, 0)]]
     mixed = engine.classify(batch, boxes=boxes, points=points)
     for picture, box, point, prediction in zip(batch, boxes, points, mixed, strict=True):
         assert_same(prediction, engine.classify([picture], boxes=[box], points=[point])[0])
@@ -183,7 +191,13 @@ def test_unusable_prompts(engine: Engine, prompts: dict, what: str) -> None:
 def test_bad_items_do_not_affect_the_others(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     good = pictures(2)
-    batch = [good[0], tmp_path / "text.png", np.full((8, 8), np.nan), tmp_path / "no.png", good[1]]
+    batch: list[ImageSource] = [
+        good[0],
+        tmp_path / "text.png",
+        np.full((8, 8), np.nan),
+        tmp_path / "no.png",
+        good[1],
+    ]
     predictions = engine.classify(batch)
     errors = [prediction.error for prediction in predictions]
     assert [error is None for error in errors] == [True, False, False, False, True]
@@ -246,6 +260,7 @@ def test_no_region_found_is_plain_clip(tmp_path: Path) -> None:
         Engine.load(tmp_path / "strict").classify(pictures(3)), plain, strict=True
     ):
         assert (prediction.focused, prediction.focus_score) == (False, 0.0)
+        assert prediction.focus_mask is not None
         assert not prediction.focus_mask.any()
         assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
 
@@ -294,7 +309,7 @@ def test_other_modes_classify_too(tmp_path: Path, mode: str) -> None:
         Engine.load(tmp_path / mode).classify(pictures(3)), soft, strict=True
     ):
         assert prediction.focused
-        np.testing.assert_allclose(prediction.patch_focus, other.patch_focus, atol=1e-5)
+        assert_close(prediction.patch_focus, other.patch_focus, atol=1e-5)
         assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert prediction.probabilities != pytest.approx(other.probabilities, abs=1e-4)
 
@@ -347,7 +362,7 @@ def test_a_stream_gives_the_predictions_of_classify(engine_directory: Path, tmp_
     Image.fromarray(first).save(
         tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(second)]
     )
-    sources = [tmp_path / "a.tif", first, tmp_path / "no.png", *pictures(40)]
+    sources: list[ImageSource] = [tmp_path / "a.tif", first, tmp_path / "no.png", *pictures(40)]
     boxes = [None, (20, 30, 100, 120), *[None] * 41]
     pulled = 0
 
@@ -399,8 +414,8 @@ def test_unusable_stream_arguments(engine: Engine) -> None:
         engine.stream(pictures(1), batch_size=0)
     for one in ("scan.png", pictures(1)[0], Image.new("L", (9, 9))):
         with refuses(InputError, "input.invalid", "sources"):
-            list(engine.stream(one))
-    received = []
+            list(engine.stream(one))  # type: ignore[arg-type]
+    received: list[Prediction] = []
     with refuses(InputError, "input.count_mismatch", "boxes, points"):
         received.extend(engine.stream(pictures(2), boxes=[None]))
     with refuses(InputError, "input.count_mismatch", "boxes, points"):

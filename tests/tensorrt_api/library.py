@@ -7,6 +7,7 @@ checks. A plan is the graph's file name and the profiles, as JSON.
 import ctypes
 import enum
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ class Dims:
 
     def __len__(self) -> int:
         return len(self._shape)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._shape)
 
     def __getitem__(self, index: int) -> int:
         return self._shape[index]

@@ -203,7 +203,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "pickle.safetensors": pickle.dumps(Malicious()),
         "zip.safetensors": Path("torch.zip").read_bytes(),
         "lfs.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        "torn.safetensors": safetensors.numpy.save(TENSORS)[:-1],
+        "truncated.safetensors": safetensors.numpy.save(TENSORS)[:-1],
         "empty.safetensors": b"",
     }
     directory = read_engine_directory(directory_of(tmp_path / "engine", files))

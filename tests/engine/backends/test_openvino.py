@@ -37,6 +37,7 @@ def mixed(request: pytest.FixtureRequest, onnx_file: OnnxFile, tmp_path: Path) -
     exact = ir.load(float32)
     for name, rounded in lowered.graph.initializers.items():
         if name.endswith(f"_{dtype}"):
+            assert rounded.const_value is not None
             weight = exact.graph.initializers[name.removesuffix(f"_{dtype}")]
             weight.const_value = ir.Tensor(rounded.const_value.numpy().astype(np.float32))
     save(exact, tmp_path / "exact.onnx")

@@ -85,11 +85,11 @@ def test_it_agrees_with_the_torch_backend(with_plans: EngineDirectory, device: D
             for a, b in zip(found, expected, strict=True):
                 assert a.dtype == b.dtype
                 np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-4)
-        found_all = ours.classify(**classifier_inputs(images))
-        expected_all = theirs.classify(**classifier_inputs(images))
-        for a, b in zip(found_all, expected_all, strict=True):
-            assert a.dtype == b.dtype
-            np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+        found_all: tuple[Any, ...] = ours.classify(**classifier_inputs(images))
+        expected_all: tuple[Any, ...] = theirs.classify(**classifier_inputs(images))
+        for ours_one, theirs_one in zip(found_all, expected_all, strict=True):
+            assert ours_one.dtype == theirs_one.dtype
+            np.testing.assert_allclose(ours_one, theirs_one, atol=1e-4, rtol=1e-4)
     ours.close()
     assert not device.allocated, "all memory is freed"
     assert not device.streams

@@ -435,7 +435,7 @@ def test_dicom_is_recognised_by_content_by_suffix_or_without_one(tmp_path: Path)
     ds = dataset(TWELVE, BitsStored=12, WindowCenter=2048, WindowWidth=4096)
     expected = grey(ds, tmp_path)
     whole = (tmp_path / "image.dcm").read_bytes()
-    start = whole.index(b"\x08\x00\x16\x00")  # the data set alone: no preamble, no file meta
+    start = whole.index(b"\x08\x00\x16\x00")  # only the data set: no preamble, no file meta
     for name, content in {
         "scan.bin": whole,
         "scan": whole,

@@ -10,14 +10,9 @@ from PIL import Image
 from sam2.utils.transforms import SAM2Transforms
 from torchvision.transforms import Compose, ToTensor  # type: ignore[import-untyped]
 
-from medfocus.engine.preprocess.resize import (
-    Interpolation,
-    classifier_pixels,
-    normalise,
-    segmenter_pixels,
-)
+from medfocus.engine.preprocess.resize import classifier_pixels, normalise, segmenter_pixels
 from medfocus.errors import ImageError
-from medfocus.settings import ResizeMode
+from medfocus.settings import Interpolation, ResizeMode
 from tests.errors import refuses
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

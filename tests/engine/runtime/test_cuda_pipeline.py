@@ -4,14 +4,14 @@ import random
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from medfocus.engine import Engine
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers
+from medfocus.engine.runtime.image_request import GraphOutputs
 from tests.engine.runtime.schedules import POISON, Script, ScriptedBuffers, run_and_check
-from tests.engine.test_engine import pictures
+from tests.engine.test_engine import assert_close, pictures
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +52,7 @@ class DeviceBuffers(ScriptedBuffers):
         self._on_device[2] = 5 * self._on_device[1] + 7 * self._on_device[0]
         self._results.copy_(self._on_device[2], non_blocking=True)
 
-    def outputs(self, row: int):  # type: ignore[no-untyped-def]
+    def outputs(self, row: int) -> GraphOutputs:
         self._answers[row] = int(self._results[row])
         return super().outputs(row)
 
@@ -92,7 +92,7 @@ def test_predictions_equal_those_on_the_cpu(engine_directory: Path, count: int) 
     assert all(begun - 1e-3 < span.begun <= span.ended for span in spans)
     for found, expected in zip(predictions, on_cpu.classify(shown), strict=True):
         assert (found.label, found.focused) == (expected.label, expected.focused)
-        np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-3)
+        assert_close(found.patch_focus, expected.patch_focus, atol=1e-3)
         for name, probability in expected.probabilities.items():
             assert found.probabilities[name] == pytest.approx(probability, abs=1e-3)
     pool = with_gpu._pipeline._buffers

@@ -236,7 +236,8 @@ class Replayed:
 def with_captured_graphs(
     backend: TorchBackend, manifest: Manifest, *buckets: int
 ) -> tuple[TorchBatchBuffers, list[tuple]]:
-    buffers, done = TorchBatchBuffers(backend, manifest, 8, "cpu"), []
+    buffers = TorchBatchBuffers(backend, manifest, 8, "cpu")
+    done: list[tuple] = []
     stages: tuple[Stage, ...] = ("segment", "classify")
     for stage in stages:
         for bucket in buckets:

@@ -68,7 +68,7 @@ def shared() -> Capture:
 
 def test_work_is_warmed_up_on_the_captures_stream_then_captured(device: Device) -> None:
     before, capture, seen = device.current, shared(), []
-    work = lambda: seen.append((device.current is capture.stream, device.capturing))  # noqa: E731
+    work = lambda: seen.append((id(device.current) == id(capture.stream), device.capturing))  # noqa: E731
     assert captured(work, capture, "work") is not None
     assert seen == [(True, False), (True, False), (True, True)]
     assert device.current is before

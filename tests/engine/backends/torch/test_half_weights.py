@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.conftest import random_bundle
 from tests.engine.backends.test_tensorrt import classifier_inputs, segmenter_inputs
 
 
-def in_half(path: Path, dtype: str, *float32_blocks: str) -> EngineDirectory:
+def in_half(path: Path, dtype: Literal["fp16", "bf16"], *float32_blocks: str) -> EngineDirectory:
     directory = read_engine_directory(path)
     manifest = directory.manifest
     precision = replace(manifest.precision, dtype=dtype, float32_blocks=float32_blocks)
@@ -37,7 +38,7 @@ def halves(module: nn.Module) -> set[str]:
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("mode", ["soft", "hard"])
 def test_outputs_are_bitwise_equal_to_those_of_float32_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, dtype: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, dtype: Literal["fp16", "bf16"]
 ) -> None:
     build(tmp_path / "engine", random_bundle(mode))  # type: ignore[arg-type]
     directory = in_half(tmp_path / "engine", dtype)
@@ -49,8 +50,8 @@ def test_outputs_are_bitwise_equal_to_those_of_float32_weights(
         for found, expected in zip(ours.segment(**given), plain.segment(**given), strict=True):
             np.testing.assert_array_equal(found, expected)
     shown = classifier_inputs(3)
-    for found, expected in zip(ours.classify(**shown), plain.classify(**shown), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for output, reference in zip(ours.classify(**shown), plain.classify(**shown), strict=True):
+        np.testing.assert_array_equal(output, reference)
 
 
 def test_only_weights_of_matrix_products_are_stored_in_half(engine_directory: Path) -> None:
