@@ -47,7 +47,10 @@ def bench_cls_attention(benchmark: BenchmarkFixture) -> None:
 def bench_focus_bias(benchmark: BenchmarkFixture) -> None:
     logits = 4 * torch.randn(IMAGES, 256, 256, generator=torch.Generator().manual_seed(0))
     rows, cols = focus.weights_of(IMAGES, 14, 256, 256)
-    inputs = tuple(each.to(DEVICE) for each in (logits, rows, cols, torch.ones(12)))
+    logits, rows, cols, strength = (
+        each.to(DEVICE) for each in (logits, rows, cols, torch.ones(12))
+    )
+    inputs = logits, rows, cols, strength
     found = benchmark(synchronised, focus_bias, *inputs, 0.02, 0.1)
     bias, pooled, focused = focus.by_the_formula(*inputs, 0.02, 0.1)
     assert near(found.key_bias, bias)
