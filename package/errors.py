@@ -13,7 +13,7 @@ class MedfocusError(Exception):
         item: what the error is about: a file, an argument, a tensor.
         problem: what is wrong with it.
         hint: what the caller can do about it, in the imperative; a command as it is typed.
-        code: what programs tell errors apart by, as `image.truncated`; the class's own by default.
+        code: what programs tell errors apart by, as `image.damaged`; the class's own by default.
     """
 
     default_code: ClassVar[str] = "error"

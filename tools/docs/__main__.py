@@ -1,4 +1,4 @@
-"""Writes the recorded numbers into README.md and docs/, or checks that they are there.
+"""Writes the recorded numbers into the pages at the root and in docs/, or checks that they are there.
 
 python -m tools.docs            # from the root of a checkout; writes in place
 python -m tools.docs --check    # changes nothing; exit code 1 when a number differs
@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def pages() -> list[Path]:
-    """README.md and all pages of docs/."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """The pages at the root (README.md, MODEL_CARD.md, …) and in docs/."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 if __name__ == "__main__":

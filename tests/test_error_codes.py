@@ -1,0 +1,30 @@
+"""docs/errors.md names every error code that the package raises, and no other."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("package", "kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
+
+
+AREAS = "input|file|image|dicom|weights|model|head|engine|parity|backend|device|output|kernel"
+CODE = re.compile(rf"({AREAS}|dataset|split|bench)\.(?!safetensors$|plan$|csv$)[a-z_]+")
+
+
+def raised() -> Iterator[str]:
+    """Every text in the sources that has the form of a code."""
+    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and CODE.fullmatch(text):
+                yield text
+
+
+def test_the_page_has_exactly_the_codes_that_are_raised() -> None:
+    codes = set(raised())
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
+    listed = [code for row in rows for code in re.findall(r"`([a-z]+\.[a-z_]+)`", row)]
+    assert (sorted(set(listed) - codes), sorted(codes - set(listed))) == ([], [])
+    assert len(set(listed)) == len(listed)
