@@ -68,7 +68,7 @@ bench: $(VENV)/package
 	$(BIN)/python -m pytest benchmarks/suites -o python_files='bench_*.py' \
 	  -o python_functions='bench_*' --benchmark-only $(BENCH)
 
-# Trains the shipped `tiny` weights anew: more than an hour on two cores.
+# Trains the shipped `tiny` weights again: more than an hour on two cores.
 weights: $(VENV)/package
 	$(BIN)/python -m tools.pretrain segmenter -o out/weights
 	$(BIN)/python -m tools.pretrain clip -o out/weights
@@ -76,7 +76,7 @@ weights: $(VENV)/package
 
 # Tests and times the kernels and the pipeline where there is a GPU, in nine minutes at most. Installs
 # nothing: PYTHON= names an interpreter that has medfocus (on PYTHONPATH, say), torch, triton, pytest,
-# sam2, open_clip and pydicom; without it that of $(VENV) is taken as it is. What is missing, and a
+# sam2, open_clip and pydicom (pytest-xdist shares the tests, if installed); without it that of $(VENV) is taken as it is. What is missing, and a
 # goal that is not met, is named and makes this fail, with everything else done.
 OUT ?= out/gpu-check
 GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))

@@ -81,7 +81,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     weights = (
         "a file, or owner/name@COMMIT:FILE on the Hugging Face hub (default: the shipped weights,"
-        " for tiny alone)"
+        " only for tiny)"
     )
     add("--clip", metavar="NAME", help="CLIP architecture (default: the preset's)")
     add("--clip-weights", metavar="FILE", help=f"CLIP weights: {weights}")
@@ -117,7 +117,7 @@ def _add_class_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="class names for zero-shot classification, one name per line (default: the phantoms'"
-        " classes, for tiny alone)",
+        " classes, only for tiny)",
     )
     add = group.add_argument
     add(

@@ -7,7 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from medfocus.engine.artifact.manifest import Manifest
-from medfocus.engine.io.results import printable
+from medfocus.terminal import printable
 
 
 def summary(

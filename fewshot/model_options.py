@@ -17,7 +17,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of models and data that `medfocus fit` and `medfocus eval` share."""
     weights = (
         "a file, or owner/name@COMMIT:FILE on the Hugging Face hub (default: the shipped weights,"
-        " for tiny alone)"
+        " only for tiny)"
     )
     add = parser.add_argument_group("models").add_argument
     add(

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medfocus.engine.io.journal import ResultRow
-from medfocus.terminal import printable as printable  # also the name's former place
+from medfocus.terminal import printable
 
 
 def json_text(rows: list[ResultRow]) -> str:

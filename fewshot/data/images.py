@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medfocus.engine.io.images import SourceImage, read_images
-from medfocus.engine.io.results import printable
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Dataset, Item
 from medfocus.fewshot.data.splitting.leaks import leave_out_copies
+from medfocus.terminal import printable
 
 WHITE = 128  # lesion pixels have at least this value; lossy files have no pure black
 NAMED = 10  # unreadable files named in one error; the rest are counted

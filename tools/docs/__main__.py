@@ -1,4 +1,4 @@
-"""Writes the recorded numbers into the pages at the root and in docs/, or checks that they are there.
+"""Writes the recorded numbers into the pages of the root and of docs/, or checks them.
 
 python -m tools.docs            # from the root of a checkout; writes in place
 python -m tools.docs --check    # changes nothing; exit code 1 when a number differs

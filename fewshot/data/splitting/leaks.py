@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from medfocus.engine.io.results import printable
 from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.splitting.contents import content_hashes
+from medfocus.terminal import printable
 
 
 def file_name(dataset: Dataset, index: int) -> str:
