@@ -61,8 +61,10 @@ def main(num_heads: int, tokens: int, width: int, dtype: str) -> dict[str, Any]:
         definition.autotune_func,
     )
     types = plugin.get_output_data_types([kind, trt.DataType.FLOAT], [3, 2])
-    shapes = [["B", tokens, 3 * heads_width], ["B", tokens]]
-    plugin.get_output_shapes([list(map(expression, s)) for s in shapes], [], Expressions())
+    shapes: list[list[int | str]] = [["B", tokens, 3 * heads_width], ["B", tokens]]
+    plugin.get_output_shapes(
+        [[expression(size) for size in shape] for shape in shapes], [], Expressions()
+    )
     output = [e._expr.value for e in plugin.output_descs[0].shape_expr]
 
     tensors = []

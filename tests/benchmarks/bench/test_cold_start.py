@@ -69,7 +69,9 @@ def test_startup_takes_turns_and_compares(
 
     ticks = iter([0.0, 1.0])
     monkeypatch.setattr(module, "cold_start", start)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(
+        "medfocus.benchmarks.bench.parts.startup.time.monotonic", lambda: next(ticks)
+    )
     monkeypatch.setattr(BenchOptions, "implementations", [upstream, ours, broken])
     rows = list(startup_part(options_for(directory, seconds=8.0)))
     counts = [started.count(name) for name in ("upstream", "medfocus, torch", "broken")]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medfocus.benchmarks.bench import random_weights
 from medfocus.benchmarks.bench.parts import export as module
 from medfocus.benchmarks.bench.parts.export import ExportRun, export_part, run_export
 from medfocus.errors import MedfocusError
@@ -59,7 +60,7 @@ def test_weights_that_are_not_shipped_are_made(
         for file in module.FILES.values():
             (folder / file).touch()
 
-    monkeypatch.setattr(module.random_weights, "write", write)
+    monkeypatch.setattr(random_weights, "write", write)
     export_part("biomed", tmp_path, HERE, lambda line: None)
     assert made == [("biomed", True)]
     for option in ("--clip-weights", "--sam2-weights", "--classes", "--text-folder"):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from medfocus.benchmarks.bench.timing import interleaved as module
 from medfocus.benchmarks.bench.timing.clock import interleave, ratio, shuffled_rounds
 from medfocus.benchmarks.bench.timing.interleaved import ROUNDS, time_interleaved
 
@@ -20,8 +19,8 @@ class Clock:
         self.now = 0.0
         self.ran: list[str] = []
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(module.time, "sleep", self.pause)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.pause)
 
     def pause(self, seconds: float) -> None:
         self.ran.append("pause")

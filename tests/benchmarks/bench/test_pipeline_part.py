@@ -48,6 +48,7 @@ def test_implementations_and_stages_are_rows(engine_directory: Path, tmp_path: P
     assert [row.batch for row in whole] == [20, 20, SINGLE, SINGLE]
     for row in whole:
         assert row.measured
+        assert row.p50_ms is not None
         assert row.images_per_second == pytest.approx(1e3 * row.batch / row.p50_ms, rel=1e-3)
         assert row.accuracy == pytest.approx(1, abs=0 if row.accuracy_of == "label" else 1e-6)
     stages = {row.setting: row for row in rows if row.what == STAGE}

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -112,6 +113,9 @@ def test_bars_and_points_are_at_their_rates(name: str) -> None:
     figure = picture(rows)
     if name == "batches":
         (line,) = figure.axes[0].lines
-        assert dict(line.get_xydata().tolist()) == sizes
+        assert dict(np.asarray(line.get_xydata()).tolist()) == sizes
     else:
-        assert [axis.patches[0].get_width() for axis in figure.axes] == [10, 40]
+        assert [
+            axis.patches[0].get_width()  # type: ignore[attr-defined]
+            for axis in figure.axes
+        ] == [10, 40]

@@ -24,7 +24,7 @@ def test_every_sweep_is_there_and_right(
     exported_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def memory(_: Implementation, images: Sequence[SourceImage]) -> ColdStart:
-        return ColdStart(0.0, 0.0, 100.0 * len(images), True, np.zeros(0))
+        return ColdStart(0.0, 0.0, 100.0 * len(images), True, np.zeros(0, np.float32))
 
     monkeypatch.setattr(scaling_part_module, "cold_start", memory)
     directory = read_engine_directory(exported_engine)

@@ -12,6 +12,7 @@ import torch
 
 from medfocus.benchmarks.baselines.attention import Comparison
 from medfocus.benchmarks.baselines.models import OURS
+from medfocus.benchmarks.bench.kernels.shapes import comparisons
 from medfocus.benchmarks.gpu import check as gpu_check
 from medfocus.benchmarks.gpu import test_run as gpu_tests
 from medfocus.benchmarks.gpu.pipeline_goals import GOALS
@@ -24,7 +25,7 @@ __all__ = ["clock"]  # a fixture
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="it is about having no GPU")
 
 
-class Parts:
+class PartRuns:
     """In place of the processes of all parts; some leave a file, all others fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -50,19 +51,19 @@ def lines_of(kernel: str | None = None) -> str:
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parts:
-    return Parts(monkeypatch, tmp_path)
+def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PartRuns:
+    return PartRuns(monkeypatch, tmp_path)
 
 
 def test_a_part_that_fails_stops_no_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: Parts
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: PartRuns
 ) -> None:
     old = ["part-ceilings.jsonl", "pipeline.json", "tests.log"]
     for name in (*old, "notes.txt"):
         (tmp_path / name).write_text("{}")
     parts.leaves["windows"] = ("part-windows.jsonl", lines_of("window_attention"))
     assert gpu_check.check(tmp_path, ON_GPU) == 1
-    assert parts.begun == [gpu_check.PIPELINE, gpu_check.CEILINGS, *gpu_check.comparisons()]
+    assert parts.begun == [gpu_check.PIPELINE, gpu_check.CEILINGS, *comparisons()]
     printed = capsys.readouterr().out
     assert "PROBLEM attention: failed" in printed
     assert "PROBLEM tests:" in printed
@@ -84,7 +85,7 @@ def test_the_pipelines_goals_are_in_the_table_and_in_the_exit_status(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    parts: Parts,
+    parts: PartRuns,
     idle: float,
 ) -> None:
     values = GOALS | {"idle share of the GPU": idle}
@@ -155,7 +156,7 @@ def test_a_parts_process_that_fails_or_hangs_is_named(
 
 
 def test_every_part_has_a_limit_and_all_fit_the_budget() -> None:
-    kernels = list(gpu_check.comparisons())
+    kernels = list(comparisons())
     named = [gpu_check.TESTS, gpu_check.PIPELINE, gpu_check.CEILINGS, *kernels]
     assert list(gpu_check.LIMITS) == [*named, gpu_check.SANITIZER]
     assert gpu_check.AROUND + sum(gpu_check.LIMITS.values()) <= gpu_check.BUDGET

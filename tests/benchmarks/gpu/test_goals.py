@@ -154,5 +154,6 @@ def test_the_pipelines_table() -> None:
         given = [limit, limit * better, limit / better, None]
         judged = [of_pipeline.verdict(name, value) for value in given]
         assert judged == ["met", "met", "not met", "not measured"]
-    for given in ({}, {"goals": dict.fromkeys(goals)}):
-        assert of_pipeline.pipeline_table(given).count("not measured") == len(goals)
+    records: list[dict[str, dict[str, float | None]]] = [{}, {"goals": dict.fromkeys(goals)}]
+    for record in records:
+        assert of_pipeline.pipeline_table(record).count("not measured") == len(goals)

@@ -1,5 +1,6 @@
 """What compute-sanitizer is given to watch, and how its output is judged."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_its_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_where_it_is_not_or_cannot_watch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_sanitizer.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     assert list(sanitize(tmp_path, 20.0)) == []
     assert "not run, compute-sanitizer is not installed" in capsys.readouterr().out
     monkeypatch.undo()

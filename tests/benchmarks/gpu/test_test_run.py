@@ -1,6 +1,7 @@
 """The tests' processes: counted, stopped at their limit, with what is missing named."""
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,8 @@ def repository(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize("xdist", [True, False])
 def test_tests_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xdist: bool) -> None:
     if not xdist:
-        find = gpu_tests.find_spec
         monkeypatch.setattr(
-            gpu_tests, "find_spec", lambda name: None if name == "xdist" else find(name)
+            gpu_tests, "find_spec", lambda name: None if name == "xdist" else find_spec(name)
         )
     text = (
         "import os, pytest\n"
