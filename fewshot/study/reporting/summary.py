@@ -33,8 +33,8 @@ class SettingSummary:
         balanced_accuracy, macro_f1, auroc: means over the seeds; auroc None if undefined.
         ece, ece_calibrated: before and after temperature scaling, means over the seeds.
         gain: in accuracy over focus `none`, paired by image and seed; None without such runs.
-        p: of McNemar's test against `none`, for the first seed only, since answers to one image
-            are not independent across seeds; None without such runs.
+        p: of McNemar's test against `none`; None without such runs, and for several seeds, since
+            answers to one image are not independent across seeds.
         strength: mean λ of each layer.
         seconds: mean duration of an adaptation.
     """
@@ -92,7 +92,8 @@ def _row(runs: list[Run], plain: list[Run] | None) -> SettingSummary:
     gain = p = None
     if plain is not None:
         others = correct_answers(plain)
-        gain, p = bootstrap_difference(correct, others), mcnemar(correct[0], others[0])
+        gain = bootstrap_difference(correct, others)
+        p = mcnemar(correct[0], others[0]) if len(runs) == 1 else None
     metrics = [run.metrics for run in runs]
     aurocs = [each.auroc for each in metrics if each.auroc is not None]
     setting = runs[0].setting
@@ -161,7 +162,7 @@ def console_table(rows: Sequence[SettingSummary], title: str) -> Table:
     table = Table(title=title)
     for name in ("data set", "adaptation", "images", "focus", "masks"):
         table.add_column(name, no_wrap=True)
-    for name in ("accuracy", "95% interval", "gain over none", "p, first seed"):
+    for name in ("accuracy", "95% interval", "gain over none", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     last: tuple[str, ...] = ()
     for row in rows:
