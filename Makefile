@@ -60,7 +60,7 @@ format: $(VENV)/package
 # The site, in site/, with warnings as errors; and whether each number is that of its result file.
 docs: $(VENV)/package $(TREE)
 	$(BIN)/python -m tools.docs --check
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file tools/docs/mkdocs.yml
 
 # Times single functions, each checked against the reference of its tests. BENCH= takes arguments of
 # pytest-benchmark: --benchmark-autosave, --benchmark-compare.

@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def pages() -> list[Path]:
-    """The pages at the root (README.md, MODEL_CARD.md, …) and in docs/."""
-    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    """The pages at the root and in docs/, and the model card."""
+    card = ROOT / "models/tiny/MODEL_CARD.md"
+    return [*sorted(ROOT.glob("*.md")), card, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 if __name__ == "__main__":
