@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def pages() -> list[Path]:
     """The pages at the root and in docs/, and the model card."""
-    card = ROOT / "models/tiny/MODEL_CARD.md"
-    return [*sorted(ROOT.glob("*.md")), card, *sorted((ROOT / "docs").rglob("*.md"))]
+    below = sorted(page for folder in ("docs", "models") for page in (ROOT / folder).rglob("*.md"))
+    return [*sorted(ROOT.glob("*.md")), *below]
 
 
 if __name__ == "__main__":
