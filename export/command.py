@@ -17,6 +17,7 @@ from medfocus.engine.backends.registry import load_backend
 from medfocus.errors import MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode
 from medfocus.export.summary import summary
+from medfocus.models.options import add_weight_options
 from medfocus.settings import FocusMode
 
 
@@ -71,29 +72,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("models").add_argument
-    add(
-        "--preset",
-        metavar="NAME",
-        default="tiny",
-        help="CLIP and SAM2 architectures: tiny, whose weights are shipped, base, large or biomed"
-        " (default: tiny)",
-    )
-    weights = (
-        "a file, or owner/name@COMMIT:FILE on the Hugging Face hub (default: the shipped weights,"
-        " only for tiny)"
-    )
+    add = add_weight_options(parser).add_argument
     add("--clip", metavar="NAME", help="CLIP architecture (default: the preset's)")
-    add("--clip-weights", metavar="FILE", help=f"CLIP weights: {weights}")
-    add(
-        "--text-folder",
-        metavar="DIR",
-        type=Path,
-        help="folder of a Hugging Face text encoder's configuration and vocabulary, for biomed"
-        " (default: none)",
-    )
     add("--sam2", metavar="NAME", help="SAM2 architecture (default: the preset's)")
-    add("--sam2-weights", metavar="FILE", help=f"SAM2 weights: {weights}")
     add(
         "--segmenter-size",
         metavar="S",

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medfocus.models.options import add_weight_options
+
 if TYPE_CHECKING:  # the modules import torch, which --help does not need
     from medfocus.fewshot.backbones import WeightSources
     from medfocus.fewshot.data.dataset import Dataset
@@ -15,27 +17,7 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of models and data that `medfocus fit` and `medfocus eval` share."""
-    weights = (
-        "a file, or owner/name@COMMIT:FILE on the Hugging Face hub (default: the shipped weights,"
-        " only for tiny)"
-    )
-    add = parser.add_argument_group("models").add_argument
-    add(
-        "--preset",
-        metavar="NAME",
-        default="tiny",
-        help="CLIP and SAM2 architectures: tiny, whose weights are shipped, base, large or biomed"
-        " (default: tiny)",
-    )
-    add("--clip-weights", metavar="FILE", help=f"CLIP weights: {weights}")
-    add("--sam2-weights", metavar="FILE", help=f"SAM2 weights: {weights}")
-    add(
-        "--text-folder",
-        metavar="DIR",
-        type=Path,
-        help="folder of a Hugging Face text encoder's configuration and vocabulary, for biomed"
-        " (default: none)",
-    )
+    add = add_weight_options(parser).add_argument
     add(
         "--device",
         choices=("auto", "cpu", "cuda"),
