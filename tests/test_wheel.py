@@ -55,5 +55,6 @@ def test_it_holds_nothing_of_a_checkout_alone(names: set[str]) -> None:
         ".typed",
         ".json",
         ".j2",
+        ".md",
         ".safetensors",
     }

@@ -89,7 +89,7 @@ def missing_packages() -> list[str]:
 
 
 def _command() -> Iterator[str]:
-    yield from ("env", "-u", "TRITON_INTERPRET")
+    yield from ("env", "-u", "TRITON_INTERPRET", "-u", "PYTEST_XDIST_WORKER")
     yield from (sys.executable, "-m", "pytest", "-q", "-p", "medfocus.benchmarks.gpu.test_run")
     yield from ("-p", "no:cacheprovider", "-m", "gpu or not (slow or long)", "tests/kernels")
     if find_spec("xdist") is not None:

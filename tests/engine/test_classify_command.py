@@ -179,7 +179,7 @@ def test_csv_holds_every_prediction(folder: Path, engine: CountingEngine) -> Non
     ]
     assert [row["source"] for row in rows][-1] == 'images/a, "b".png'
     assert float(rows[4][columns[1]]) == 55 / 255 * 0.75
-    assert float(rows[4]["probability"]) == 80 / 255
+    assert float(rows[4]["probability"]) == 200 / 255
     assert rows[4]["focused"] == "true"
     assert rows[4]["warnings"] == "first; second"
     assert rows[2]["error"]
