@@ -579,7 +579,7 @@ def test_ctrl_c_stops_a_real_engine_and_it_resumes(folder: Path, engine_director
     ):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=60)
+    _, shown = process.communicate(timeout=300)
     assert process.returncode == 130, shown
     assert "interrupted" in shown.splitlines()
     assert "Traceback" not in shown

@@ -179,7 +179,7 @@ def test_ctrl_c_is_130_and_nothing_is_written(tmp_path: Path) -> None:
     assert process.stderr
     assert process.stderr.readline().startswith("loading weights")
     process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=120)
+    _, shown = process.communicate(timeout=300)
     assert process.returncode == 130, shown
     assert "interrupted" in shown.splitlines()
     assert "Traceback" not in shown

@@ -213,7 +213,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
     bash = shutil.which("bash")
     assert bash
     command = [bash, "--norc", "-c", program, str(script), *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.split()

@@ -146,7 +146,7 @@ def test_a_closed_pipe_is_quiet() -> None:
     process.stdout.close()
     with process.stderr as stderr:
         assert stderr.read() == ""
-    assert process.wait(60) == 4
+    assert process.wait(300) == 4
 
 
 @pytest.mark.parametrize(
