@@ -70,8 +70,9 @@ def test_a_failure_is_a_problem(tool: str, tmp_path: Path, monkeypatch: pytest.M
 def test_its_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "")
 
-    def status(command: Sequence[str], limit: float, *_: object) -> int | None:
+    def status(command: Sequence[str], limit: float, log: Path, _: object) -> int | None:
         """The tools reach their limits, the program by itself does not."""
+        log.touch()
         return None if "--tool" in command else 0
 
     monkeypatch.setattr(gpu_sanitizer, "status_of", status)
