@@ -254,7 +254,7 @@ def test_a_read_only_place_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: /sys/engine: ")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_kills_leave_the_former_engine_or_the_new(tmp_path: Path) -> None:
     """SIGKILL at random moments of its writing; what is at the target afterwards is always whole.
 

@@ -20,7 +20,7 @@ from medfocus.engine.io.images import SourceImage
 from tests.benchmarks.bench.rows import options_for
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_sweep_is_there_and_right(
     exported_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
