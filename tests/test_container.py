@@ -45,14 +45,15 @@ def buildah(tmp_path: Path) -> Iterator[Buildah]:
 
 
 def pip_settings() -> list[str]:
-    """Mounts of this machine's pip settings: the build must find the packages that we find."""
+    """Mounts of pip's settings here: the build must find the packages that we find."""
     found = subprocess.run(
         [sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True
     ).stdout
     files = [line.split(",")[0].strip() for line in found.splitlines() if "exists: True" in line]
     folders = {Path(file).parent for file in files if Path(file).parent.name == "pip"}
     mounts = [file for file in files if Path(file).parent not in folders]
-    return [f"--volume={path}:{path}:ro" for path in (*mounts, *folders)]
+    certificates = Path("/etc/ssl/certs")  # those that this machine trusts
+    return [f"--volume={path}:{path}:ro" for path in (*mounts, *folders, certificates)]
 
 
 def test_the_image_classifies(
