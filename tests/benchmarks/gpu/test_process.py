@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medfocus.benchmarks.gpu.process import started, status_of
-from tests.waiting import wait_until
+from tests.waiting import runs, wait_until
 
 
 def test_a_program_has_a_status_a_log_and_variables(tmp_path: Path) -> None:
@@ -32,12 +32,3 @@ def test_a_started_program_ends_with_the_block_and_so_does_what_it_started(tmp_p
         block()
     assert (tmp_path / "log").read_text() == "begun\n"
     wait_until(lambda: not runs(int(child.read_text())))
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and is no zombie; proc(5)."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
