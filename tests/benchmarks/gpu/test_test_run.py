@@ -62,8 +62,7 @@ def test_tests_stop_at_their_limit_and_keep_what_was_done(
 
 def test_no_tests_are_a_trouble(tmp_path: Path) -> None:
     assert "has no tests" in run_tests(tmp_path, tmp_path, 5).troubles[0]
-    found = run_tests(repository(tmp_path, "def broken(:\n"), tmp_path, 600)
-    (trouble,) = found.troubles
+    (trouble,) = run_tests(repository(tmp_path, "def broken(:\n"), tmp_path, 600).troubles
     assert trouble.endswith("see tests.log")
 
 
