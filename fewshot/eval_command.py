@@ -13,7 +13,7 @@ from rich.console import Console
 
 from medfocus.command_line import command_parser, noting, run, whole_number
 from medfocus.exit_codes import ExitCode
-from medfocus.fewshot.adapt.names import STEPS, Adaptation
+from medfocus.fewshot.adapt.names import Adaptation
 from medfocus.fewshot.model_options import PHANTOMS, add_model_options
 from medfocus.settings import FocusMode
 
@@ -90,13 +90,6 @@ medfocus eval phantoms --grid --report report/      an hour on two cores
         type=whole_number(1),
         default=5,
         help="number of seeds, each with its own choice of training files (default: %(default)s)",
-    )
-    add(
-        "--steps",
-        metavar="N",
-        type=whole_number(1),
-        default=STEPS,
-        help="optimiser steps of vpt, lora and full, of 16 images each (default: %(default)s)",
     )
     add_model_options(parser)
     return parser

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from medfocus.command_line import command_parser, noting, run, whole_number
 from medfocus.exit_codes import ExitCode
-from medfocus.fewshot.adapt.names import STEPS, Adaptation
+from medfocus.fewshot.adapt.names import Adaptation
 from medfocus.fewshot.model_options import MAX_SEED, add_model_options
 from medfocus.settings import FocusMode
 from medfocus.terminal import printable
@@ -85,13 +85,6 @@ medfocus fit scans.csv --fraction 0.1 --adapt lora --seed 3 -o head.safetensors
         type=whole_number(0, MAX_SEED),
         default=0,
         help="of the choice of files and of the training (default: 0)",
-    )
-    add(
-        "--steps",
-        metavar="N",
-        type=whole_number(1),
-        default=STEPS,
-        help="optimiser steps of vpt, lora and full, of 16 images each (default: %(default)s)",
     )
     add_model_options(parser)
     return parser

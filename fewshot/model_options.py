@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medfocus.command_line import whole_number
+from medfocus.fewshot.adapt.names import STEPS
 from medfocus.models.options import add_weight_options
 
 if TYPE_CHECKING:  # the modules import torch, which --help does not need
@@ -16,13 +18,20 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of models and data that `medfocus fit` and `medfocus eval` share."""
+    """Add the options of models, training and data that fit and eval share."""
     add = add_weight_options(parser).add_argument
     add(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
         help="auto takes CUDA if there is a GPU, otherwise the CPU (default: auto)",
+    )
+    add(
+        "--steps",
+        metavar="N",
+        type=whole_number(1),
+        default=STEPS,
+        help="optimiser steps of vpt, lora and full, of 16 images each (default: %(default)s)",
     )
     add = parser.add_argument_group("data").add_argument
     add(
