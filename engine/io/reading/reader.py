@@ -1,0 +1,88 @@
+"""Reading files: in processes of their own, or in this one if they are trusted."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from medfocus.engine.io.image_file import ImageFile, frame_name, open_image_file, open_path
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.io.reading.limits import ReadingLimits
+from medfocus.engine.io.reading.open_file import OpenFile, Reading
+from medfocus.engine.io.reading.process import ReadingProcess
+from medfocus.errors import MedfocusError, without_traceback
+
+
+class FileReader:
+    """Reads images of files; safe to share between threads, each of which has its own process.
+
+    Args:
+        limits: on reading one image.
+        trust_files: read in this process, without these limits but that on pixels: faster, and a
+            file on which a decoder crashes ends the process.
+    """
+
+    def __init__(self, limits: ReadingLimits | None = None, *, trust_files: bool = False) -> None:
+        self._limits = limits or ReadingLimits()
+        self._trusting = trust_files
+        self._own = threading.local()
+        self._processes: list[ReadingProcess] = []
+
+    def read(
+        self, file: OpenFile, index: int, admit: Callable[[int], None] = lambda _: None
+    ) -> Reading:
+        """Read one image of an open file.
+
+        Args:
+            file: open.
+            index: of the image, from 0.
+            admit: waits until so many bytes may be taken.
+
+        Raises:
+            DeviceError: a process cannot be started.
+        """
+        if self._trusting:
+            return self._read_here(file, index, admit)
+        if not hasattr(self._own, "process"):
+            self._own.process = ReadingProcess(self._limits)
+            self._processes.append(self._own.process)
+        process: ReadingProcess = self._own.process
+        return process.read(file, index, admit)
+
+    def read_all(self, path: str | os.PathLike[str]) -> list[SourceImage]:
+        """Every image of a file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        name, images, frames = os.fspath(path), list[SourceImage](), 1
+        file = OpenFile(name, open_path(Path(path), name))
+        try:
+            while len(images) < frames:
+                frames, outcome = self.read(file, len(images))
+                if isinstance(outcome, MedfocusError):
+                    raise outcome
+                source = frame_name(name, len(images), frames)
+                images.append(SourceImage(outcome.pixels, source, outcome.warnings))
+        finally:
+            file.close()
+        return images
+
+    def close(self) -> None:
+        """End the processes; no thread may be reading any more."""
+        for process in self._processes:
+            process.close()
+
+    def _read_here(self, file: OpenFile, index: int, admit: Callable[[int], None]) -> Reading:
+        opened: ImageFile | None = None
+        with file.lock:
+            try:
+                if file.opened is None:
+                    file.file.seek(0)
+                    file.opened = open_image_file(file.file, file.name, self._limits.max_pixels)
+                opened = file.opened
+                admit(opened.decoding_bytes)
+                frame = opened.frame(index)
+            except MedfocusError as error:
+                return Reading(opened.frames if opened else 1, without_traceback(error))
+            return Reading(opened.frames, frame)
