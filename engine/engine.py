@@ -3,7 +3,7 @@
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
@@ -221,7 +221,8 @@ class Engine:
             raise without_traceback(self._pipeline.failure)
         prompted = with_prompts(sources, boxes, points)
         size = batch_size or self._pipeline.max_batch
-        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size)
+        count = len(sources) if isinstance(sources, Sized) else None
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count)
 
     def _prediction(self, item: PendingPrediction) -> Prediction:
         try:

@@ -111,7 +111,7 @@ class PixelData:
         """One frame's stored values, (H, W) or (H, W, 3), and what pydicom says of them.
 
         Raises:
-            ImageError: the file ends before this frame, or its codestream disagrees with the header.
+            ImageError: the file ends before this frame, or its codestream contradicts the header.
         """
         if self._decoder.is_native:
             return self._decode_native(index)
@@ -132,12 +132,10 @@ class PixelData:
                 number_of_frames=self.frames,
                 extended_offsets=self._options.get("extended_offsets"),
             )
-        frame = b""
-        for frame in self._encoded:
+        frame = None
+        while self._next <= index and (frame := next(self._encoded, None)) is not None:
             self._next += 1
-            if self._next > index:
-                break
-        else:
+        if frame is None:
             self.frames = self._next + 1
             raise self._missing(self._next)
         if self._source.cut and frame.endswith(self._source.cut):

@@ -24,7 +24,7 @@ class Reading(NamedTuple):
 
 @dataclass(eq=False)
 class OpenFile:
-    """Open until it is closed, whoever reads it.
+    """Open until `close` was called and nobody reads it any more: who does, does so `with` it.
 
     Attributes:
         name: of the file, in errors and results.
@@ -36,12 +36,26 @@ class OpenFile:
     file: BinaryIO
     opened: ImageFile | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _users: int = 1
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def descriptor(self) -> int:
         """What the system knows it by."""
         return self.file.fileno()
 
+    def __enter__(self) -> "OpenFile":
+        with self._counting:
+            self._users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Give the descriptor back."""
-        self.file.close()
+        """Give the descriptor back, once nobody else needs it."""
+        with self._counting:
+            self._users -= 1
+            if not self._users:
+                self.opened = None
+                self.file.close()

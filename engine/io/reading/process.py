@@ -18,7 +18,7 @@ from medfocus.engine.io.dicom_display import Frame
 from medfocus.engine.io.reading import channel
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
-from medfocus.errors import DeviceError, ImageError, MedfocusError
+from medfocus.errors import DeviceError, ImageError, InputError, MedfocusError
 
 # The process ends itself in time; one that a disk holds cannot be ended, and is not waited for.
 _GRACE = 5.0  # seconds
@@ -32,6 +32,9 @@ _PROGRAM = (
 _ERRORS: dict[str, type[MedfocusError]] = {"ImageError": ImageError, "DeviceError": DeviceError}
 
 
+_STOPPED = InputError("engine", "is closed", "load it again", code="engine.closed")
+
+
 class ReadingProcess:
     """Reads for one thread; started by the first request, and again after a file has ended it.
 
@@ -43,6 +46,7 @@ class ReadingProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._file: OpenFile | None = None  # that the process has open
+        self._stopped = False
 
     def read(self, file: OpenFile, index: int, admit: Callable[[int], None]) -> Reading:
         """Read one image of a file.
@@ -58,6 +62,8 @@ class ReadingProcess:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._start()
+        if self._stopped:
+            return Reading(index + 1, _STOPPED)
         assert self._channel is not None
         frames = index + 1
         try:
@@ -82,8 +88,15 @@ class ReadingProcess:
             self.close()  # it may be in the middle of a request
             raise
 
+    def stop(self) -> None:
+        """Let reading fail, from now on and in the thread that may be reading now."""
+        self._stopped = True
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def close(self) -> None:
-        """End the process."""
+        """End the process; its thread must not be reading any more."""
         if self._channel is not None:
             self._channel.close()
         if self._process is not None:
@@ -117,9 +130,11 @@ class ReadingProcess:
             raise EOFError
         return received
 
-    def _ended_by(self, name: str, unresponsive: bool) -> ImageError:
+    def _ended_by(self, name: str, unresponsive: bool) -> MedfocusError:
         """The error of the file that ended the process, which is then gone."""
         assert self._process is not None
+        if self._stopped:
+            return _STOPPED
         if unresponsive:
             self._process.kill()
             code = -signal.SIGALRM

@@ -27,6 +27,8 @@ class FileReader:
         self._trusting = trust_files
         self._own = threading.local()
         self._processes: list[ReadingProcess] = []
+        self._lock = threading.Lock()
+        self._stopped = False
 
     def read(
         self, file: OpenFile, index: int, admit: Callable[[int], None] = lambda _: None
@@ -43,10 +45,13 @@ class FileReader:
         """
         if self._trusting:
             return self._read_here(file, index, admit)
-        if not hasattr(self._own, "process"):
-            self._own.process = ReadingProcess(self._limits)
-            self._processes.append(self._own.process)
-        process: ReadingProcess = self._own.process
+        process: ReadingProcess | None = getattr(self._own, "process", None)
+        if process is None:
+            with self._lock:
+                self._own.process = process = ReadingProcess(self._limits)
+                self._processes.append(process)
+                if self._stopped:
+                    process.stop()
         return process.read(file, index, admit)
 
     def read_all(self, path: str | os.PathLike[str]) -> list[SourceImage]:
@@ -67,6 +72,13 @@ class FileReader:
         finally:
             file.close()
         return images
+
+    def stop(self) -> None:
+        """Let all reading fail, soon; from any thread."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.stop()
 
     def close(self) -> None:
         """End the processes; no thread may be reading any more."""

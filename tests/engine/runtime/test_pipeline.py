@@ -281,7 +281,7 @@ def test_out_of_memory_while_reading_is_not_an_image_error(monkeypatch: pytest.M
     def too_large(source: object, name: str) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("medfocus.engine.runtime.read_ahead.read_images", too_large)
+    monkeypatch.setattr("medfocus.engine.runtime.read_ahead.converted", too_large)
     subject = pipeline(Script())
     (prediction,) = stream_sources(subject, prompted([1]), PROMPTS, 4)
     found = prediction.future.exception()
@@ -544,7 +544,8 @@ def test_stats_tell_how_long_work_waited_for_a_thread(monkeypatch: pytest.Monkey
         """Seconds that `work` must have waited at least, and those that the stats say."""
         gate = threading.Event()
         before = subject.stats().stages[stage].waited
-        busy = subject.read(gate.wait, DEADLINE)
+        pool = subject._readers if stage == "read" else subject._workers
+        busy = pool.submit(lambda: gate.wait(DEADLINE))
         future = work()
         assert all(queued.acquire(timeout=DEADLINE) for _ in range(2))
         since = time.perf_counter()
@@ -560,7 +561,7 @@ def test_stats_tell_how_long_work_waited_for_a_thread(monkeypatch: pytest.Monkey
         subject.submit([one])
         return one.future  # type: ignore[return-value]
 
-    for stage, work in (("read", lambda: subject.read(object)), ("prepare", prepare)):
+    for stage, work in (("read", lambda: subject.read(lambda admit: None)), ("prepare", prepare)):
         least, found = waited(stage, work)
         assert found >= least
     subject.close()
