@@ -23,7 +23,6 @@ from medfocus.command_line import command_parser, noting, print_error, run, whol
 from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.engine import Engine
-from medfocus.engine.io.images import read_images
 from medfocus.engine.io.input_files import find_files
 from medfocus.engine.io.journal import (
     FileKey,
@@ -33,6 +32,7 @@ from medfocus.engine.io.journal import (
     key_of,
     open_journal,
 )
+from medfocus.engine.io.reading.reader import read_images
 from medfocus.engine.io.results import csv_text, json_text, table
 from medfocus.engine.overlay import draw
 from medfocus.engine.prediction import Prediction

@@ -57,14 +57,16 @@ def pixel_data(file: BinaryIO, dataset: pydicom.FileDataset, syntax: UID, name: 
             "give an image object: reports, structures and waveforms have no pixels",
             code="dicom.no_pixels",
         )
+    counts = {
+        option: _count(dataset.get(keyword), keyword, name)
+        for option, keyword in (
+            ("rows", "Rows"),
+            ("columns", "Columns"),
+            ("number_of_frames", "NumberOfFrames"),
+        )
+    }
     options = as_pixel_options(dataset, transfer_syntax_uid=syntax, pixel_keyword=_KEYWORDS[tag])
-    options["pixel_vr"] = vr.decode()
-    for option, keyword in (
-        ("rows", "Rows"),
-        ("columns", "Columns"),
-        ("number_of_frames", "NumberOfFrames"),
-    ):
-        options[option] = _count(options.get(option), keyword, name)
+    options |= counts | {"pixel_vr": vr.decode()}
     return PixelData(file, length, options, _decoder(syntax, name), name)
 
 

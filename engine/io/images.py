@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.engine.io.arrays import TensorLike, channels_last, rgb
-from medfocus.engine.io.image_file import frame_name, open_image_file, open_path
 from medfocus.engine.io.pictures import rgb_of_pillow
 from medfocus.errors import ImageError
 
@@ -34,26 +32,6 @@ class SourceImage:
     pixels: NDArray[np.uint8]
     source: str
     warnings: tuple[str, ...] = ()
-
-
-def read_images(path: str | os.PathLike[str]) -> list[SourceImage]:
-    """Read every image of a file in this process, with no limit on time and memory.
-
-    For files that are trusted; see `reading` for others.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    name = os.fspath(path)
-    images: list[SourceImage] = []
-    with open_path(Path(path), name) as file:
-        opened = open_image_file(file, name, MAX_PIXELS)
-        while len(images) < opened.frames:
-            pixels, warnings = opened.frame(len(images))
-            images.append(
-                SourceImage(pixels, frame_name(name, len(images), opened.frames), warnings)
-            )
-    return images
 
 
 def converted(image: InMemoryImage, name: str) -> SourceImage:

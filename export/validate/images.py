@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from medfocus.engine.io.images import SourceImage, read_images
+from medfocus.engine.io.images import SourceImage
 from medfocus.engine.io.input_files import find_files
+from medfocus.engine.io.reading.reader import read_images
 from medfocus.phantoms import KINDS, ORGANS, make_phantom
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 64, 128

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from medfocus.engine.io.images import SourceImage, read_images
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.io.reading.reader import read_images
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Dataset, Item
 from medfocus.fewshot.data.splitting.leaks import leave_out_copies

@@ -22,12 +22,12 @@ from PIL import Image
 from medfocus.engine import classify_command
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_command import main, overlay_name
-from medfocus.engine.io.images import read_images
 from medfocus.engine.io.input_files import find_files
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import DeviceError, EngineDirectoryError, FileError, MedfocusError
 from tests.conftest import CLASSES
 from tests.engine.artifact.test_manifest import MANIFEST
+from tests.engine.io.read import read_images
 from tests.errors import refuses
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from medfocus.engine.io.images import MAX_PIXELS
 from medfocus.errors import InputError
 
 
@@ -17,7 +18,7 @@ class ReadingLimits:
 
     seconds: float = 10.0
     most_bytes: int = 3 * 2**29
-    max_pixels: int = 2**27
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds <= 3600:

@@ -47,6 +47,7 @@ class ReadingProcess:
         self._channel: socket.socket | None = None
         self._file: OpenFile | None = None  # that the process has open
         self._stopped = False
+        self._owner = os.getpid()  # a fork leaves its parent's process alone, and starts another
 
     def read(self, file: OpenFile, index: int, admit: Callable[[int], None]) -> Reading:
         """Read one image of a file.
@@ -59,7 +60,7 @@ class ReadingProcess:
         Raises:
             DeviceError: the process cannot be started.
         """
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             self.close()
             self._start()
         if self._stopped:
@@ -99,12 +100,13 @@ class ReadingProcess:
         """End the process; its thread must not be reading any more."""
         if self._channel is not None:
             self._channel.close()
-        if self._process is not None:
+        if self._process is not None and self._owner == os.getpid():
             self._process.kill()
             self._process.wait()
         self._channel = self._process = self._file = None
 
     def _start(self) -> None:
+        self._owner = os.getpid()
         self._channel, others = channel.pair()
         self._channel.settimeout(self._limits.seconds + _GRACE)
         given = json.dumps([others.fileno(), astuple(self._limits), sys.path])

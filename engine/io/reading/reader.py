@@ -1,5 +1,6 @@
 """Reading files: in processes of their own, or in this one if they are trusted."""
 
+import atexit
 import os
 import threading
 from collections.abc import Callable
@@ -98,3 +99,16 @@ class FileReader:
             except MedfocusError as error:
                 return Reading(opened.frames if opened else 1, without_traceback(error))
             return Reading(opened.frames, frame)
+
+
+_shared = FileReader()
+atexit.register(_shared.close)
+
+
+def read_images(path: str | os.PathLike[str]) -> list[SourceImage]:
+    """Every image of a file, read in a process of the calling thread's own.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return _shared.read_all(path)
