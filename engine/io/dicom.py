@@ -6,7 +6,6 @@ keywords, sizes and transfer syntaxes, for any other value may identify a patien
 
 import logging
 import re
-import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
@@ -28,7 +26,7 @@ from pydicom.uid import (
 
 from medfocus.engine.io.dicom_display import REEXPORT, Frame, rendered
 from medfocus.engine.io.dicom_pixels import PixelData, pixel_data
-from medfocus.errors import ImageError
+from medfocus.errors import ImageError, MedfocusError
 
 # The only attributes that are parsed; patients' names, dates and identifiers are not read.
 _ATTRIBUTES = [
@@ -62,21 +60,6 @@ _ATTRIBUTES = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
-# What pydicom and its decoders raise on damaged files.
-READ_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 _PYDICOM_WARNINGS = ("ignore", None, Warning, re.compile(r"pydicom\."), 0)
 
 
@@ -164,8 +147,11 @@ def silence_pydicom() -> None:
 def _failing_as(name: str, problem: str, hint: str, code: str) -> Iterator[None]:
     try:
         yield
-    except READ_ERRORS:
-        # Not chained: the messages of pydicom's exceptions quote values.
+    except (MedfocusError, MemoryError):
+        raise
+    except Exception:
+        # Of any class: nobody knows what a parser raises on damaged data. Not chained, since the
+        # messages quote values.
         raise ImageError(name, problem, hint, code=code) from None
 
 

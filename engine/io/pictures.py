@@ -1,7 +1,7 @@
 """PNG, JPEG, TIFF, WebP and BMP files to uint8 RGB, by pillow."""
 
-import struct
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -15,29 +15,11 @@ from medfocus.engine.io.arrays import (
     too_large,
 )
 from medfocus.engine.io.dicom_display import Frame
-from medfocus.errors import ImageError
+from medfocus.errors import ImageError, MedfocusError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 # Of one pixel while it is decoded: pillow's image, its RGB and the array.
 _BYTES_PER_PIXEL = 16
-
-# What pillow's decoders raise on damaged files; Warning for callers who turn pillow's warnings into
-# errors.
-_DECODER_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    Warning,
-    struct.error,
-    zlib.error,
-)
 
 
 class PictureFile:
@@ -50,15 +32,9 @@ class PictureFile:
 
     def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
         self._name, self._max_pixels = name, max_pixels
-        try:
+        with _failing(name, max_pixels):
             self._image = Image.open(file, formats=FORMATS)
             self._held: int = getattr(self._image, "n_frames", 1)
-        except UnidentifiedImageError:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise too_large(name, "its declared size", max_pixels) from None
-        except _DECODER_ERRORS:
-            raise _damaged(name) from None
 
     @property
     def frames(self) -> int:
@@ -72,12 +48,10 @@ class PictureFile:
 
     def frame(self, index: int) -> Frame:
         """See `ImageFile`."""
-        try:
+        with _failing(self._name, self._max_pixels):
             if self.frames > 1:
                 self._image.seek(index)
             decoded = rgb_of_pillow(self._image, self._name, self._max_pixels)
-        except _DECODER_ERRORS:
-            raise _damaged(self._name) from None
         if self._held == self.frames:
             return decoded
         note = f"animated: the first of its {self._held} frames is used"
@@ -94,7 +68,7 @@ def rgb_of_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
     if 0 in image.size:
         hint = "give an image of at least 1 x 1"
         raise ImageError(name, "has no pixels", hint, code="image.empty")
-    try:
+    with _failing(name, max_pixels):
         inverted = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
         image = ImageOps.exif_transpose(image)
         if image.mode == "F" or image.mode.startswith("I"):  # float32 or 16 and 32-bit grey
@@ -105,10 +79,16 @@ def rgb_of_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
         if image.has_transparency_data:
             return Frame(over_black(np.asarray(image.convert("RGBA"))), ())
         return Frame(np.array(image.convert("RGB")), ())
-    except _DECODER_ERRORS:
-        raise _damaged(name) from None
 
 
-def _damaged(name: str) -> ImageError:
-    problem = "is damaged, cut short or of an unsupported kind"
-    return ImageError(name, problem, "export it again", code="image.damaged")
+@contextmanager
+def _failing(name: str, max_pixels: int) -> Iterator[None]:
+    try:
+        yield
+    except (MedfocusError, MemoryError, UnidentifiedImageError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise too_large(name, "its declared size", max_pixels) from None
+    except Exception:  # of any class: nobody knows what a decoder raises on damaged data
+        problem = "is damaged, cut short or of an unsupported kind"
+        raise ImageError(name, problem, "export it again", code="image.damaged") from None
