@@ -7,7 +7,12 @@ from typing import Any, BinaryIO
 
 import pydicom
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import (
+    encapsulate,
+    generate_frames,
+    parse_basic_offsets,
+    parse_fragments,
+)
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import (
@@ -128,10 +133,14 @@ class PixelData:
     def _decode_encapsulated(self, index: int) -> Values:
         if index < self._next or not self._next:
             self._file.seek(self._start)
+            parse_basic_offsets(self._file)
+            fragments, _ = parse_fragments(self._file)  # a frame has at least one
+            self.frames = min(self.frames, fragments + 1)
+            self._file.seek(self._start)
             self._next, self._source = 0, _CutNoticing(self._file)
             self._encoded = generate_frames(
                 self._source,
-                number_of_frames=self.frames,
+                number_of_frames=min(self.frames, fragments),
                 extended_offsets=self._options.get("extended_offsets"),
             )
         frame = None
@@ -141,6 +150,7 @@ class PixelData:
             self.frames = self._next + 1
             raise self._missing(self._next)
         if self._source.cut and frame.endswith(self._source.cut):
+            self.frames = index + 1
             raise self._missing(index)
         _check_components(frame, self.syntax, self._options["samples_per_pixel"], self._name)
         options = self._options | {"number_of_frames": 1, "extended_offsets": None}
