@@ -14,6 +14,8 @@ from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
 from medfocus.engine.io.images import ImageSource
+from medfocus.engine.io.reading.limits import ReadingLimits
+from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.prompts import Box, Points
@@ -26,7 +28,7 @@ from medfocus.errors import InputError, MedfocusError, OutputError, without_trac
 log = logging.getLogger(__name__)
 
 MOST_WAIT_MS = 60_000.0
-MOST_THREADS = 16  # that read and preprocess images
+MOST_THREADS = 16  # that preprocess images, and as many that read them
 
 
 class Engine:
@@ -57,6 +59,8 @@ class Engine:
         max_wait_ms: float = 0.0,
         deterministic: bool = False,
         memory_limit: int | None = None,
+        read_seconds: float = ReadingLimits.seconds,
+        trust_files: bool = False,
     ) -> "Engine":
         """Read an engine directory, check every hash, load its graphs and allocate its buffers.
 
@@ -73,6 +77,9 @@ class Engine:
                 independent of other images.
             memory_limit: bytes of the device's memory that the engine may take with `max_batch`
                 images under way, measured on blank images before the engine is returned.
+            read_seconds: limit on reading one image of a file. A file that takes longer, takes more
+                than 1.5 GiB of memory, or crashes a decoder, costs itself only.
+            trust_files: read files in this process, without that protection: a little faster.
 
         Raises:
             EngineDirectoryError: incomplete, changed, or of an unknown schema.
@@ -88,16 +95,29 @@ class Engine:
             raise InputError("max_wait_ms", f"is {max_wait_ms}", f"use 0 to {MOST_WAIT_MS:g}")
         if memory_limit is not None and memory_limit <= 0:
             raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
+        reader = FileReader(ReadingLimits(read_seconds), trust_files=trust_files)
         loaded, pool = load_within(memory_limit, directory, backend, device, images)
         pipeline = Pipeline(
             *pool,
             max_batch=images,
             max_wait=max_wait_ms / 1000,
             threads=min(len(os.sched_getaffinity(0)), MOST_THREADS),
+            reader=reader,
             release=loaded.close,
         )
         log.info("engine loaded: backend %s on %s", loaded.name, loaded.device)
         return cls(manifest, loaded, pipeline)
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        sam2, clip = self.manifest.models.sam2.architecture, self.manifest.models.clip.architecture
+        state = "closed" if self._pipeline.failure else f"{self.backend} on {self.device}"
+        return f"<Engine {sam2} + {clip}, {len(self.manifest.classes)} classes, {state}>"
 
     @property
     def backend(self) -> str:

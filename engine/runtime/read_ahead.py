@@ -179,6 +179,8 @@ class _Stream:
         else:
             try:
                 source.file = OpenFile(name, open_path(path, name))
+                # So that a slow disk reads many files at once, and not as many as processes decode.
+                os.posix_fadvise(source.file.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
             except MedfocusError as error:
                 self._pipeline.announce(-1)
                 source.reads.append(_done(source, error))
