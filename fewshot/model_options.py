@@ -1,13 +1,13 @@
 """The command-line options that few-shot commands share: models, weights and data."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfocus.command_line import whole_number
 from medfocus.fewshot.adapt.names import STEPS
 from medfocus.models.options import add_weight_options
+from medfocus.user_folders import cache_folder
 
 if TYPE_CHECKING:  # the modules import torch, which --help does not need
     from medfocus.fewshot.backbones import WeightSources
@@ -57,14 +57,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--cache",
         metavar="DIR",
         type=Path,
-        default=_default_cache(),
+        default=cache_folder() / "focus",
         help="folder that keeps focus masks, named by hashes of pixels (default: %(default)s)",
     )
-
-
-def _default_cache() -> Path:
-    """`medfocus/focus` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medfocus" / "focus"
 
 
 def read_data(path: Path, recipe: str | None, classes: Path | None) -> "Dataset":

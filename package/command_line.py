@@ -15,6 +15,7 @@ from medfocus.commands import COMMANDS
 from medfocus.errors import FileError, MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode, exit_code_of
 from medfocus.terminal import printable
+from medfocus.user_folders import keep_caches_together
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,6 +114,7 @@ def run(
     options = parser.parse_args(argv)
 
     def action() -> int:
+        keep_caches_together()
         console = stderr_console(quiet=options.quiet)
         with _logging(options.verbose, options.quiet):
             return body(options, console)

@@ -24,6 +24,7 @@ from medfocus.engine.artifact.manifest import (
     Manifest,
     from_json,
 )
+from medfocus.engine.artifact.onnx_references import external_files
 from medfocus.errors import EngineDirectoryError
 
 COPY_OR_EXPORT = "copy the engine directory again, or export it again"
@@ -63,10 +64,15 @@ class EngineDirectory:
         """The path of a graph that the manifest lists together with its weights.
 
         Raises:
-            EngineDirectoryError: the manifest does not list one of the two.
+            EngineDirectoryError: the manifest does not list one of the two, or a file that an ONNX
+                graph refers to; or the graph is not ONNX.
         """
         self.file(weights_of(name))
-        return self.file(name)
+        path = self.file(name)
+        if path.suffix == ".onnx":
+            for referred in sorted(_external_files(path)):
+                self.file(referred)
+        return path
 
 
 def read_engine_directory(path: str | Path) -> EngineDirectory:
@@ -136,6 +142,16 @@ def load_bytes(directory: EngineDirectory, name: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != directory.manifest.files[name].sha256:
         raise _changed(path, "has changed since the engine directory was read", HINT)
     return data
+
+
+def _external_files(path: Path) -> set[str]:
+    with reading(path):
+        model = path.read_bytes()
+    try:
+        return external_files(model)
+    except ValueError:
+        problem = "is not an ONNX graph, or is damaged"
+        raise directory_error(path, problem, code="engine.not_loadable") from None
 
 
 def _contained(directory: Path, name: str) -> Path:

@@ -13,10 +13,13 @@ OOM_PATTERNS = (
     "out of memory",  # CUDA, PyTorch
     "outofmemory",  # TensorRT
     "alloc_failed",  # cuBLAS, cuDNN
-    "failed to allocate",  # ONNX Runtime
+    "failed to allocate",  # ONNX Runtime, OpenVINO
+    "can't alloc",  # OpenVINO
     "bad_alloc",  # C++, through OpenVINO
     "bad allocation",
-    "allocate memory",  # PyTorch on a CPU
+    "allocate memory",  # PyTorch on a CPU, OpenVINO
+    "not enough memory",  # PyTorch on a CPU
+    "could not create a memory object",  # oneDNN, in OpenVINO and PyTorch
 )
 
 
