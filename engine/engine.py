@@ -140,8 +140,8 @@ class Engine:
         """Classify a batch of images.
 
         Args:
-            batch: paths, uint8 or float arrays and tensors, PIL images, or one of these; an array
-                of four dimensions is a batch itself.
+            batch: paths, bytes of files, binary files, pydicom Datasets, uint8 or float arrays and
+                tensors, PIL images, or one of these; an array of four dimensions is a batch itself.
             boxes: per item (left, top, right, bottom) in pixels of the image, or None.
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
                 for inside and 0 for outside; or None.
@@ -184,12 +184,11 @@ class Engine:
         earlier sources are yielded first.
 
         Args:
-            sources: like the items of `classify`'s batch; may be endless. Pulled in the caller's
-                thread, some batches ahead of the predictions.
+            sources: like the items of `classify`'s batch; may be endless, and may wait for the
+                predictions of earlier ones. Pulled in another thread, ahead of the predictions.
             boxes: like those of `classify`, one per source.
             points: like those of `classify`, one per source.
-            batch_size: images that are submitted together; by default `max_batch`. With 1 each
-                image is submitted as soon as it is read.
+            batch_size: sources that are read ahead of those under way; by default `max_batch`.
 
         Raises:
             InputError: not one entry of boxes or points per source, a closed engine.

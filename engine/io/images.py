@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.engine.io.arrays import TensorLike, channels_last, rgb
+from medfocus.engine.io.in_memory import InMemoryFile
 from medfocus.engine.io.pictures import rgb_of_pillow
 from medfocus.errors import ImageError
 
@@ -16,7 +17,7 @@ from medfocus.errors import ImageError
 MAX_PIXELS = 2**27
 
 InMemoryImage = NDArray[Any] | Image.Image | TensorLike
-ImageSource = str | os.PathLike[str] | InMemoryImage
+ImageSource = str | os.PathLike[str] | InMemoryFile | InMemoryImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def converted(image: InMemoryImage, name: str) -> SourceImage:
         raise ImageError(
             name,
             f"is a {type(image).__name__}",
-            "give a path, a numpy array, a torch tensor or a pillow image",
+            "give a path, bytes, a binary file, a Dataset, an array, a tensor or a pillow image",
             code="image.not_an_image",
         )
     pixels, warnings = rgb(array, name, MAX_PIXELS)

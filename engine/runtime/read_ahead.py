@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from medfocus.engine.io.image_file import frame_name, open_path
 from medfocus.engine.io.images import ImageSource, InMemoryImage, SourceImage, converted
+from medfocus.engine.io.in_memory import copied, is_in_memory_file
 from medfocus.engine.io.reading.open_file import OpenFile
 from medfocus.engine.preprocess.prompts import Box, Points, own_prompt
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
@@ -171,21 +172,23 @@ class _Stream:
         else:
             self._pipeline.announce(1)
         given = item.source
-        path = Path(given) if isinstance(given, str | os.PathLike) else None
-        name = f"item {number}" if path is None else os.fspath(given)  # type: ignore[arg-type]
+        is_path = isinstance(given, str | os.PathLike)
+        name = os.fspath(given) if is_path else f"item {number}"  # type: ignore[arg-type]
         source = _Source(number, name, item.box, item.points)
-        if path is None:
-            source.reads.append(self._converted(source, given))  # type: ignore[arg-type]
-        else:
-            try:
-                source.file = OpenFile(name, open_path(path, name))
+        try:
+            if is_path:
+                source.file = OpenFile(name, open_path(Path(name), name))
                 # So that a slow disk reads many files at once, and not as many as processes decode.
                 os.posix_fadvise(source.file.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-            except MedfocusError as error:
-                self._pipeline.announce(-1)
-                source.reads.append(_done(source, error))
-            else:
-                source.reads.append(self._read(source, 0))
+            elif is_in_memory_file(given):
+                source.file = OpenFile(name, copied(given, name))  # type: ignore[arg-type]
+        except MedfocusError as error:
+            self._pipeline.announce(-1)
+            source.reads.append(_done(source, error))
+        else:
+            source.reads.append(
+                self._read(source, 0) if source.file else self._converted(source, given)  # type: ignore[arg-type]
+            )
         self._sources.append(source)
         self.pulled.put(source)
         if self._stopped:

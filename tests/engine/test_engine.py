@@ -1,6 +1,7 @@
 """`Engine` end to end: compared with the graphs run directly, and with every kind of input."""
 
 import gc
+import io
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
@@ -597,6 +598,26 @@ def test_a_forked_process_has_no_engine(engine_directory: Path) -> None:
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
     engine.close()
+
+
+def test_a_file_in_any_form_is_one_image(engine_directory: Path) -> None:
+    path = Path(get_testdata_file("CT_small.dcm", download=False))
+    content, dataset = path.read_bytes(), dcmread(path)
+    bare = Dataset()
+    bare.update(dataset)
+    with Engine.load(engine_directory) as engine, path.open("rb") as file:
+        (expected,) = engine.classify(path, strict=True)
+        forms = [str(path), content, bytearray(content), file, io.BytesIO(content), dataset, bare]
+        for form in (forms[0], content, dataset, io.BytesIO(content)):
+            (alone,) = engine.classify(form, strict=True)
+            assert alone.probabilities == pytest.approx(expected.probabilities)
+        for number, prediction in enumerate(engine.classify(forms, strict=True)):
+            assert prediction.probabilities == pytest.approx(expected.probabilities)
+            assert prediction.source == (str(path) if not number else f"item {number}")
+        for wrong in (io.StringIO("text"), b"", Dataset()):
+            (prediction,) = engine.classify(wrong)
+            assert isinstance(prediction.error, ImageError)
+    assert "closed" in repr(engine)
 
 
 def test_stats(engine_directory: Path, tmp_path: Path) -> None:

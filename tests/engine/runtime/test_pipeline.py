@@ -141,6 +141,25 @@ def test_an_iterable_that_raises(error: type[BaseException]) -> None:
     assert subject.stats().waiting_bytes == 0
 
 
+def test_a_source_that_waits_for_each_answer() -> None:
+    """As a scanner or a service does; with sources that cannot be read among them."""
+    subject = pipeline(Script())
+    answered = threading.Semaphore(0)
+
+    def live() -> Iterator[PromptedSource]:
+        for item in prompted([value % 16 for value in range(100)]):
+            yield item
+            assert answered.acquire(timeout=DEADLINE)
+
+    def consume() -> None:
+        for number, prediction in enumerate(stream_sources(subject, live(), PROMPTS, 4)):
+            check(prediction, number % 16)
+            answered.release()
+
+    in_time(consume)
+    in_time(subject.close)
+
+
 def test_a_batch_that_fails_does_not_affect_other_batches() -> None:
     def fails(stage: str, values: list[int]) -> None:
         if stage == "segment" and 3 in values:
