@@ -180,7 +180,7 @@ def _classify_all(
         failed = 0
         answers = engine.stream_each(pending, batch_size=options.batch_size)
         for file, predictions in zip(pending, answers, strict=True):
-            rows[file] = [prediction.to_json() for prediction in predictions]
+            rows[file] = [prediction.to_dict() for prediction in predictions]
             if any(prediction.error for prediction in predictions):
                 failed += 1  # not in the journal: tried again when the run is resumed
             else:

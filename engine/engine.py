@@ -1,10 +1,13 @@
 """`Engine`: loads an engine directory and classifies images with it."""
 
+import asyncio
 import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from medfocus.engine.loading import batch_limit, load_within
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.prompts import Box, Points
 from medfocus.engine.runtime.metrics import Span, Stats
-from medfocus.engine.runtime.pipeline import Pipeline
+from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, stream_sources
 from medfocus.engine.sources import as_list, with_prompts
 from medfocus.errors import InputError, MedfocusError, OutputError, without_traceback
@@ -46,6 +49,8 @@ class Engine:
         self._pipeline = pipeline
         # The pipeline's threads hold no reference to the engine, so dropping the engine ends them.
         self._finalizer = weakref.finalize(self, pipeline.stop)
+        # Enough to fill all batches with images of one caller each; its threads only wait.
+        self._callers = ThreadPoolExecutor(pipeline.room, "medfocus-submit")
         self._finalizer.atexit = False  # at exit the pipeline itself waits for its threads
 
     @classmethod
@@ -206,6 +211,41 @@ class Engine:
         for _, frames in groupby(pending, key=lambda item: item.number):
             yield [self._prediction(item) for item in frames]
 
+    def submit(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        points: Sequence[Points | None] | None = None,
+        strict: bool = False,
+    ) -> "Future[list[Prediction]]":
+        """`classify` in the background; it may be called as often as there are images.
+
+        Returns:
+            A future of what `classify` returns or raises. Cancelled before it has begun, it does
+            not begin.
+
+        Raises:
+            InputError: a closed engine.
+        """
+        call = partial(self.classify, batch, boxes=boxes, points=points, strict=strict)
+        try:
+            return self._callers.submit(call)
+        except RuntimeError:
+            raise without_traceback(self._pipeline.failure or CLOSED) from None
+
+    async def aclassify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        points: Sequence[Points | None] | None = None,
+        strict: bool = False,
+    ) -> list[Prediction]:
+        """`classify` for asyncio: the event loop goes on meanwhile."""
+        future = self.submit(batch, boxes=boxes, points=points, strict=strict)
+        return await asyncio.wrap_future(future)
+
     def stats(self) -> Stats:
         """What the engine has done since it was loaded, and its current load."""
         return self._pipeline.stats()
@@ -221,6 +261,7 @@ class Engine:
         call.
         """
         self._finalizer.detach()
+        self._callers.shutdown(wait=False)
         self._pipeline.close()
 
     def _stream(

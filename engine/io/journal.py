@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-ResultRow = dict[str, Any]  # Prediction.to_json
+ResultRow = dict[str, Any]  # Prediction.to_dict
 FileKey = tuple[str, int, int]  # a file as it was classified: path, size, modification time in ns
 
 

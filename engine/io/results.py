@@ -14,7 +14,7 @@ from medfocus.terminal import printable
 
 
 def json_text(rows: list[ResultRow]) -> str:
-    """A JSON list with one object per image, from `Prediction.to_json`."""
+    """A JSON list with one object per image, from `Prediction.to_dict`."""
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 

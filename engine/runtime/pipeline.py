@@ -37,7 +37,7 @@ from medfocus.errors import DeviceError, InputError, MedfocusError, without_trac
 
 MOST_BYTES = 2**30  # of decoded images, queued and under way
 
-_CLOSED = InputError("engine", "is closed", "load it again", code="engine.closed")
+CLOSED = InputError("engine", "is closed", "load it again", code="engine.closed")
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Pipeline:
 
     def _stage(self, work: Callable[[], None]) -> None:
         if self._exiting:
-            raise without_traceback(_CLOSED)
+            raise without_traceback(CLOSED)
         work()
 
     def _recycle(self, buffers: BatchBuffers) -> None:
@@ -176,7 +176,7 @@ class Pipeline:
         if is_out_of_memory(error) and len(requests) > 1:
             if self._batcher.put_back(requests):
                 return
-            outcome = self._batcher.failure or _CLOSED
+            outcome = self._batcher.failure or CLOSED
         elif is_out_of_memory(error):
             outcome = DeviceError(
                 requests[0].image.source,
@@ -243,7 +243,7 @@ class Pipeline:
         try:
             return self._readers.submit(partial(self._timed, time.perf_counter(), task))
         except RuntimeError:
-            raise without_traceback(self.failure or _CLOSED) from None
+            raise without_traceback(self.failure or CLOSED) from None
 
     def _timed(self, submitted: float, task: Callable[[Callable[[int], None]], _T]) -> _T:
         begun, blocked = time.perf_counter(), 0.0
@@ -290,7 +290,7 @@ class Pipeline:
 
     def stop(self) -> None:
         """Accept no more requests; the threads end once the batches under way are answered."""
-        self._batcher.stop(_CLOSED)
+        self._batcher.stop(CLOSED)
         self.budget.stop()
 
     def close(self) -> None:

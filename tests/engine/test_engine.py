@@ -1,5 +1,6 @@
 """`Engine` end to end: compared with the graphs run directly, and with every kind of input."""
 
+import asyncio
 import gc
 import io
 import os
@@ -618,6 +619,23 @@ def test_a_file_in_any_form_is_one_image(engine_directory: Path) -> None:
             (prediction,) = engine.classify(wrong)
             assert isinstance(prediction.error, ImageError)
     assert "closed" in repr(engine)
+
+
+def test_futures_and_awaitables(engine_directory: Path) -> None:
+    images = pictures(6)
+
+    async def answers() -> list[list[Prediction]]:
+        return await asyncio.gather(*(engine.aclassify(image, strict=True) for image in images))
+
+    with Engine.load(engine_directory) as engine:
+        expected = engine.classify(images)
+        futures = [engine.submit(image) for image in images]
+        for found in ([future.result() for future in futures], asyncio.run(answers())):
+            for (one,), other in zip(found, expected, strict=True):
+                assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        assert isinstance(engine.submit([]).exception(), InputError)
+    with refuses(InputError, "engine.closed"):
+        engine.submit(images[0])
 
 
 def test_stats(engine_directory: Path, tmp_path: Path) -> None:
