@@ -133,25 +133,30 @@ def test_a_home_folder_that(home: str, exported_engine: Path, watch: Watch) -> N
     watch("-c", PROGRAM, str(exported_engine), ct(), "onnxruntime", "openvino", home=home)
 
 
-# --- making engines
+# --- making and measuring engines
+
+HOMES = pytest.mark.parametrize("home", [None, "~"], ids=["good home", "no entry"])
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("home", [None, *NO_HOMES.values()], ids=["good home", *NO_HOMES])
-def test_fit_eval_export_and_bench(home: str | None, tmp_path: Path, watch: Watch) -> None:
-    data, out, head = (
-        str(tmp_path / "data"),
-        tmp_path / "out",
-        str(tmp_path / "out/head.safetensors"),
-    )
-    write_image_folder(Path(data), DEMO_KINDS, per_class=4, seed=1)
-    cache = [] if home is None else ["--cache", str(out / "cache")]
+@HOMES
+def test_fit_and_eval(home: str | None, tmp_path: Path, watch: Watch) -> None:
+    data, head = tmp_path / "data", str(tmp_path / "out/head.safetensors")
+    write_image_folder(data, DEMO_KINDS, per_class=4, seed=1)
+    cache = ["--cache", str(tmp_path / "out/cache")] if home else []
+    watch("-m", "medfocus", "fit", str(data), "--shots", "2", "-o", head, *cache, home=home)
+    report = ["--head", head, "--report", str(tmp_path / "out/report")]
+    watch("-m", "medfocus", "eval", str(data), *report, *cache, home=home)
 
-    def run(*arguments: str) -> SystemCalls:
-        return watch("-m", "medfocus", *arguments, home=home)
 
-    run("fit", data, "--shots", "2", "-o", head, *cache)
-    run("eval", data, "--head", head, "--report", str(out / "report"), *cache)
-    run("export", "--head", head, "--int8", "-o", str(out / "engine"))
-    engine = ["--engine", str(out / "engine")]
-    run("bench", "models", *engine, "--seconds", "0.1", "--plot", str(out / "plots"))
+@pytest.mark.long
+@HOMES
+def test_export(home: str | None, tmp_path: Path, watch: Watch) -> None:
+    watch("-m", "medfocus", "export", "--int8", "-o", str(tmp_path / "out/engine"), home=home)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", ["models", "startup"])
+def test_bench(part: str, exported_engine: Path, tmp_path: Path, watch: Watch) -> None:
+    options = ["--engine", str(exported_engine), "--seconds", "0.1", "--batch", "1"]
+    watch("-m", "medfocus", "bench", part, *options, "--plot", str(tmp_path / "out/plots"))

@@ -63,6 +63,8 @@ def _parts(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        if tag >= 2**32:  # some readers drop the higher bits, and would see another field
+            raise ValueError("a tag is too large")
         wire = tag & 7
         if wire == _VARINT:
             _, at = _varint(message, at)
@@ -76,8 +78,7 @@ def _parts(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         if at + length > len(message):
             raise ValueError("a field is longer than its message")
         if wire == _LENGTH:
-            # Protobuf keeps 32 bits of a tag: more would hide a field from this walk alone.
-            yield (tag & 0xFFFFFFFF) >> 3, message[at : at + length]
+            yield tag >> 3, message[at : at + length]
         at += length
 
 
