@@ -1,10 +1,9 @@
 """Writing an engine directory: whole or not at all, by one writer at a time."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from medfocus.engine.artifact.files import (
     sibling,
 )
 from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME, Manifest, to_json
+from medfocus.sole_writer import sole_writer
 
 
 @contextmanager
@@ -115,25 +115,15 @@ def _list_files(directory: Path) -> list[str]:
 
 @contextmanager
 def _sole_writer(target: Path) -> Iterator[None]:
-    """Hold a lock that the system releases if this process dies."""
-    path = sibling(target, "lock")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("wb")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A writer that ended between our opening and our locking has removed that file.
-            held = os.path.samestat(os.fstat(stream.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            held = False
+    """Refuse if another process is writing `target`."""
+    with ExitStack() as stack:
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(sole_writer(sibling(target, "lock")))
         if not held:
             problem, hint = "is being written by another process", "wait until it has ended"
             raise directory_error(target, problem, hint, code="engine.locked")
-        try:
-            yield
-        finally:
-            path.unlink()
+        yield
 
 
 def _publish(target: Path, staging: Path, former: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.files import unreadable_file
 from medfocus.fewshot.data.folder import read_folder
 from medfocus.fewshot.data.recipes import read_recipe
 from medfocus.fewshot.data.table import read_table
+from medfocus.file_errors import unreadable
 
 TABLE = "dataset.csv"
 """A folder with a table of this name is read by that table."""
@@ -31,7 +31,7 @@ def read_dataset(path: Path, recipe: str | None = None) -> Dataset:
     try:
         return _read(path, recipe)
     except OSError as error:
-        raise unreadable_file(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _read(path: Path, recipe: str | None) -> Dataset:

@@ -8,8 +8,8 @@ from typing import cast
 
 from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
-from medfocus.fewshot.data.files import unreadable_file
 from medfocus.fewshot.data.splitting.groups import group_of, patient_group
+from medfocus.file_errors import unreadable
 from medfocus.models.clip.text import CLASS_PROMPT
 
 _REQUIRED = ("path", "label")
@@ -64,7 +64,7 @@ def _rows(path: Path) -> Iterator[_Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
     except OSError as error:
-        raise unreadable_file(path, error) from error
+        raise unreadable(path, error) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             str(path),

@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from medfocus.atomic_write import unwritable
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.study.phantom_sets import PHANTOM_SETS, write_set
+from medfocus.file_errors import unwritable
 
 
 def phantom_datasets(folder: Path) -> dict[str, Dataset]:

@@ -8,9 +8,9 @@ from typing import Any
 from medfocus.atomic_write import atomic_write
 from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.files import unreadable_file
 from medfocus.fewshot.data.splitting.contents import content_hashes
 from medfocus.fewshot.data.splitting.leaks import check_no_overlap, file_name
+from medfocus.file_errors import unreadable
 
 SCHEMA = 1
 _HINT = "make a new split"
@@ -171,7 +171,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise unreadable_file(path, error) from error
+        raise unreadable(path, error) from error
     except ValueError as error:  # not JSON, or not UTF-8
         raise _invalid(path, f"is not a JSON file ({error})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
