@@ -38,6 +38,7 @@ from medfocus.fewshot.study.reporting.summary import console_table, summarise
 from medfocus.fewshot.study.run import Run
 from medfocus.fewshot.study.worker import StudyConfig, Worker
 from medfocus.models.head import Head
+from medfocus.models.weights import sha256
 from medfocus.settings import FocusMode
 
 AMOUNTS = tuple(map(Fraction, (0.05, 0.1, 0.2, 0.5, 1.0)))  # the paper's
@@ -69,7 +70,7 @@ def _head(options: argparse.Namespace, console: Console) -> tuple[list[Run], Pat
         raise InputError("--head", problem, hint, code="input.mismatch")
     head = Head.read(options.head)
     dataset = read_data(Path(options.datasets[0]), options.recipe, options.classes)
-    split = tested_split(split_path(options.head), dataset)
+    split = tested_split(split_path(options.head), dataset, sha256(options.head))
     backbones = load_backbones(options.preset, weight_sources(options), options.device)
     left_out = 0
     if options.skip_bad:
