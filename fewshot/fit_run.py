@@ -49,7 +49,7 @@ def _fit(options: argparse.Namespace, console: Console) -> tuple[Head, Split]:
             "end it in .safetensors",
             code="input.output_format",
         )
-    dataset = read_data(options.dataset, options.recipe, options.classes)
+    dataset = read_data(options.dataset, options.recipe, options, console)
     amount = Fraction(options.fraction) if options.shots is None else Shots(options.shots)
     backbones = load_backbones(options.preset, weight_sources(options), options.device)
     if options.skip_bad:
