@@ -57,7 +57,7 @@ def atomic_write_all(files: Mapping[Path, str | bytes]) -> None:
             for part, path in parts:
                 part.replace(path)
             for path in {target.parent for _, target in parts}:
-                _flush_folder(path)
+                flush_folder(path)
         finally:
             for part, _ in parts:
                 part.unlink(missing_ok=True)
@@ -106,11 +106,30 @@ def _make_folder(folder: Path) -> None:
     if folder.parent != folder:
         _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in it last."""
+def flush_tree(folder: Path) -> None:
+    """Make all files below a folder last, and the folders that they are in.
+
+    From the leaves up: an entry is durable once the folder that holds it is.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with Path(place, name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        flush_folder(Path(place))
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename in a folder last.
+
+    Raises:
+        OSError: the disk fails.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -409,7 +409,7 @@ def test_a_terminal_with_few_characters_shows_what_it_can(
     monkeypatch.setattr(sys, "stdout", terminal)
     assert main(["engine", "images"]) == 0
     terminal.flush()
-    shown = terminal.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    shown = terminal.buffer.getvalue().decode(encoding)
     assert "? 1.png" in shown
     assert "4.png" in shown
 
