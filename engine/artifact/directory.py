@@ -15,7 +15,8 @@ from medfocus.engine.artifact.files import (
     reading,
     sibling,
 )
-from medfocus.engine.artifact.layout import weights_of
+from medfocus.engine.artifact.head import check_head
+from medfocus.engine.artifact.layout import HEAD_WEIGHTS, weights_of
 from medfocus.engine.artifact.manifest import (
     DIGEST_NAME,
     FILE_NAME,
@@ -82,8 +83,8 @@ def read_engine_directory(path: str | Path) -> EngineDirectory:
     Files that the manifest does not list are ignored: nothing ever loads them.
 
     Raises:
-        EngineDirectoryError: a file is missing, changed or outside the directory, or the manifest
-            is not one that this version reads.
+        EngineDirectoryError: a file is missing, changed or outside the directory; the manifest is
+            not one that this version reads; the head does not fit it.
     """
     # Resolved once, so that a link redirected in the meantime cannot mix two engines.
     directory = Path(path).resolve()
@@ -106,7 +107,11 @@ def read_engine_directory(path: str | Path) -> EngineDirectory:
         raise _changed(directory / FILE_NAME, f"has changed: {DIGEST_NAME} differs")
     for name, expected in manifest.files.items():
         _check(_contained(directory, name), expected)
-    return EngineDirectory(directory, manifest)
+    engine = EngineDirectory(directory, manifest)
+    if HEAD_WEIGHTS in manifest.files:
+        tensors = load_tensors(engine, HEAD_WEIGHTS)
+        check_head(directory / HEAD_WEIGHTS, tensors, len(manifest.classes))
+    return engine
 
 
 def load_tensors(directory: EngineDirectory, name: str) -> dict[str, np.ndarray]:
@@ -122,8 +127,8 @@ def load_tensors(directory: EngineDirectory, name: str) -> dict[str, np.ndarray]
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
         looks = [what for start, what in _LOOKS_LIKE.items() if data.startswith(start)]
-        likeness = f"looks like {looks[0]}" if looks else f"cannot be parsed: {error}"
-        problem = f"is not a safetensors file, it {likeness}"
+        likeness = f", it looks like {looks[0]}" if looks else ", or it is damaged"
+        problem = f"is not a safetensors file{likeness}"
         raise directory_error(path, problem, code=code) from error
     except KeyError as error:
         problem = f"holds tensors of dtype {error.args[0]}, which NumPy does not have"

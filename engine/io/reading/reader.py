@@ -55,13 +55,17 @@ class FileReader:
                     process.stop()
         return process.read(file, index, admit)
 
-    def read_all(self, path: str | os.PathLike[str]) -> list[SourceImage]:
+    def read_all(self, path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
         """Every image of a file.
+
+        Args:
+            path: of the file.
+            name: of the file in errors and results; by default the path.
 
         Raises:
             ImageError: it cannot be read.
         """
-        name, images, frames = os.fspath(path), list[SourceImage](), 1
+        name, images, frames = name or os.fspath(path), list[SourceImage](), 1
         file = OpenFile(name, open_path(Path(path), name))
         try:
             while len(images) < frames:
@@ -105,10 +109,14 @@ _shared = FileReader()
 atexit.register(_shared.close)
 
 
-def read_images(path: str | os.PathLike[str]) -> list[SourceImage]:
+def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
     """Every image of a file, read in a process of the calling thread's own.
+
+    Args:
+        path: of the file.
+        name: of the file in errors and results; by default the path.
 
     Raises:
         ImageError: it cannot be read.
     """
-    return _shared.read_all(path)
+    return _shared.read_all(path, name)
