@@ -25,7 +25,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medfocus.engine.io.dicom_display import REEXPORT, Frame, rendered
+from medfocus.engine.io.dicom_display import REEXPORT, corrected, rendered
+from medfocus.engine.io.frames import Frame
 from medfocus.errors import ImageError
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -46,6 +47,16 @@ _ATTRIBUTES = [
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
+    *(
+        f"{kind}PixelPadding{end}"
+        for kind in ("Float", "DoubleFloat")
+        for end in ("Value", "RangeLimit")
+    ),
+    "PixelAspectRatio",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "PresentationLUTShape",
     "RescaleIntercept",
     "RescaleSlope",
     "ModalityLUTSequence",
@@ -124,6 +135,7 @@ def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
                 code="image.too_large",
             )
         syntax = _transfer_syntax(dataset)
+        notices = corrected(dataset)
     decoder = _decoder(syntax, name)
     decoded: list[Frame] = []
     with _failing_as(
@@ -135,10 +147,11 @@ def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
     ):
         for index in range(frames):
             # Not iter_array, which in pydicom 3.0 fails where JPEG 2000 needs its sign corrected.
-            values, properties = decoder.as_array(dataset, index=index)
+            values, properties = decoder.as_array(dataset, index=index, correct_unused_bits=False)  # type: ignore[arg-type]
             problem = "its grey-scale or palette attributes are malformed"
             with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
-                decoded.append(rendered(values, properties, dataset, index, name))
+                frame = rendered(values, properties, dataset, index, name)
+                decoded.append(frame._replace(warnings=notices + frame.warnings))
     return decoded
 
 

@@ -1,57 +1,26 @@
 """Reading one source (a file, an array, a tensor, a pillow image) into RGB images."""
 
 import stat
-import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from medfocus.engine.io import dicom
-from medfocus.engine.io.arrays import (
-    MIN_MAX_NOTE,
-    TensorLike,
-    channels_last,
-    check_size,
-    over_black,
-    rgb,
-    rgb_of_deep_grey,
-    too_large,
-)
+from medfocus.engine.io import dicom, pictures
+from medfocus.engine.io.arrays import TensorLike, channels_last, check_size, rgb
+from medfocus.engine.io.frames import Frame
+from medfocus.engine.io.notices import Notice
 from medfocus.errors import ImageError
 
 # Limit on one source, all its pages or frames together, checked before decoding. Enough for an
 # enhanced CT of 512 slices of 512 × 512, and below the limit of pillow itself.
 MAX_PIXELS = 2**27
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
-_SUPPORTED = f"give a file in one of {', '.join(_FORMATS)} or DICOM"
+_SUPPORTED = f"give a file in one of {', '.join(pictures.FORMATS)} or DICOM"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-# What pillow's decoders raise on damaged files; Warning for callers who turn pillow's warnings into
-# errors.
-_DECODER_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    Warning,
-    struct.error,
-    zlib.error,
-)
-
 
 ImageSource = str | Path | NDArray[Any] | Image.Image | TensorLike
 
@@ -64,18 +33,21 @@ class SourceImage:
         pixels: uint8 RGB (H, W, 3), a copy of what the caller gave.
         source: the path or the caller's name; with "#frame", from 0, if one file holds several.
         warnings: how the pixels were altered, for the reader of the prediction.
+        pixel_aspect: a stored pixel's height over its width. Pixels are never resampled to make
+            them square; the resize for the classifier takes it into account.
     """
 
     pixels: NDArray[np.uint8]
     source: str
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Notice, ...] = ()
+    pixel_aspect: float = 1.0
 
 
 def read_images(source: ImageSource, name: str | None = None) -> list[SourceImage]:
     """Read every image of one source.
 
     Files: PNG, JPEG, TIFF (one image per page), WebP, BMP and DICOM (one image per frame). EXIF
-    orientation is applied, and alpha is composited over black. Grey of more than 8 bits has no
+    orientation is applied, and alpha is composited over black. What has more than 8 bits has no
     fixed scale and is min-max normalised, with a warning.
 
     Arrays are (H, W) or (H, W, 1|3|4), tensors (H, W) or (1|3|4, H, W): bool (black and white),
@@ -91,11 +63,14 @@ def read_images(source: ImageSource, name: str | None = None) -> list[SourceImag
     if isinstance(source, str | Path):
         return _read_file(Path(source), name or str(source))
     if isinstance(source, Image.Image):
-        return [_from_pillow(source, name or "pillow image")]
+        name = name or "pillow image"
+        return [_image(pictures.from_pillow(source, name, MAX_PIXELS), name)]
     if isinstance(source, np.ndarray):
-        return [_from_array(source, name or "array")]
+        name = name or "array"
+        return [_image(rgb(source, name, MAX_PIXELS), name)]
     if isinstance(source, TensorLike):
-        return [_from_array(channels_last(source, name or "tensor"), name or "tensor")]
+        name = name or "tensor"
+        return [_image(rgb(channels_last(source, name), name, MAX_PIXELS), name)]
     raise ImageError(
         name or "image",
         f"is a {type(source).__name__}",
@@ -135,68 +110,21 @@ def _read_file(path: Path, name: str) -> list[SourceImage]:
 
 
 def _read_dicom(path: Path, name: str) -> list[SourceImage]:
-    frames = dicom.read_frames(path, name, MAX_PIXELS)
-    if len(frames) == 1:
-        return [SourceImage(frames[0].pixels, name, frames[0].warnings)]
-    return [
-        SourceImage(frame.pixels, f"{name}#{index}", frame.warnings)
-        for index, frame in enumerate(frames)
-    ]
+    return _named(dicom.read_frames(path, name, MAX_PIXELS), name)
 
 
 def _read_picture(path: Path, name: str) -> list[SourceImage]:
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            return list(_pages(image, name))
-    except UnidentifiedImageError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_large(name, "its declared size", MAX_PIXELS) from None
-    except _DECODER_ERRORS as error:
-        raise _damaged(name, error) from error
+    with path.open("rb") as file:
+        found = pictures.pages(file, name, MAX_PIXELS)
+        check_size(sum(page.height * page.width for page in found), name, MAX_PIXELS)
+        return _named([page.read() for page in found], name)
 
 
-def _pages(image: Image.Image, name: str) -> Iterator[SourceImage]:
-    count = getattr(image, "n_frames", 1)
-    if image.format != "TIFF":
-        only = _from_pillow(image, name)
-        note = () if count == 1 else (f"animated: the first of its {count} frames is used",)
-        yield SourceImage(only.pixels, name, only.warnings + note)
-        return
-    total = 0
-    for page in range(count):
-        image.seek(page)
-        total += image.width * image.height
-        check_size(total, name, MAX_PIXELS)
-        yield _from_pillow(image, name if count == 1 else f"{name}#{page}")
+def _named(frames: list[Frame], name: str) -> list[SourceImage]:
+    if len(frames) == 1:
+        return [_image(frames[0], name)]
+    return [_image(frame, f"{name}#{index}") for index, frame in enumerate(frames)]
 
 
-def _from_pillow(image: Image.Image, name: str) -> SourceImage:
-    check_size(image.width * image.height, name, MAX_PIXELS)
-    if 0 in image.size:
-        hint = "give an image of at least 1 x 1"
-        raise ImageError(name, "has no pixels", hint, code="image.empty")
-    try:
-        inverted = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F" or image.mode.startswith("I"):  # float32 or 16 and 32-bit grey
-            return SourceImage(rgb_of_deep_grey(np.asarray(image), name), name, (MIN_MAX_NOTE,))
-        if inverted:
-            # pillow treats every CMYK JPEG as Adobe's, whose inks are stored inverted.
-            image = ImageChops.invert(image)
-        if image.has_transparency_data:
-            return SourceImage(over_black(np.asarray(image.convert("RGBA"))), name)
-        return SourceImage(np.array(image.convert("RGB")), name)
-    except _DECODER_ERRORS as error:
-        raise _damaged(name, error) from error
-
-
-def _from_array(array: NDArray[Any], name: str) -> SourceImage:
-    pixels, warnings = rgb(array, name, MAX_PIXELS)
-    return SourceImage(pixels, name, warnings)
-
-
-def _damaged(name: str, error: Exception) -> ImageError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    problem = f"is damaged, cut short or unsupported ({reason})"
-    return ImageError(name, problem, "export it again", code="image.damaged")
+def _image(frame: Frame, name: str) -> SourceImage:
+    return SourceImage(frame.pixels, name, frame.warnings, frame.pixel_aspect)

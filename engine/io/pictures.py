@@ -1,0 +1,190 @@
+"""Pictures (PNG, JPEG, TIFF, WebP, BMP) and pillow images to uint8 RGB."""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import BinaryIO, NamedTuple
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+
+from medfocus.engine.io.arrays import check_size, deep, over_black, too_large
+from medfocus.engine.io.frames import Frame
+from medfocus.engine.io.notices import Notice
+from medfocus.engine.io.pixels.tiff import (
+    MAGIC,
+    TiffEntry,
+    opened_tiff,
+    tiff_entries,
+    tiff_frame,
+    upright,
+)
+from medfocus.errors import ImageError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+_ORIENTATION = 274  # the tag, of TIFF and EXIF
+_PILLOW_BYTES = 20  # per pixel that reading an image with pillow needs at most
+_ROWS = 64  # converted at a time
+
+# What pillow, tifffile and their decoders raise on damaged files; Warning for callers who turn
+# warnings into errors.
+_DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+
+
+class Page(NamedTuple):
+    """One image of a file, not yet decoded.
+
+    Attributes:
+        height, width: as stored, in pixels.
+        nbytes: that `read` needs at most, with the frame itself.
+        read: decodes it, while the file is open; raises an ImageError.
+    """
+
+    height: int
+    width: int
+    nbytes: int
+    read: Callable[[], Frame]
+
+
+def pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
+    """The images of a file: the pages of a TIFF, and one of the other formats.
+
+    A page that is a reduced copy of another one, or a mask for it, is not an image of its own.
+
+    Args:
+        file: open, at its beginning.
+        name: of the file, in errors.
+        max_pixels: limit on each image.
+
+    Raises:
+        UnidentifiedImageError: none of these formats.
+        ImageError: too large, or damaged.
+    """
+    head = file.read(26)
+    file.seek(0)
+    with _decoding(name, max_pixels):
+        if head[:4] in MAGIC:
+            return _tiff_pages(file, name, max_pixels)
+        image = Image.open(file, formats=FORMATS)
+        check_size(image.width * image.height, name, max_pixels)
+        count = getattr(image, "n_frames", 1)
+    deep_png = image.format == "PNG" and head[24] == 16
+    pixels, size = image.width * image.height, file.seek(0, 2)
+
+    def read() -> Frame:
+        with _decoding(name, max_pixels):
+            frame = _deep_png(file, image, name) if deep_png else _from_pillow(image, name)
+        if count == 1:
+            return frame
+        text = f"animated: the first of its {count} frames is used"
+        notice = Notice("pixels.first_of_animation", text)
+        return frame._replace(warnings=(*frame.warnings, notice))
+
+    return [Page(image.height, image.width, _PILLOW_BYTES * pixels + size, read)]
+
+
+def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
+    """A pillow image's current frame; the image itself stays as it is.
+
+    EXIF orientation is applied, alpha is composited over black, and grey of more than 8 bits is
+    min-max normalised.
+
+    Raises:
+        ImageError: no pixels, too many of them, or damaged.
+    """
+    check_size(image.width * image.height, name, max_pixels)
+    if 0 in image.size:
+        hint = "give an image of at least 1 x 1"
+        raise ImageError(name, "has no pixels", hint, code="image.empty")
+    with _decoding(name, max_pixels):
+        return _from_pillow(image, name)
+
+
+def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
+    opened = opened_tiff(file)
+
+    @cache
+    def by_pillow() -> Image.Image:
+        file.seek(0)
+        return Image.open(file, formats=("TIFF",))
+
+    def page(entry: TiffEntry) -> Page:
+        check_size(max(entry.height * entry.width, entry.tile), name, max_pixels)
+
+        def read() -> Frame:
+            with _decoding(name, max_pixels):
+                if not entry.by_pillow:
+                    return tiff_frame(opened, entry, name)
+                image = by_pillow()
+                image.seek(entry.number)
+                return from_pillow(image, name, max_pixels)
+
+        pixels = entry.height * entry.width
+        nbytes = _PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes
+        return Page(entry.height, entry.width, nbytes, read)
+
+    return [page(entry) for entry in tiff_entries(opened)]
+
+
+def _deep_png(file: BinaryIO, image: Image.Image, name: str) -> Frame:
+    """A PNG of 16 bits, of whose colours pillow keeps only the upper 8."""
+    file.seek(0)
+    samples: NDArray[np.uint16] = imagecodecs.png_decode(file.read())  # (H, W) or (H, W, C)
+    samples = samples.reshape(*samples.shape[:2], -1)
+    colours = samples.shape[2] - 1 | 1  # 1, 3; of 2 and 4 the last is alpha
+    alpha = samples[..., -1] if samples.shape[2] > colours else None
+    frame = deep(samples[..., :colours], name, alpha)
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return frame._replace(pixels=upright(frame.pixels, exif.get(_ORIENTATION)))
+
+
+def _from_pillow(image: Image.Image, name: str) -> Frame:
+    inverted = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):  # float32, or 16 and 32-bit grey
+        return deep(np.asarray(image)[..., None], name)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _ROWS):
+        band = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
+        if inverted:
+            # pillow treats every CMYK JPEG as Adobe's, whose inks are stored inverted.
+            band = ImageChops.invert(band)
+        if image.has_transparency_data:
+            pixels[top : top + _ROWS] = over_black(np.asarray(band.convert("RGBA")))
+        else:
+            pixels[top : top + _ROWS] = np.asarray(band.convert("RGB"))
+    return Frame(pixels)
+
+
+@contextmanager
+def _decoding(name: str, max_pixels: int) -> Iterator[None]:
+    """What decoders raise is an ImageError without their words, which may quote the file."""
+    try:
+        yield
+    except (ImageError, UnidentifiedImageError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise too_large(name, "its declared size", max_pixels) from None
+    except _DECODER_ERRORS:
+        problem = "is damaged, cut short or unsupported"
+        raise ImageError(name, problem, "export it again", code="image.damaged") from None
