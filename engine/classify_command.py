@@ -198,7 +198,9 @@ def _draw_overlays(
     classifier = manifest.preprocessing.classifier
     for image, prediction in zip(read_images(file), predictions, strict=True):
         height, width = image.pixels.shape[:2]
-        seen = Geometry.fit(height, width, classifier.size, classifier.resize_mode)
+        seen = Geometry.fit(
+            height, width, classifier.size, classifier.resize_mode, image.pixel_aspect
+        )
         box = seen.top, seen.left, seen.bottom, seen.right
         draw(image.pixels, prediction, box).save(folder / overlay_name(prediction.source))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfocus.engine.io.images import ImageSource, SourceImage, read_images
+from medfocus.engine.io.notices import Notice
 from medfocus.engine.preprocess.prompts import Box, Points, own_prompt
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 from medfocus.engine.runtime.memory import is_out_of_memory, no_memory_for
@@ -43,7 +44,7 @@ class PendingPrediction(NamedTuple):
     number: int
     source: str
     image_size: tuple[int, int] | None
-    warnings: tuple[str, ...]
+    warnings: tuple[Notice, ...]
     future: "Future[GraphOutputs]"
 
 
