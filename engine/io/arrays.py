@@ -95,7 +95,7 @@ def rgb(array: NDArray[Any], name: str, max_pixels: int) -> Frame:
         hint = "use bool, an integer dtype, or floats in [0, 1]"
         raise ImageError(name, f"has dtype {array.dtype}", hint, code="image.unsupported")
     if levels.shape[2] == 4:
-        return Frame(over_black(levels))
+        return Frame(over_black(levels[..., :3], levels[..., 3]))
     return Frame(grey_rgb(levels[..., 0]) if levels.shape[2] == 1 else levels)
 
 
@@ -109,16 +109,15 @@ def deep(
     Args:
         values: (H, W, 1) or (H, W, 3).
         name: of the image, in errors.
-        alpha: integers (H, W); composited over black. The greatest is opaque: where 12-bit values
-            are stored in 16 bits, so is their alpha.
+        alpha: (H, W), composited over black. The greatest is opaque: where 12-bit values are
+            stored in 16 bits, so is their alpha.
         white_is_low: the lowest value is white.
 
     Raises:
         ImageError: values that are not finite.
     """
-    visible = values if alpha is None or not alpha.any() else values[alpha > 0]
-    low, high = float(visible.min()), float(visible.max())
-    del visible
+    values = np.ascontiguousarray(values)
+    low, high = _range(values, alpha)
     _check_finite(low, high, name)
     if low == high:
         return Frame(np.zeros((*values.shape[:2], 3), np.uint8), (CONSTANT,))
@@ -131,20 +130,49 @@ def deep(
     levels = value_by_value(values, look)
     levels = grey_rgb(levels[..., 0]) if levels.shape[2] == 1 else levels
     if alpha is not None:
-        opaque = max(int(alpha.max()), 1)
+        opaque = float(alpha.max()) or 1.0
         opacity = value_by_value(alpha, lambda part: to_uint8(part / opaque))
-        levels = over_black(np.dstack([levels, opacity]))
+        levels = over_black(levels, opacity)
     return Frame(levels, (MIN_MAX,))
 
 
-def over_black(rgba: Levels) -> Levels:
-    """Composite (H, W, 4) over black: (H, W, 3)."""
-    flat = rgba.reshape(-1, 4)
-    shown = np.empty((len(flat), 3), np.uint8)
+def over_black(rgb: Levels, alpha: Levels) -> Levels:
+    """Composite colours (H, W, 3) with alpha (H, W) over black: (H, W, 3)."""
+    shown = np.empty(rgb.shape, np.uint8)
+    flat, flat_alpha, out = rgb.reshape(-1, 3), alpha.reshape(-1, 1), shown.reshape(-1, 3)
     for part in bands(len(flat)):
-        alpha = flat[part, 3:].astype(np.uint16)
-        shown[part] = (flat[part, :3] * alpha + 127) // 255  # 255² + 127 fits in 16 bits
-    return shown.reshape(*rgba.shape[:2], 3)
+        opacity = flat_alpha[part].astype(np.uint16)
+        out[part] = (flat[part] * opacity + 127) // 255  # 255² + 127 fits in 16 bits
+    return shown
+
+
+def check_size(pixels: int, name: str, max_pixels: int) -> None:
+    """Raise ImageError if there are too many pixels."""
+    if pixels > max_pixels:
+        raise too_large(name, f"{pixels} pixels", max_pixels)
+
+
+def too_large(name: str, size: str, max_pixels: int) -> ImageError:
+    """The error of an image of `size`, in words."""
+    problem = f"{size} is more than the limit of {max_pixels} pixels"
+    return ImageError(name, problem, "crop, tile or downsize it", code="image.too_large")
+
+
+def _range(values: Values, alpha: Values | None) -> tuple[float, float]:
+    """The lowest and the highest of values (H, W, C) that are visible; of all, if none is.
+
+    NaN if any of those is.
+    """
+    if alpha is None or not alpha.any():
+        return float(values.min()), float(values.max())
+    low, high = math.inf, -math.inf
+    flat, flat_alpha = values.reshape(-1, values.shape[2]), alpha.reshape(-1)
+    for part in bands(len(flat)):
+        visible = flat[part][flat_alpha[part] > 0]
+        if visible.size:
+            low = float(np.minimum(low, visible.min()))
+            high = float(np.maximum(high, visible.max()))
+    return low, high
 
 
 def _from_unit_range(values: Values, name: str) -> Levels:
@@ -166,15 +194,3 @@ def _check_finite(low: float, high: float, name: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         hint = "replace them before classifying"
         raise ImageError(name, "holds NaN or infinite values", hint, code="image.not_finite")
-
-
-def check_size(pixels: int, name: str, max_pixels: int) -> None:
-    """Raise ImageError if there are too many pixels."""
-    if pixels > max_pixels:
-        raise too_large(name, f"{pixels} pixels", max_pixels)
-
-
-def too_large(name: str, size: str, max_pixels: int) -> ImageError:
-    """The error of an image of `size`, in words."""
-    problem = f"{size} is more than the limit of {max_pixels} pixels"
-    return ImageError(name, problem, "crop, tile or downsize it", code="image.too_large")

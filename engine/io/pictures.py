@@ -27,7 +27,9 @@ from medfocus.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 _ORIENTATION = 274  # the tag, of TIFF and EXIF
-_PILLOW_BYTES = 20  # per pixel that reading an image with pillow needs at most
+# Bytes per pixel that reading needs at most, measured: 4 for pillow's image, 3 for ours, as many
+# again to turn it, and what a decoder holds (WebP's: 8); for a deep PNG the samples twice.
+_PILLOW_BYTES, _DEEP_PNG_BYTES = 20, 28
 _ROWS = 64  # converted at a time
 
 # What pillow, tifffile and their decoders raise on damaged files; Warning for callers who turn
@@ -98,7 +100,8 @@ def pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
         notice = Notice("pixels.first_of_animation", text)
         return frame._replace(warnings=(*frame.warnings, notice))
 
-    return [Page(image.height, image.width, _PILLOW_BYTES * pixels + size, read)]
+    nbytes = (_DEEP_PNG_BYTES if deep_png else _PILLOW_BYTES) * pixels + size
+    return [Page(image.height, image.width, nbytes, read)]
 
 
 def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
@@ -170,7 +173,8 @@ def _from_pillow(image: Image.Image, name: str) -> Frame:
             # pillow treats every CMYK JPEG as Adobe's, whose inks are stored inverted.
             band = ImageChops.invert(band)
         if image.has_transparency_data:
-            pixels[top : top + _ROWS] = over_black(np.asarray(band.convert("RGBA")))
+            rgba = np.asarray(band.convert("RGBA"))
+            pixels[top : top + _ROWS] = over_black(rgba[..., :3], rgba[..., 3])
         else:
             pixels[top : top + _ROWS] = np.asarray(band.convert("RGB"))
     return Frame(pixels)

@@ -143,7 +143,7 @@ def _eight_bits(
 ) -> Frame:
     levels = ~values if white_is_zero else np.ascontiguousarray(values)
     levels = grey_rgb(levels[..., 0]) if levels.shape[2] == 1 else levels
-    return Frame(levels if alpha is None else over_black(np.dstack([levels, alpha])))
+    return Frame(levels if alpha is None else over_black(levels, alpha))
 
 
 def upright(pixels: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
