@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medfocus.engine.io.notices import MIN_MAX
 from medfocus.engine.prediction import Prediction, mask_at
 from medfocus.errors import ImageError
 
@@ -69,14 +70,15 @@ def test_the_mask_of_a_large_image_has_no_seams() -> None:
 
 
 def test_a_prediction_is_plain_in_json_and_read_only() -> None:
-    found = prediction(focus_score=np.float32(0.5), warnings=("8 bits",))
+    found = prediction(focus_score=np.float32(0.5), warnings=(MIN_MAX,))
     assert found.to_json() == {
         "source": "folder/image.png",
         "label": "lesion",
         "probabilities": {"lesion": 0.75, "normal": 0.25},
         "focused": True,
         "focus_score": 0.5,
-        "warnings": ["8 bits"],
+        "warnings": [str(MIN_MAX)],
+        "warning_codes": ["pixels.min_max_normalised"],
         "error": None,
     }
     assert type(found.to_json()["focus_score"]) is float
