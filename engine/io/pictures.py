@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import BinaryIO, NamedTuple
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
@@ -15,17 +14,11 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from medfocus.engine.io.arrays import check_size, deep, over_black, too_large
 from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.notices import Notice
-from medfocus.engine.io.pixels.tiff import (
-    MAGIC,
-    TiffEntry,
-    opened_tiff,
-    tiff_entries,
-    tiff_frame,
-    upright,
-)
+from medfocus.engine.io.pixels.orientation import upright
 from medfocus.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # and BigTIFF, of either byte order
 _ORIENTATION = 274  # the tag, of TIFF and EXIF
 # Bytes per pixel that reading needs at most, measured: 4 for pillow's image, 3 for ours, as many
 # again to turn it, and what a decoder holds (WebP's: 8); for a deep PNG the samples twice.
@@ -83,7 +76,7 @@ def pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
     head = file.read(26)
     file.seek(0)
     with _decoding(name, max_pixels):
-        if head[:4] in MAGIC:
+        if head[:4] in _TIFF_MAGIC:
             return _tiff_pages(file, name, max_pixels)
         image = Image.open(file, formats=FORMATS)
         check_size(image.width * image.height, name, max_pixels)
@@ -122,6 +115,9 @@ def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
 
 
 def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
+    # Not at the top: most runs meet no TIFF, and a machine for GPU checks need not have tifffile.
+    from medfocus.engine.io.pixels.tiff import TiffEntry, opened_tiff, tiff_entries, tiff_frame
+
     opened = opened_tiff(file)
 
     @cache
@@ -150,6 +146,8 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
 def _deep_png(file: BinaryIO, image: Image.Image, name: str) -> Frame:
     """A PNG of 16 bits, of whose colours pillow keeps only the upper 8."""
     file.seek(0)
+    import imagecodecs  # not at the top: see _tiff_pages
+
     samples: NDArray[np.uint16] = imagecodecs.png_decode(file.read())  # (H, W) or (H, W, C)
     samples = samples.reshape(*samples.shape[:2], -1)
     colours = samples.shape[2] - 1 | 1  # 1, 3; of 2 and 4 the last is alpha

@@ -14,9 +14,9 @@ from tifffile import COMPRESSION, TIFF, TiffFile, TiffPage
 from medfocus.engine.io.arrays import deep, over_black
 from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.pixels.levels import grey_rgb
+from medfocus.engine.io.pixels.orientation import upright
 from medfocus.errors import ImageError
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF of either byte order
 _NOT_AN_IMAGE = 1 | 4  # NewSubfileType: a reduced copy of another page, a mask for one
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ALPHA = 2  # ExtraSamples: not yet multiplied with the colours
@@ -144,14 +144,3 @@ def _eight_bits(
     levels = ~values if white_is_zero else np.ascontiguousarray(values)
     levels = grey_rgb(levels[..., 0]) if levels.shape[2] == 1 else levels
     return Frame(levels if alpha is None else over_black(levels, alpha))
-
-
-def upright(pixels: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
-    """Pixels in the order in which they are shown (TIFF 6.0, Orientation)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)

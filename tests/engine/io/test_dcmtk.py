@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, PROGRAMS)), reason="needs dcmtk (in Debian: apt-get install dcmtk)"
 )
 FRAMES = 2  # compared of each file
-# The largest difference in grey levels where it is over 1 (docs/images.md says why).
+# The largest difference in grey levels where it is over 1 (docs/pixels.md says why).
 DIFFERENT = {"rtdose_expb.dcm": 251, "rtdose_expb_1frame.dcm": 248}
 
 
