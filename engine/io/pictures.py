@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from medfocus.engine.io.arrays import check_size, deep, over_black, too_large
+from medfocus.engine.io.arrays import check_size, too_large
 from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.notices import Notice
+from medfocus.engine.io.pixels.deep import deep, over_black
 from medfocus.engine.io.pixels.orientation import upright
 from medfocus.errors import ImageError
 

@@ -24,11 +24,14 @@ from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_command import main, overlay_name
 from medfocus.engine.io.images import read_images
 from medfocus.engine.io.input_files import find_files
+from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import DeviceError, EngineDirectoryError, FileError, MedfocusError
 from tests.conftest import CLASSES
 from tests.engine.artifact.test_manifest import MANIFEST
 from tests.errors import refuses
+
+NOTICES = Notice("pixels.constant", "first"), Notice("pixels.no_window", "second")
 
 
 class CountingEngine:
@@ -67,9 +70,7 @@ class CountingEngine:
         best = max(probabilities, key=lambda name: probabilities[name])
         size = (pixels.shape[0], pixels.shape[1])
         logits, patches = np.ones((8, 8), np.float32), np.ones((2, 2), np.float32)
-        return Prediction(
-            source, best, probabilities, True, 0.5, logits, size, patches, ("first", "second")
-        )
+        return Prediction(source, best, probabilities, True, 0.5, logits, size, patches, NOTICES)
 
 
 @pytest.fixture
@@ -158,6 +159,7 @@ def test_json_holds_every_prediction(
         "focused": True,
         "focus_score": 0.5,
         "warnings": ["first", "second"],
+        "warning_codes": ["pixels.constant", "pixels.no_window"],
         "error": None,
     }
     assert rows[2]["label"] is None

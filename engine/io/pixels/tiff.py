@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import COMPRESSION, TIFF, TiffFile, TiffPage
 
-from medfocus.engine.io.arrays import deep, over_black
 from medfocus.engine.io.frames import Frame
+from medfocus.engine.io.pixels.deep import deep, over_black
 from medfocus.engine.io.pixels.levels import grey_rgb
 from medfocus.engine.io.pixels.orientation import upright
 from medfocus.errors import ImageError

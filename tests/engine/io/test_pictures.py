@@ -283,8 +283,7 @@ def test_a_huge_tile_is_refused(tmp_path: Path) -> None:
 
 def files(folder: Path) -> list[bytes]:
     """One of each decoder."""
-    png = imagecodecs.png_encode(COLOUR.astype(np.uint16))
-    found = [png]
+    found = [bytes(imagecodecs.png_encode(COLOUR.astype(np.uint16)))]
     for options in ({}, {"compression": "lzw"}, {"compression": "zlib", "tile": (16, 16)}):
         path = tiff(folder, TWELVE.astype(np.uint16), photometric="minisblack", **options)
         found.append(path.read_bytes())

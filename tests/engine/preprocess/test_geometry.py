@@ -200,11 +200,10 @@ def test_pixels_that_are_not_square_are_seen_as_the_square_ones_they_cover(
     expected = Geometry.fit(*square, size, mode)
     down, across = height / square[0], width / square[1]
     assert (found.height, found.width) == image
-    close = {"rel": 1e-9, "abs": 1e-9}
-    assert found.top == pytest.approx(expected.top * down, **close)
-    assert found.bottom == pytest.approx(expected.bottom * down, **close)
-    assert found.left == pytest.approx(expected.left * across, **close)
-    assert found.right == pytest.approx(expected.right * across, **close)
+    assert found.top == pytest.approx(expected.top * down, rel=1e-9, abs=1e-9)
+    assert found.bottom == pytest.approx(expected.bottom * down, rel=1e-9, abs=1e-9)
+    assert found.left == pytest.approx(expected.left * across, rel=1e-9, abs=1e-9)
+    assert found.right == pytest.approx(expected.right * across, rel=1e-9, abs=1e-9)
     # The mask is of the whole image, whatever its pixels: so are its weights.
     for ours, theirs in zip(
         pooling_weights(found, 5, 7, 9), pooling_weights(expected, 5, 7, 9), strict=True
