@@ -148,7 +148,9 @@ def _draw_overlays(
     classifier = manifest.preprocessing.classifier
     for image, prediction in zip(read_images(path), predictions, strict=True):
         height, width = image.pixels.shape[:2]
-        seen = Geometry.fit(height, width, classifier.size, classifier.resize_mode)
+        seen = Geometry.fit(
+            height, width, classifier.size, classifier.resize_mode, image.pixel_aspect
+        )
         box = seen.top, seen.left, seen.bottom, seen.right
         stream = io.BytesIO()
         draw(image.pixels, prediction, box).save(stream, "PNG")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.atomic_write import atomic_write
+from medfocus.engine.io.notices import Notice
 from medfocus.errors import InputError, MedfocusError
 
 _ROWS_AT_ONCE = 512  # bounds the temporaries of a large image's mask
@@ -32,7 +33,7 @@ class Prediction:
         focus_logits: float32 (h, w), the focus mask in SAM2's square frame, over the whole image.
         image_size: height and width of the image in pixels.
         patch_focus: float32 (g, g) in [0, 1], the focus mask's mean over each CLIP patch.
-        warnings: how the image was altered when it was read.
+        warnings: how the image was altered when it was read: sentences, each with its `code`.
         error: why there is no prediction.
     """
 
@@ -44,7 +45,7 @@ class Prediction:
     focus_logits: NDArray[np.float32] | None
     image_size: tuple[int, int] | None
     patch_focus: NDArray[np.float32] | None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Notice, ...] = ()
     error: MedfocusError | None = None
 
     def __post_init__(self) -> None:
@@ -105,7 +106,8 @@ class Prediction:
             "probabilities": {name: float(value) for name, value in self.probabilities.items()},
             "focused": bool(self.focused),
             "focus_score": None if self.focus_score is None else float(self.focus_score),
-            "warnings": list(self.warnings),
+            "warnings": [str(notice) for notice in self.warnings],
+            "warning_codes": [notice.code for notice in self.warnings],
             "error": None if self.error is None else str(self.error),
         }
 

@@ -32,7 +32,7 @@ class Examples:
 
     Attributes:
         pixels: uint8 (N, R, R, 3), CLIP's view before normalisation.
-        sizes: height and width of each source image.
+        sizes: height, width and pixel aspect of each source image.
         focus_logits: float32 (N, h, w); score: (N,).
         labels: int64 (N,).
         files: int64 (N,), index of each image's item.
@@ -43,7 +43,7 @@ class Examples:
     """
 
     pixels: NDArray[np.uint8]
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, int, float], ...]
     focus_logits: Tensor
     score: Tensor
     labels: Tensor
@@ -104,7 +104,7 @@ def load_examples(
             continue
         pixels += views
         for image, lesion in frames:
-            sizes.append((image.pixels.shape[0], image.pixels.shape[1]))
+            sizes.append((*image.pixels.shape[:2], image.pixel_aspect))
             files.append(index)
             content.append(content_hash(image))
             keys.append([("file", index), ("content", content[-1]), ("group", item.group or index)])
@@ -175,9 +175,10 @@ def classifier_inputs(
 
 @lru_cache(maxsize=256)
 def _pooling(
-    size: tuple[int, int], preprocessing: Preprocessing, focus: Focus
+    size: tuple[int, int, float], preprocessing: Preprocessing, focus: Focus
 ) -> tuple[Tensor, Tensor]:
-    rows, cols = pooling(size, preprocessing, focus)
+    height, width, pixel_aspect = size
+    rows, cols = pooling((height, width), preprocessing, focus, pixel_aspect)
     return torch.from_numpy(rows), torch.from_numpy(cols)
 
 

@@ -77,8 +77,10 @@ def _prepared(directory: EngineDirectory, backend: Backend) -> Models:
     def classify(images: Sequence[SourceImage], focus_logits: Array) -> Array:
         pixels = np.stack([classifier_view(image, manifest.preprocessing) for image in images])
         shown = normalise(pixels, second.mean, second.std)
-        sizes = [image.pixels.shape[:2] for image in images]
-        weights = [pooling(size, manifest.preprocessing, manifest.focus) for size in sizes]
+        settings = manifest.preprocessing, manifest.focus
+        weights = [
+            pooling(image.pixels.shape[:2], *settings, image.pixel_aspect) for image in images
+        ]
         rows, cols = (np.stack(half) for half in zip(*weights, strict=True))
         embedding, *_ = backend.classify(shown, focus_logits, rows, cols)
         return embedding

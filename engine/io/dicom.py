@@ -24,8 +24,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medfocus.engine.io.dicom_display import REEXPORT, Frame, rendered
+from medfocus.engine.io.dicom_display import REEXPORT, corrected, rendered
 from medfocus.engine.io.dicom_pixels import PixelData, pixel_data
+from medfocus.engine.io.frames import Frame
 from medfocus.errors import ImageError, MedfocusError
 
 # The only attributes that are parsed; patients' names, dates and identifiers are not read.
@@ -44,6 +45,16 @@ _ATTRIBUTES = [
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
+    *(
+        f"{kind}PixelPadding{end}"
+        for kind in ("Float", "DoubleFloat")
+        for end in ("Value", "RangeLimit")
+    ),
+    "PixelAspectRatio",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "PresentationLUTShape",
     "RescaleIntercept",
     "RescaleSlope",
     "ModalityLUTSequence",
@@ -95,6 +106,7 @@ class DicomFile:
             )
         problem = "its image attributes (group 0028) are malformed"
         with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
+            self._notices = corrected(self._dataset)
             self._pixels: PixelData = pixel_data(file, self._dataset, _syntax(self._dataset), name)
             rows, columns = self._pixels.rows, self._pixels.columns
             if rows * columns > max_pixels:
@@ -110,9 +122,9 @@ class DicomFile:
         """See the class."""
         return self._pixels.frames
 
-    @property
-    def decoding_bytes(self) -> int:
+    def decoding_bytes(self, index: int) -> int:
         """Memory that decoding and rendering one frame takes at its peak, in bytes."""
+        del index  # all frames are alike
         return self._pixels.decoding_bytes
 
     def frame(self, index: int) -> Frame:
@@ -130,7 +142,8 @@ class DicomFile:
             values, properties = self._pixels.decode(index)
         problem = "its grey-scale or palette attributes are malformed"
         with _failing_as(self._name, problem, REEXPORT, "dicom.malformed"):
-            return rendered(values, properties, self._dataset, index, self._name)
+            frame = rendered(values, properties, self._dataset, index, self._name)
+        return frame._replace(warnings=self._notices + frame.warnings)
 
 
 def silence_pydicom() -> None:

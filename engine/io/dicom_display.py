@@ -1,27 +1,50 @@
-"""Rendering stored DICOM values: modality LUT, VOI LUT or window, MONOCHROME1, colour.
+"""Rendering stored DICOM values as a viewer would show them: grey, palettes, colour.
 
 As in dicom.py, no value of the data set goes into an error or a warning.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
 
+from medfocus.engine.io.frames import Frame
+from medfocus.engine.io.notices import Notice
+from medfocus.engine.io.pixels.dicom_grey import grey
+from medfocus.engine.io.pixels.dicom_lut import functional_group, looked_up, numbers
+from medfocus.engine.io.pixels.levels import Levels, Values, grey_rgb, to_uint8, value_by_value
 from medfocus.errors import ImageError
 
 REEXPORT = "export the file again from its source"
 
 
-class Frame(NamedTuple):
-    """One rendered frame: pixels, uint8 RGB (H, W, 3), and how they were altered."""
+INTERPRETATION = Notice(
+    "pixels.lower_case", "the file's PhotometricInterpretation is not in capitals, and read as if"
+)
+SAMPLES = Notice(
+    "pixels.samples_assumed",
+    "the file has no SamplesPerPixel: its PhotometricInterpretation decides",
+)
 
-    pixels: NDArray[np.uint8]
-    warnings: tuple[str, ...]
+
+def corrected(dataset: pydicom.FileDataset) -> tuple[Notice, ...]:
+    """Correct, in the data set, what has only one reading; before its pixels are decoded."""
+    notices: tuple[Notice, ...] = ()
+    interpretation = str(dataset.get("PhotometricInterpretation") or "")
+    if interpretation != interpretation.upper():
+        interpretation = interpretation.upper()
+        dataset.PhotometricInterpretation = interpretation
+        notices += (INTERPRETATION,)
+    if dataset.get("SamplesPerPixel") is None and interpretation:
+        grey_or_palette = interpretation.startswith(("MONOCHROME", "PALETTE"))
+        dataset.SamplesPerPixel = 1 if grey_or_palette else 3
+        notices += (SAMPLES,)
+    return notices
 
 
 def rendered(
@@ -31,10 +54,12 @@ def rendered(
     index: int,
     name: str,
 ) -> Frame:
-    """Render stored values, (H, W) or (H, W, 3), as a viewer would show them.
+    """Render a frame's values, (H, W) or (H, W, 3), as a viewer would show them.
+
+    Needs, for each pixel, 4 bytes and at most twice those that its values take, and 20 MiB.
 
     Args:
-        values: of one frame, as the decoder gives them.
+        values: of one frame, as the decoder gives them, with the unused bits of each as stored.
         properties: the decoder's, of that frame.
         dataset: with the attributes that define the rendering.
         index: of the frame, from 0.
@@ -44,16 +69,17 @@ def rendered(
         ImageError: an unsupported photometric interpretation, or values that are not finite.
     """
     interpretation = properties["photometric_interpretation"]
+    bits = int(properties.get("bits_stored", 0))  # floats have none
+    if values.dtype.kind in "iu":
+        values = _stored(values, bits, dataset)
+    aspect = _pixel_aspect(dataset, index)
     if values.ndim == 3 and values.shape[2] == 3 and interpretation == "RGB":
-        white = 2 ** int(properties["bits_stored"]) - 1
-        return Frame(_to_uint8(values / white), ())
+        return Frame(_eight_bits(values, bits), (), aspect)
     if values.ndim == 2 and interpretation == "PALETTE COLOR":
-        return Frame(_to_uint8(_palette(values, dataset)), ())
+        return Frame(value_by_value(values, _palette(dataset)), (), aspect)
     if values.ndim == 2 and interpretation in ("MONOCHROME1", "MONOCHROME2"):
-        levels, notes = _grey(values, dataset, index, name)
-        if interpretation == "MONOCHROME1":
-            levels = 1 - levels
-        return Frame(_to_uint8(levels)[..., None].repeat(3, axis=2), notes)
+        levels, notices = grey(values, dataset, index, interpretation == "MONOCHROME1", name)
+        return Frame(grey_rgb(levels), notices, aspect)
     raise ImageError(
         name,
         f"its PhotometricInterpretation does not fit {values.shape[2:] or 1} samples per pixel, "
@@ -63,128 +89,61 @@ def rendered(
     )
 
 
-def _grey(
-    stored: NDArray[Any], dataset: pydicom.FileDataset, index: int, name: str
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Grey levels in [0, 1] of stored values (H, W), before the inversion of MONOCHROME1."""
-    little_endian = bool(dataset.original_encoding[1])
-    modality = _functional_group(dataset, index, "PixelValueTransformationSequence")
-    if modality.get("ModalityLUTSequence"):
-        values, _ = _looked_up(stored, modality.ModalityLUTSequence[0], "LUT", little_endian)
-    else:
-        slope = _first_number(modality, "RescaleSlope", 1.0)
-        values = stored.astype(np.float64) * slope
-        values += _first_number(modality, "RescaleIntercept", 0.0)
-    if not np.isfinite(values).all():
-        problem = "holds NaN or infinite pixel values"
-        raise ImageError(name, problem, REEXPORT, code="image.not_finite")
+def _stored(values: Values, bits: int, dataset: pydicom.FileDataset) -> Values:
+    """The `bits` of each value that end at its HighBit, signed if the type is (PS3.5 8.1.1).
 
-    voi = _functional_group(dataset, index, "FrameVOILUTSequence")
-    if voi.get("VOILUTSequence"):
-        levels, white = _looked_up(values, voi.VOILUTSequence[0], "LUT", little_endian)
-        return levels / white, ()
-    windowed = _windowed(values, voi)
-    if windowed is not None:
-        return windowed, ()
-    note = "no usable window in the file: grey levels are min-max normalised"
-    return _unit_range(values, ~_padding(stored, dataset)), (note,)
-
-
-def _functional_group(dataset: pydicom.Dataset, index: int, sequence: str) -> pydicom.Dataset:
-    """The frame's own functional group, or the shared one, or the data set (PS3.3 C.7.6.16)."""
-    for groups, item in (
-        (dataset.get("PerFrameFunctionalGroupsSequence"), index),
-        (dataset.get("SharedFunctionalGroupsSequence"), 0),
-    ):
-        if groups and item < len(groups) and groups[item].get(sequence):
-            group: pydicom.Dataset = groups[item][sequence].value[0]
-            return group
-    return dataset
-
-
-def _windowed(values: NDArray[np.float64], voi: pydicom.Dataset) -> NDArray[np.float64] | None:
-    """Apply the first window (PS3.3 C.11.2.1.2 and C.11.2.1.3); None if none is usable."""
-    centre = _first_number(voi, "WindowCenter", math.nan)
-    width = _first_number(voi, "WindowWidth", math.nan)
-    if not (math.isfinite(centre) and math.isfinite(width)):
-        return None
-    function = str(voi.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "LINEAR" and width > 1:
-        return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
-    if function == "LINEAR" and width == 1:
-        return (values > centre - 0.5).astype(np.float64)
-    if function == "LINEAR_EXACT" and width > 0:
-        return np.clip((values - centre) / width + 0.5, 0, 1)
-    if function == "SIGMOID" and width > 0:
-        # tanh is the same function as 1 / (1 + exp(-4x)), and cannot overflow.
-        return np.asarray(0.5 + 0.5 * np.tanh(2 * (values - centre) / width))
-    return None
-
-
-def _looked_up(
-    values: NDArray[Any], item: pydicom.Dataset, stem: str, little_endian: bool
-) -> tuple[NDArray[np.float64], int]:
-    """Values through the lookup table "{stem}Data" (PS3.3 C.11.1.1), and its maximum output.
-
-    Not with pydicom's function: in 3.0 its index has the dtype of the entries, or of the pixels,
-    and wraps around.
+    The other bits mean nothing: they may hold an overlay. JPEG, JPEG-LS and JPEG 2000 have no
+    HighBit of their own, and code the bits from the lowest; the latter two also say how many.
     """
-    entries, first, bits = (int(value) for value in item[f"{stem}Descriptor"].value)
-    entries = entries or 2**16  # 0 means 65536, which does not fit in 16 bits
-    data = item[f"{stem}Data"].value
-    if isinstance(data, bytes):
-        packed = len(data) < 2 * entries  # 8-bit entries, two per word
-        data = np.frombuffer(data, "u1" if packed else "<u2" if little_endian else ">u2")
-    table = np.asarray(data, dtype=np.float64)[:entries]
-    index = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)
-    return table[index], 2**bits - 1
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax in JPEG2000TransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
+        return values
+    width, high = 8 * values.itemsize, dataset.get("HighBit")
+    packed = syntax is not None and syntax.is_encapsulated and syntax != RLELossless
+    if packed or not isinstance(high, int) or not bits - 1 <= high < width:
+        high = bits - 1
+    if bits == width:
+        return values
+    shifted = values << (width - 1 - high)
+    shifted >>= width - bits
+    return shifted
 
 
-def _palette(stored: NDArray[Any], dataset: pydicom.FileDataset) -> NDArray[np.float64]:
-    """RGB in [0, 1] of palette indices (PS3.3 C.7.6.3.1.5)."""
-    if "RedPaletteColorLookupTableData" in dataset:
-        little_endian = bool(dataset.original_encoding[1])
-        stems = (f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue"))
-        looked_up = (_looked_up(stored, dataset, stem, little_endian) for stem in stems)
-        return np.stack([levels / white for levels, white in looked_up], axis=-1)
-    colours = apply_color_lut(stored, dataset)  # segmented tables
-    return np.asarray(colours / np.iinfo(colours.dtype).max)
+def _eight_bits(values: Values, bits: int) -> Levels:
+    if bits == 8:
+        return np.ascontiguousarray(values, np.uint8)
+    white = 2**bits - 1
+    return value_by_value(values, lambda part: to_uint8(part / white))
 
 
-def _padding(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.bool_]:
-    """Where stored integers are pixel padding (PS3.3 C.7.5.1.1.2)."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None or stored.dtype.kind == "f":
-        return np.zeros(stored.shape, dtype=np.bool_)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    # Writers often give a negative padding value as unsigned; the cast wraps it back.
-    ends = np.array([value, value if limit is None else limit], np.int64).astype(stored.dtype)
-    padding: NDArray[np.bool_] = (stored >= ends.min()) & (stored <= ends.max())
-    return padding
+def _palette(dataset: pydicom.FileDataset) -> Callable[[Values], Levels]:
+    """From palette indices (n,) to RGB (n, 3) (PS3.3 C.7.6.3.1.5)."""
+
+    def look(stored: Values) -> Levels:
+        if "RedPaletteColorLookupTableData" in dataset:
+            little_endian = bool(dataset.original_encoding[1])
+            stems = (f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue"))
+            shown = (looked_up(stored, dataset, stem, little_endian) for stem in stems)
+            return np.stack([to_uint8(levels / white) for levels, white in shown], axis=-1)
+        colours = apply_color_lut(stored, dataset)  # segmented tables
+        return to_uint8(colours / np.iinfo(colours.dtype).max)
+
+    return look
 
 
-def _first_number(dataset: pydicom.Dataset, keyword: str, default: float) -> float:
-    value = dataset.get(keyword)
-    if isinstance(value, MultiValue):
-        value = value[0] if value else None
-    return default if value in (None, "") else float(value)
-
-
-def min_max_normalised(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map the range of finite `values` to 0 … 255; constant ones to 0."""
-    return _to_uint8(_unit_range(values))
-
-
-def _unit_range(
-    values: NDArray[Any], inside: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
-    chosen = values if inside is None or not inside.any() else values[inside]
-    low, high = float(chosen.min()), float(chosen.max())
-    if low == high:
-        return np.zeros(values.shape)
-    levels: NDArray[np.float64] = (values.astype(np.float64) - low) / (high - low)
-    return levels.clip(0, 1)
-
-
-def _to_uint8(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    return np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+def _pixel_aspect(dataset: pydicom.FileDataset, index: int) -> float:
+    """PS3.3 C.7.6.3.1.7, or else the ratio of the spacings (10.7.1.3); 1 where there is none."""
+    measures = functional_group(dataset, index, "PixelMeasuresSequence")
+    for source, keyword in (
+        (dataset, "PixelAspectRatio"),
+        (measures, "PixelSpacing"),
+        (dataset, "ImagerPixelSpacing"),
+        (dataset, "NominalScannedPixelSpacing"),
+    ):
+        try:
+            sizes = numbers(source, keyword)
+        except (TypeError, ValueError):  # no numbers
+            continue
+        if len(sizes) == 2 and all(math.isfinite(size) and size > 0 for size in sizes):
+            return sizes[0] / sizes[1]
+    return 1.0

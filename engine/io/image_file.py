@@ -7,8 +7,9 @@ from typing import BinaryIO, Protocol
 from PIL import UnidentifiedImageError
 
 from medfocus.engine.io.dicom import DicomFile
-from medfocus.engine.io.dicom_display import Frame
+from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.pictures import FORMATS, PictureFile
+from medfocus.engine.io.sniff import HEAD_BYTES, kind_of
 from medfocus.errors import ImageError
 
 _SUPPORTED = f"give a file in one of {', '.join(FORMATS)} or DICOM"
@@ -25,8 +26,7 @@ class ImageFile(Protocol):
         Known for sure only once the last was decoded.
         """
 
-    @property
-    def decoding_bytes(self) -> int:
+    def decoding_bytes(self, index: int) -> int:
         """Memory that decoding one image takes at its peak, in bytes."""
 
     def frame(self, index: int) -> Frame:
@@ -73,24 +73,24 @@ def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
     Raises:
         ImageError: no image, or a damaged one.
     """
-    head = file.read(132)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         raise ImageError(name, "is empty", "copy the file again", code="image.empty")
     if head.startswith(_LFS_POINTER):
         problem = "is a Git LFS pointer, not the image"
         raise ImageError(name, problem, "git lfs pull", code="image.lfs_pointer")
-    suffix = Path(name).suffix.lower()
-    if head[128:] == b"DICM" or suffix in (".dcm", ".dicom"):
+    kind, suffix = kind_of(head), Path(name).suffix.lower()
+    # What is of no known kind may be DICOM that is damaged at its start, if its name says so: often
+    # it has no suffix, or is a UID.
+    named_so = suffix in ("", ".dcm", ".dicom") or suffix[1:].isdigit()
+    if kind == "DICOM" or (kind is None and named_so):
         return DicomFile(file, name, max_pixels)
     try:
         return PictureFile(file, name, max_pixels)
     except UnidentifiedImageError:
-        if suffix:
-            problem = "is not in a supported image format, whatever its suffix"
-            raise ImageError(name, problem, _SUPPORTED, code="image.not_an_image") from None
-    file.seek(0)  # DICOM files often have no suffix, and some no "DICM" mark
-    return DicomFile(file, name, max_pixels)
+        problem = "is not in a supported image format, whatever its suffix"
+        raise ImageError(name, problem, _SUPPORTED, code="image.not_an_image") from None
 
 
 def frame_name(name: str, index: int, frames: int) -> str:

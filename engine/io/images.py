@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.engine.io.arrays import TensorLike, channels_last, rgb
+from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.in_memory import InMemoryFile
-from medfocus.engine.io.pictures import rgb_of_pillow
+from medfocus.engine.io.notices import Notice
+from medfocus.engine.io.pictures import from_pillow
 from medfocus.errors import ImageError
 
 # Limit on one image, checked before decoding; below the limit of pillow itself.
@@ -28,11 +30,14 @@ class SourceImage:
         pixels: uint8 RGB (H, W, 3), a copy of what the caller gave.
         source: the path or the caller's name; with "#frame", from 0, if one file holds several.
         warnings: how the pixels were altered, for the reader of the prediction.
+        pixel_aspect: a stored pixel's height over its width. Pixels are never resampled to make
+            them square; the resize for the classifier takes it into account.
     """
 
     pixels: NDArray[np.uint8]
     source: str
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Notice, ...] = ()
+    pixel_aspect: float = 1.0
 
 
 def converted(image: InMemoryImage, name: str) -> SourceImage:
@@ -50,8 +55,7 @@ def converted(image: InMemoryImage, name: str) -> SourceImage:
         ImageError: it is no image.
     """
     if isinstance(image, Image.Image):
-        pixels, warnings = rgb_of_pillow(image, name, MAX_PIXELS)
-        return SourceImage(pixels, name, warnings)
+        return named(from_pillow(image, name, MAX_PIXELS), name)
     if isinstance(image, np.ndarray):
         array = image
     elif isinstance(image, TensorLike):
@@ -63,5 +67,9 @@ def converted(image: InMemoryImage, name: str) -> SourceImage:
             "give a path, bytes, a binary file, a Dataset, an array, a tensor or a pillow image",
             code="image.not_an_image",
         )
-    pixels, warnings = rgb(array, name, MAX_PIXELS)
-    return SourceImage(pixels, name, warnings)
+    return named(rgb(array, name, MAX_PIXELS), name)
+
+
+def named(frame: Frame, name: str) -> SourceImage:
+    """A decoded image with its name."""
+    return SourceImage(frame.pixels, name, frame.warnings, frame.pixel_aspect)

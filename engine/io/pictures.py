@@ -1,88 +1,190 @@
-"""PNG, JPEG, TIFF, WebP and BMP files to uint8 RGB, by pillow."""
+"""Pictures (PNG, JPEG, TIFF, WebP, BMP) and pillow images to uint8 RGB."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from functools import cache
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from medfocus.engine.io.arrays import (
-    MIN_MAX_NOTE,
-    check_size,
-    over_black,
-    rgb_of_deep_grey,
-    too_large,
-)
-from medfocus.engine.io.dicom_display import Frame
+from medfocus.engine.io.arrays import check_size, too_large
+from medfocus.engine.io.frames import Frame
+from medfocus.engine.io.notices import Notice
+from medfocus.engine.io.pixels.deep import deep, over_black
+from medfocus.engine.io.pixels.orientation import upright
 from medfocus.errors import ImageError, MedfocusError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
-# Of one pixel while it is decoded: pillow's image, its RGB and the array.
-_BYTES_PER_PIXEL = 16
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # and BigTIFF, of either byte order
+_ORIENTATION = 274  # the tag, of TIFF and EXIF
+# Bytes per pixel that reading needs at most, measured: 4 for pillow's image, 3 for ours, as many
+# again to turn it, and what a decoder holds (WebP's: 8); for a deep PNG the samples twice.
+_PILLOW_BYTES, _DEEP_PNG_BYTES = 20, 28
+_ROWS = 64  # converted at a time
+
+
+class Page(NamedTuple):
+    """One image of a file, not yet decoded.
+
+    Attributes:
+        height, width: as stored, in pixels.
+        nbytes: that `read` needs at most, with the frame itself.
+        read: decodes it, while the file is open; raises an ImageError.
+    """
+
+    height: int
+    width: int
+    nbytes: int
+    read: Callable[[], Frame]
 
 
 class PictureFile:
-    """An open picture file; a TIFF may hold several pages.
-
-    Raises:
-        UnidentifiedImageError: none of `FORMATS`.
-        ImageError: damaged, or larger than `max_pixels`.
-    """
+    """An open file of pictures; see `ImageFile` and `pages`."""
 
     def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
-        self._name, self._max_pixels = name, max_pixels
-        with _failing(name, max_pixels):
-            self._image = Image.open(file, formats=FORMATS)
-            self._held: int = getattr(self._image, "n_frames", 1)
+        self._name, self._pages = name, pages(file, name, max_pixels)
 
     @property
     def frames(self) -> int:
         """See `ImageFile`."""
-        return self._held if self._image.format == "TIFF" else 1
+        return len(self._pages)
 
-    @property
-    def decoding_bytes(self) -> int:
+    def decoding_bytes(self, index: int) -> int:
         """See `ImageFile`."""
-        return self._image.width * self._image.height * _BYTES_PER_PIXEL
+        return self._pages[index].nbytes
 
     def frame(self, index: int) -> Frame:
         """See `ImageFile`."""
-        with _failing(self._name, self._max_pixels):
-            if self.frames > 1:
-                self._image.seek(index)
-            decoded = rgb_of_pillow(self._image, self._name, self._max_pixels)
-        if self._held == self.frames:
-            return decoded
-        note = f"animated: the first of its {self._held} frames is used"
-        return Frame(decoded.pixels, (*decoded.warnings, note))
+        try:
+            return self._pages[index].read()
+        except UnidentifiedImageError:  # of a page, in a file that was identified
+            raise _damaged(self._name) from None
 
 
-def rgb_of_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
-    """The current frame of a pillow image.
+def pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
+    """The images of a file: the pages of a TIFF, and one of the other formats.
+
+    A page that is a reduced copy of another one, or a mask for it, is not an image of its own.
+
+    Args:
+        file: open, at its beginning.
+        name: of the file, in errors.
+        max_pixels: limit on each image.
 
     Raises:
-        ImageError: too large, empty, damaged, or of values that are not finite.
+        UnidentifiedImageError: none of these formats.
+        ImageError: too large, or damaged.
+    """
+    head = file.read(26)
+    file.seek(0)
+    with _decoding(name, max_pixels):
+        if head[:4] in _TIFF_MAGIC:
+            return _tiff_pages(file, name, max_pixels)
+        image = Image.open(file, formats=FORMATS)
+        check_size(image.width * image.height, name, max_pixels)
+        count = getattr(image, "n_frames", 1)
+    deep_png = image.format == "PNG" and head[24] == 16
+    pixels, size = image.width * image.height, file.seek(0, 2)
+
+    def read() -> Frame:
+        with _decoding(name, max_pixels):
+            frame = _deep_png(file, image, name) if deep_png else _from_pillow(image, name)
+        if count == 1:
+            return frame
+        text = f"animated: the first of its {count} frames is used"
+        notice = Notice("pixels.first_of_animation", text)
+        return frame._replace(warnings=(*frame.warnings, notice))
+
+    nbytes = (_DEEP_PNG_BYTES if deep_png else _PILLOW_BYTES) * pixels + size
+    return [Page(image.height, image.width, nbytes, read)]
+
+
+def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
+    """A pillow image's current frame; the image itself stays as it is.
+
+    EXIF orientation is applied, alpha is composited over black, and grey of more than 8 bits is
+    min-max normalised.
+
+    Raises:
+        ImageError: no pixels, too many of them, or damaged.
     """
     check_size(image.width * image.height, name, max_pixels)
     if 0 in image.size:
         hint = "give an image of at least 1 x 1"
         raise ImageError(name, "has no pixels", hint, code="image.empty")
-    with _failing(name, max_pixels):
-        inverted = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
+    with _decoding(name, max_pixels):
+        return _from_pillow(image, name)
+
+
+def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
+    # Not at the top: most runs meet no TIFF, and a machine for GPU checks need not have tifffile.
+    from medfocus.engine.io.pixels.tiff import TiffEntry, opened_tiff, tiff_entries, tiff_frame
+
+    opened = opened_tiff(file)
+
+    @cache
+    def by_pillow() -> Image.Image:
+        file.seek(0)
+        return Image.open(file, formats=("TIFF",))
+
+    def page(entry: TiffEntry) -> Page:
+        check_size(max(entry.height * entry.width, entry.tile), name, max_pixels)
+
+        def read() -> Frame:
+            with _decoding(name, max_pixels):
+                if not entry.by_pillow:
+                    return tiff_frame(opened, entry, name)
+                image = by_pillow()
+                image.seek(entry.number)
+                return from_pillow(image, name, max_pixels)
+
+        pixels = entry.height * entry.width
+        nbytes = _PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes
+        return Page(entry.height, entry.width, nbytes, read)
+
+    return [page(entry) for entry in tiff_entries(opened)]
+
+
+def _deep_png(file: BinaryIO, image: Image.Image, name: str) -> Frame:
+    """A PNG of 16 bits, of whose colours pillow keeps only the upper 8."""
+    file.seek(0)
+    import imagecodecs  # not at the top: see _tiff_pages
+
+    samples: NDArray[np.uint16] = imagecodecs.png_decode(file.read())  # (H, W) or (H, W, C)
+    samples = samples.reshape(*samples.shape[:2], -1)
+    colours = samples.shape[2] - 1 | 1  # 1, 3; of 2 and 4 the last is alpha
+    alpha = samples[..., -1] if samples.shape[2] > colours else None
+    frame = deep(samples[..., :colours], name, alpha)
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return frame._replace(pixels=upright(frame.pixels, exif.get(_ORIENTATION)))
+
+
+def _from_pillow(image: Image.Image, name: str) -> Frame:
+    inverted = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
+    if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-        if image.mode == "F" or image.mode.startswith("I"):  # float32 or 16 and 32-bit grey
-            return Frame(rgb_of_deep_grey(np.asarray(image), name), (MIN_MAX_NOTE,))
+    if image.mode == "F" or image.mode.startswith("I"):  # float32, or 16 and 32-bit grey
+        return deep(np.asarray(image)[..., None], name)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _ROWS):
+        band = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
         if inverted:
             # pillow treats every CMYK JPEG as Adobe's, whose inks are stored inverted.
-            image = ImageChops.invert(image)
+            band = ImageChops.invert(band)
         if image.has_transparency_data:
-            return Frame(over_black(np.asarray(image.convert("RGBA"))), ())
-        return Frame(np.array(image.convert("RGB")), ())
+            rgba = np.asarray(band.convert("RGBA"))
+            pixels[top : top + _ROWS] = over_black(rgba[..., :3], rgba[..., 3])
+        else:
+            pixels[top : top + _ROWS] = np.asarray(band.convert("RGB"))
+    return Frame(pixels)
 
 
 @contextmanager
-def _failing(name: str, max_pixels: int) -> Iterator[None]:
+def _decoding(name: str, max_pixels: int) -> Iterator[None]:
+    """What decoders raise is an ImageError without their words, which may quote the file."""
     try:
         yield
     except (MedfocusError, MemoryError, UnidentifiedImageError):
@@ -90,5 +192,9 @@ def _failing(name: str, max_pixels: int) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large(name, "its declared size", max_pixels) from None
     except Exception:  # of any class: nobody knows what a decoder raises on damaged data
-        problem = "is damaged, cut short or of an unsupported kind"
-        raise ImageError(name, problem, "export it again", code="image.damaged") from None
+        raise _damaged(name) from None
+
+
+def _damaged(name: str) -> ImageError:
+    problem = "is damaged, cut short or unsupported"
+    return ImageError(name, problem, "export it again", code="image.damaged")

@@ -99,7 +99,7 @@ def prepare(
     return Prepared(
         segmenter_pixels(image.pixels, first.size),
         classifier_view(image, preprocessing),
-        *pooling(size, preprocessing, focus),
+        *pooling(size, preprocessing, focus, image.pixel_aspect),
         *in_frame(prompts, first.size),
         size,
     )
@@ -113,16 +113,24 @@ def classifier_view(image: SourceImage, preprocessing: Preprocessing) -> NDArray
     """
     second = preprocessing.classifier
     return classifier_pixels(
-        image.pixels, second.size, second.resize_mode, second.interpolation, image.source
+        image.pixels,
+        second.size,
+        second.resize_mode,
+        second.interpolation,
+        image.source,
+        image.pixel_aspect,
     )
 
 
 def pooling(
-    image_size: tuple[int, int], preprocessing: Preprocessing, focus: Focus
+    image_size: tuple[int, int],
+    preprocessing: Preprocessing,
+    focus: Focus,
+    pixel_aspect: float = 1.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Pooling weights, rows (cells, h) and cols (cells, w), for an image of size (H, W)."""
     second, mask = preprocessing.classifier, preprocessing.segmenter.size // MASK_STRIDE
-    geometry = Geometry.fit(*image_size, second.size, second.resize_mode)
+    geometry = Geometry.fit(*image_size, second.size, second.resize_mode, pixel_aspect)
     return pooling_weights(geometry, pooled_cells(preprocessing, focus), mask, mask)
 
 

@@ -10,8 +10,13 @@ from medfocus.errors import InputError
 from medfocus.settings import ResizeMode
 
 
-def resized_size(height: int, width: int, size: int, mode: ResizeMode) -> tuple[int, int]:
+def resized_size(
+    height: int, width: int, size: int, mode: ResizeMode, pixel_aspect: float = 1.0
+) -> tuple[int, int]:
     """Height and width, in pixels, to which open_clip resizes an image before it crops or pads.
+
+    The resized pixels are square, whatever the aspect of the image's own: its height counts
+    `pixel_aspect` times. Only "squash" stretches to a square in any case.
 
     The rounding is open_clip's: "shortest" truncates the longer side (torchvision's Resize),
     "longest" rounds both sides half to even. A side that would vanish in "longest" mode, where
@@ -19,12 +24,13 @@ def resized_size(height: int, width: int, size: int, mode: ResizeMode) -> tuple[
     """
     if mode == "squash":
         return size, size
+    tall = height * pixel_aspect  # in widths of a pixel
     if mode == "shortest":
-        if width <= height:
-            return int(size * height / width), size
-        return size, int(size * width / height)
-    ratio = max(height / size, width / size)
-    return max(1, round(height / ratio)), max(1, round(width / ratio))
+        if width <= tall:
+            return int(size * tall / width), size
+        return size, int(size * width / tall)
+    ratio = max(tall / size, width / size)
+    return max(1, round(tall / ratio)), max(1, round(width / ratio))
 
 
 def crop_offset(resized: int, size: int) -> int:
@@ -55,8 +61,17 @@ class Geometry:
     right: float
 
     @classmethod
-    def fit(cls, height: int, width: int, size: int, mode: ResizeMode) -> "Geometry":
+    def fit(
+        cls, height: int, width: int, size: int, mode: ResizeMode, pixel_aspect: float = 1.0
+    ) -> "Geometry":
         """Geometry of open_clip's evaluation transform from height × width to size × size.
+
+        Args:
+            height: of the image, in pixels as they are stored.
+            width: likewise.
+            size: side of the classifier's input, in square pixels.
+            mode: open_clip's resize mode.
+            pixel_aspect: a stored pixel's height over its width.
 
         Raises:
             InputError: a side that is not positive, or an unknown mode.
@@ -73,7 +88,7 @@ class Geometry:
                 "is unknown",
                 f"use one of {', '.join(get_args(ResizeMode))}",
             )
-        resized_height, resized_width = resized_size(height, width, size, mode)
+        resized_height, resized_width = resized_size(height, width, size, mode, pixel_aspect)
         top = crop_offset(resized_height, size)
         left = crop_offset(resized_width, size)
         return cls(

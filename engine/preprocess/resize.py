@@ -18,6 +18,7 @@ def classifier_pixels(
     mode: ResizeMode,
     interpolation: Interpolation = "bicubic",
     name: str = "image",
+    pixel_aspect: float = 1.0,
 ) -> NDArray[np.uint8]:
     """Resize, then crop or pad with black: open_clip's evaluation transform up to its ToTensor.
 
@@ -27,6 +28,7 @@ def classifier_pixels(
         mode: open_clip's resize mode; `Geometry.fit` describes the result.
         interpolation: open_clip's, antialiased.
         name: of the image, in errors.
+        pixel_aspect: a pixel's height over its width; those of the result are square.
 
     Returns:
         uint8 RGB (R, R, 3).
@@ -34,7 +36,7 @@ def classifier_pixels(
     Raises:
         ImageError: so long and thin that, resized and not yet cropped, it exceeds MAX_PIXELS.
     """
-    height, width = checked_size(image.shape[0], image.shape[1], size, mode, name)
+    height, width = checked_size(image.shape[0], image.shape[1], size, mode, name, pixel_aspect)
     resized = Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation])
     top, left = crop_offset(height, size), crop_offset(width, size)
     # Outside the image pillow's crop is black, which is open_clip's padding.
@@ -42,14 +44,14 @@ def classifier_pixels(
 
 
 def checked_size(
-    height: int, width: int, size: int, mode: ResizeMode, name: str
+    height: int, width: int, size: int, mode: ResizeMode, name: str, pixel_aspect: float = 1.0
 ) -> tuple[int, int]:
     """Height and width of a resized image, before it is cropped or padded.
 
     Raises:
         ImageError: more than MAX_PIXELS.
     """
-    resized = resized_size(height, width, size, mode)
+    resized = resized_size(height, width, size, mode, pixel_aspect)
     if resized[0] * resized[1] > MAX_PIXELS:
         raise ImageError(
             name,

@@ -19,8 +19,9 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from medfocus.engine.io.image_file import frame_name, open_path
-from medfocus.engine.io.images import ImageSource, InMemoryImage, SourceImage, converted
+from medfocus.engine.io.images import ImageSource, InMemoryImage, SourceImage, converted, named
 from medfocus.engine.io.in_memory import copied, is_in_memory_file
+from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.reading.open_file import OpenFile
 from medfocus.engine.preprocess.prompts import Box, Points, own_prompt
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
@@ -53,7 +54,7 @@ class PendingPrediction(NamedTuple):
     number: int
     source: str
     image_size: tuple[int, int] | None
-    warnings: tuple[str, ...]
+    warnings: tuple[Notice, ...]
     future: "Future[GraphOutputs]"
 
 
@@ -231,7 +232,7 @@ class _Stream:
             if isinstance(outcome, MedfocusError):
                 return _Read(frames, _failed(source, outcome))
             name = frame_name(source.name, index, frames)
-            request = self._request(source, SourceImage(outcome.pixels, name, outcome.warnings))
+            request = self._request(source, named(outcome, name))
             budget.release(held - outcome.pixels.nbytes)
             held = 0
             self._pipeline.submit_admitted([request])

@@ -27,11 +27,14 @@ from medfocus.engine import classify_command
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_command import main
 from medfocus.engine.classify_run import overlay_name
+from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import DeviceError, EngineDirectoryError, MedfocusError
 from tests.conftest import CLASSES
 from tests.engine.artifact.test_manifest import MANIFEST
 from tests.engine.io.read import read_images
+
+NOTICES = Notice("pixels.constant", "first"), Notice("pixels.no_window", "second")
 
 
 class CountingEngine:
@@ -70,9 +73,7 @@ class CountingEngine:
         best = max(probabilities, key=lambda name: probabilities[name])
         size = (pixels.shape[0], pixels.shape[1])
         logits, patches = np.ones((8, 8), np.float32), np.ones((2, 2), np.float32)
-        return Prediction(
-            source, best, probabilities, True, 0.5, logits, size, patches, ("first", "second")
-        )
+        return Prediction(source, best, probabilities, True, 0.5, logits, size, patches, NOTICES)
 
 
 @pytest.fixture
@@ -139,6 +140,7 @@ def test_json_holds_every_prediction(
         "focused": True,
         "focus_score": 0.5,
         "warnings": ["first", "second"],
+        "warning_codes": ["pixels.constant", "pixels.no_window"],
         "error": None,
     }
     assert rows[2]["label"] is None

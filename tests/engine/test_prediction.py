@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from medfocus.engine.io.notices import MIN_MAX
 from medfocus.engine.prediction import Prediction, mask_at
 from medfocus.errors import ImageError, InputError
 from tests.errors import refuses
@@ -72,14 +73,15 @@ def test_the_mask_of_a_large_image_has_no_seams() -> None:
 
 
 def test_a_prediction_is_plain_in_json_and_read_only() -> None:
-    found = prediction(focus_score=np.float32(0.5), warnings=("8 bits",))
+    found = prediction(focus_score=np.float32(0.5), warnings=(MIN_MAX,))
     assert found.to_dict() == {
         "source": "folder/image.png",
         "label": "lesion",
         "probabilities": {"lesion": 0.75, "normal": 0.25},
         "focused": True,
         "focus_score": 0.5,
-        "warnings": ["8 bits"],
+        "warnings": [str(MIN_MAX)],
+        "warning_codes": ["pixels.min_max_normalised"],
         "error": None,
     }
     assert type(found.to_dict()["focus_score"]) is float

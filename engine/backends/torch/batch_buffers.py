@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medfocus.engine.artifact.manifest import Manifest
@@ -19,9 +18,17 @@ from medfocus.engine.backends.torch.cuda_graph import Capture, captured
 from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer, uploaded
 from medfocus.engine.backends.torch.resize import classifier_image, normalise, segmenter_image
 from medfocus.engine.backends.torch.upload import Group, Size, pack
-from medfocus.engine.preprocess.batch import MASK_STRIDE, NO_REGION, in_frame, pooled_cells, pooling
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.preprocess.batch import (
+    MASK_STRIDE,
+    NO_REGION,
+    classifier_view,
+    in_frame,
+    pooled_cells,
+    pooling,
+)
 from medfocus.engine.preprocess.geometry import resized_size
-from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
+from medfocus.engine.preprocess.resize import segmenter_pixels
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 from medfocus.models.graphs import ClassifierOutput, SegmenterOutput
 
@@ -94,7 +101,7 @@ class TorchBatchBuffers:
     def begin(self, requests: Sequence[ImageRequest]) -> None:
         """See `BatchBuffers`."""
         self._requests = requests
-        self._sizes = [self._size(request.image.pixels) for request in requests]
+        self._sizes = [self._size(request.image) for request in requests]
         self._packing = pack(self._sizes, self._share)
         ordered = (requests[image].prompts for image in self._packing.order)
         arrays = [in_frame(prompts, self._first.size) for prompts in ordered]
@@ -107,27 +114,27 @@ class TorchBatchBuffers:
         else:
             self._own_prompts = points, labels
 
-    def _size(self, pixels: NDArray[np.uint8]) -> Size | None:
+    def _size(self, image: SourceImage) -> Size | None:
         """The size in which an image is uploaded; None if the host is to resize it first."""
         second = self._second
-        height, width = pixels.shape[:2]
-        rows, columns = resized_size(height, width, second.size, second.resize_mode)
-        fits = pixels.nbytes <= self._share and rows * columns <= MOST_RESIZED * second.size**2
-        return (height, width) if fits else None
+        height, width = image.pixels.shape[:2]
+        aspect = image.pixel_aspect
+        rows, columns = resized_size(height, width, second.size, second.resize_mode, aspect)
+        small = rows * columns <= MOST_RESIZED * second.size**2
+        return (height, width, aspect) if small and image.pixels.nbytes <= self._share else None
 
     def prepare(self, row: int) -> None:
         """See `BatchBuffers`."""
-        image, second = self._requests[row].image, self._second
+        image = self._requests[row].image
         place, into = self._packing.rows[row], self._pixels.host[self._packing.uploads[row]].numpy()
         if self._sizes[row] is not None:
             into[:] = image.pixels.reshape(-1)
         else:
-            into[self._split :] = classifier_pixels(
-                image.pixels, second.size, second.resize_mode, second.interpolation, image.source
-            ).reshape(-1)
+            into[self._split :] = classifier_view(image, self._manifest.preprocessing).reshape(-1)
             into[: self._split] = segmenter_pixels(image.pixels, self._first.size).reshape(-1)
         size = image.pixels.shape[0], image.pixels.shape[1]
-        weights = pooling(size, self._manifest.preprocessing, self._manifest.focus)
+        manifest = self._manifest
+        weights = pooling(size, manifest.preprocessing, manifest.focus, image.pixel_aspect)
         for buffers, array in zip((self._rows, self._cols), weights, strict=True):
             buffers.host[place] = torch.from_numpy(array)
 
@@ -176,8 +183,9 @@ class TorchBatchBuffers:
             cropped = _channels_first(shares[:, self._split :], second.size, second.size)
             squashed = _channels_first(shares[:, : self._split], first.size, first.size)
         else:
-            image = _channels_first(pixels, *group.size)
-            cropped = classifier_image(image, second)
+            height, width, aspect = group.size
+            image = _channels_first(pixels, height, width)
+            cropped = classifier_image(image, second, aspect)
             squashed = segmenter_image(image, first.size)
         self._image[group.rows] = normalise(squashed, *self._first_scale)
         self._seen[group.rows] = normalise(cropped, *self._second_scale)

@@ -24,10 +24,10 @@ def segmenter_image(image: Tensor, size: int) -> Tensor:
     return resize(image, size, size, "bilinear")
 
 
-def classifier_image(image: Tensor, settings: ClassifierInput) -> Tensor:
+def classifier_image(image: Tensor, settings: ClassifierInput, pixel_aspect: float = 1.0) -> Tensor:
     """See `preprocess.classifier_pixels`: int32 (n, 3, H, W) -> (n, 3, R, R)."""
-    size = settings.size
-    height, width = resized_size(image.shape[2], image.shape[3], size, settings.resize_mode)
+    size, mode = settings.size, settings.resize_mode
+    height, width = resized_size(image.shape[2], image.shape[3], size, mode, pixel_aspect)
     resized = resize(image, height, width, settings.interpolation)
     top, left = crop_offset(height, size), crop_offset(width, size)
     # Negative padding crops; outside the image is black.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-Size = tuple[int, int]  # height and width
+Size = tuple[int, int, float]  # height, width, a pixel's height over its width
 
 
 class Group(NamedTuple):

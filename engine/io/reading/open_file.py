@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
-from medfocus.engine.io.dicom_display import Frame
+from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.image_file import ImageFile
 from medfocus.errors import MedfocusError
 

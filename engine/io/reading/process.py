@@ -14,7 +14,8 @@ from dataclasses import astuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfocus.engine.io.dicom_display import Frame
+from medfocus.engine.io.frames import Frame
+from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.reading import channel
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
@@ -82,7 +83,8 @@ class ReadingProcess:
             if "error" in answer:
                 return Reading(frames, _error(answer["error"]))
             pixels = _mapped(answer["shape"], *descriptors)
-            return Reading(frames, Frame(pixels, tuple(map(str, answer["warnings"]))))
+            notices = tuple(Notice(str(code), str(text)) for code, text in answer["warnings"])
+            return Reading(frames, Frame(pixels, notices, float(answer["aspect"])))
         except (EOFError, TimeoutError) as ended:
             return Reading(frames, self._ended_by(file.name, isinstance(ended, TimeoutError)))
         except BaseException:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medfocus.engine.io.image_file import ImageFile, frame_name, open_image_file, open_path
-from medfocus.engine.io.images import SourceImage
+from medfocus.engine.io.images import SourceImage, named
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.engine.io.reading.process import ReadingProcess
@@ -73,7 +73,7 @@ class FileReader:
                 if isinstance(outcome, MedfocusError):
                     raise outcome
                 source = frame_name(name, len(images), frames)
-                images.append(SourceImage(outcome.pixels, source, outcome.warnings))
+                images.append(named(outcome, source))
         finally:
             file.close()
         return images
@@ -98,7 +98,7 @@ class FileReader:
                     file.file.seek(0)
                     file.opened = open_image_file(file.file, file.name, self._limits.max_pixels)
                 opened = file.opened
-                admit(opened.decoding_bytes)
+                admit(opened.decoding_bytes(index))
                 frame = opened.frame(index)
             except MedfocusError as error:
                 return Reading(opened.frames if opened else 1, without_traceback(error))

@@ -3,7 +3,7 @@
     → {"name": "a.dcm", "frame": 0}           with a file descriptor if the file is a new one
     ← {"frames": 1, "bytes": 4194304}         how many images, and what decoding this one takes
     → {}                                      there is room for it
-    ← {"frames": 1, "shape": [512, 512], "warnings": []}      with a descriptor of its pixels
+    ← {"frames": 1, "shape": [512, 512], "warnings": [], "aspect": 1.0}, and its pixels
 
 Either answer may be {"frames": 1, "error": [class, item, problem, hint, code]} instead.
 """
@@ -21,13 +21,14 @@ from typing import BinaryIO
 import numpy as np
 
 from medfocus.engine.io.image_file import ImageFile, open_image_file
+from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.reading import channel
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.errors import ImageError, MedfocusError
 
 # gdcm tries 8 bits before 12.
 _EXPECTED = b"Unsupported JPEG data precision"
-COMPLAINT = "its decoder reported damage: pixels may be wrong"
+COMPLAINT = Notice("pixels.decoder_complained", "its decoder reported damage: pixels may be wrong")
 
 
 def main(descriptor: int, limits: ReadingLimits) -> None:
@@ -78,22 +79,26 @@ class Worker:
                 assert self._file is not None
                 self._file.seek(0)
                 self._opened = open_image_file(self._file, name, self._limits.max_pixels)
-            wanted = self._opened.decoding_bytes
+            wanted = self._opened.decoding_bytes(index)
             if wanted > self._limits.most_bytes:
                 raise _too_large(name, self._limits.most_bytes)
         channel.send(self._engine, {"frames": self._opened.frames, "bytes": wanted})
         if channel.receive(self._engine) is None:
             return
         with _alarm(self._limits.seconds):
-            pixels, warnings = self._opened.frame(index)
+            pixels, warnings, aspect = self._opened.frame(index)
         if self._complained():
             warnings = (*warnings, COMPLAINT)
         shared = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with open(shared, "wb", closefd=False) as stream:
                 stream.write(np.ascontiguousarray(pixels).data)
-            shape = pixels.shape[:2]
-            answer = {"frames": self._opened.frames, "shape": shape, "warnings": warnings}
+            answer = {
+                "frames": self._opened.frames,
+                "shape": pixels.shape[:2],
+                "warnings": [[notice.code, notice] for notice in warnings],
+                "aspect": aspect,
+            }
             channel.send(self._engine, answer, shared)
         finally:
             os.close(shared)

@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless
 
-from medfocus.engine.io.dicom_display import Frame
+from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.image_file import open_path
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading

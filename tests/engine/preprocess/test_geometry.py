@@ -179,3 +179,33 @@ def test_sides_without_pixels_are_refused(sides: tuple[int, int, int]) -> None:
 def test_unknown_modes_are_refused() -> None:
     with refuses(InputError, "input.invalid", "stretch"):
         Geometry.fit(4, 4, 4, "stretch")  # type: ignore[arg-type]
+
+
+@given(
+    image=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    size=st.integers(1, 40),
+    mode=MODES,
+    times=st.integers(1, 6),
+    wide=st.booleans(),
+)
+@settings(deadline=None)
+def test_pixels_that_are_not_square_are_seen_as_the_square_ones_they_cover(
+    image: tuple[int, int], size: int, mode: ResizeMode, times: int, wide: bool
+) -> None:
+    """A pixel of aspect 3 is three square pixels one below the other; of 1/3, side by side."""
+    height, width = image
+    aspect = 1 / times if wide else float(times)
+    square = (height, width * times) if wide else (height * times, width)
+    found = Geometry.fit(height, width, size, mode, aspect)
+    expected = Geometry.fit(*square, size, mode)
+    down, across = height / square[0], width / square[1]
+    assert (found.height, found.width) == image
+    assert found.top == pytest.approx(expected.top * down, rel=1e-9, abs=1e-9)
+    assert found.bottom == pytest.approx(expected.bottom * down, rel=1e-9, abs=1e-9)
+    assert found.left == pytest.approx(expected.left * across, rel=1e-9, abs=1e-9)
+    assert found.right == pytest.approx(expected.right * across, rel=1e-9, abs=1e-9)
+    # The mask is of the whole image, whatever its pixels: so are its weights.
+    for ours, theirs in zip(
+        pooling_weights(found, 5, 7, 9), pooling_weights(expected, 5, 7, 9), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)

@@ -116,3 +116,20 @@ def test_normalise_is_bitwise_equal_to_torchvisions() -> None:
     normalize = image_transform(64, is_train=False, mean=MEAN, std=STD).transforms[-1]
     expected = torch.stack([normalize(to_tensor(image)) for image in batch])
     np.testing.assert_array_equal(normalised, expected.numpy())
+
+
+def scene(height: int, width: int) -> np.ndarray:
+    """A smooth round blob in a field of 240 × 180, sampled by height × width pixels."""
+    y = (np.arange(height) + 0.5) * 240 / height - 110
+    x = (np.arange(width) + 0.5) * 180 / width - 100
+    level = 230 * np.exp(-(y[:, None] ** 2 + x**2) / (2 * 25**2)) + 10
+    return np.rint(level).astype(np.uint8)[..., None].repeat(3, axis=2)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("stored", [(240, 60), (80, 180), (120, 60), (240, 180)])
+def test_what_is_round_stays_round(stored: tuple[int, int], mode: ResizeMode) -> None:
+    aspect = (240 / stored[0]) / (180 / stored[1])
+    found = classifier_pixels(scene(*stored), 112, mode, pixel_aspect=aspect)
+    expected = from_open_clip(scene(240, 180), 112, mode, "bicubic")
+    assert np.abs(found.astype(int) - expected).max() <= 4

@@ -137,7 +137,7 @@ def shown(*sizes: tuple[int, int], seed: int = 0) -> list[SourceImage]:
 def test_both_models_inputs_are_bitwise_equal_to_the_hosts(
     backend: TorchBackend, manifest: Manifest
 ) -> None:
-    """Alternating sizes, and one between them that the host resizes."""
+    """Alternating sizes and pixel aspects, and one between them that the host resizes."""
     ours, host = (
         TorchBatchBuffers(backend, manifest, 8, "cpu"),
         HostBatchBuffers(backend, manifest, 8),
@@ -145,6 +145,9 @@ def test_both_models_inputs_are_bitwise_equal_to_the_hosts(
     one, other, large = (300, 200), (64, 64), (400, 400)
     for sizes in ((other, one, large, other, one, large, (33, 57)), (one, other, one)):
         images = shown(*sizes)
+        images[0], images[2] = (
+            replace(images[index], pixel_aspect=aspect) for index, aspect in ((0, 2.5), (2, 0.4))
+        )
         # Prompts of the zero-shot prompts' shape, different for each image.
         random = np.random.default_rng(1)
         drawn = random.uniform(size=(len(images), *np.shape(manifest.prompts.points)))

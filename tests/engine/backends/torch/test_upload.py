@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from medfocus.engine.backends.torch.upload import Size, pack
 
 SHARE = 1000
-SIZES = st.sampled_from([None, (3, 5), (5, 3), (1, 1), (2, 40)])
+SIZES = st.sampled_from([None, (3, 5, 1.0), (5, 3, 1.0), (5, 3, 2.0), (1, 1, 1.0), (2, 40, 0.5)])
 
 
 @given(st.lists(SIZES, min_size=1, max_size=20))

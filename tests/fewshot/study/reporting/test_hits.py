@@ -64,7 +64,7 @@ def test_overlaps() -> None:
     mask[1, :2, :4] = mask[1, 2, 0] = 5  # one cell more
     examples = Examples(
         np.zeros((4, 1, 1, 3), np.uint8),
-        ((4, 4),) * 4,
+        ((4, 4, 1.0),) * 4,
         mask,
         torch.ones(4),
         torch.zeros(4, dtype=torch.int64),

@@ -1,0 +1,1 @@
+"""Pixel values of any depth to the 8-bit levels that both models see."""
