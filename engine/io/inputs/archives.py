@@ -134,6 +134,8 @@ def dicomdir_files(path: Path) -> tuple[list[Path], list[Path]]:
     others: list[Path] = []
     for parts, is_image in _records(path):
         file = folder.joinpath(*parts)
+        small = folder.joinpath(*map(str.lower, parts))  # as Linux shows the names on a CD
+        file = small if small.exists() and not file.exists() else file
         # A file ID is at most 8 names of capitals, digits and underscores (PS3.10 8.2).
         plain = all(
             part and part not in (".", "..") and not set(part) & set("/\\\0") for part in parts

@@ -175,6 +175,18 @@ def test_a_dicomdir_names_nothing_outside_its_folder(tmp_path: Path, parts: list
         find_files([str(path)])
 
 
+def test_a_dicomdir_names_files_that_a_system_shows_in_small_letters(tmp_path: Path) -> None:
+    path = index(tmp_path / "medium" / "DICOMDIR", ["DICOM", "IM1"])
+    small = path.parent / "dicom" / "im1"
+    small.parent.mkdir()
+    small.write_bytes(png_bytes())
+    assert [file.path for file in find_files([str(path)]).files] == [small]
+    large = path.parent / "DICOM" / "IM1"
+    large.parent.mkdir()
+    large.write_bytes(png_bytes())
+    assert [file.path for file in find_files([str(path)]).files] == [large]
+
+
 def test_records_that_are_no_images_are_skipped(tmp_path: Path) -> None:
     path = index(tmp_path / "medium" / "DICOMDIR", ["SR", "1"], DirectoryRecordType="SR DOCUMENT")
     (path.parent / "1.png").write_bytes(png_bytes())
