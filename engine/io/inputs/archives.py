@@ -22,7 +22,7 @@ from medfocus.engine.io.sniff import HEAD_BYTES, Kind, kind_of
 from medfocus.errors import FileError, ImageError
 from medfocus.file_errors import unreadable, unwritable
 
-MEMBER_LIMIT = 2**31  # bytes of one inflated member, as for a deflated DICOM file
+MEMBER_LIMIT = 2**30  # bytes of one inflated member; no image of permitted size needs more
 MEMBERS_LIMIT = 10**6
 INDEX_LIMIT = 2**28  # bytes of a DICOMDIR: half a million images
 

@@ -65,6 +65,16 @@ def test_the_images_of_a_zip_archive(tmp_path: Path) -> None:
     assert len(find_files([f"{tmp_path}/*.zip"]).files) == 3
 
 
+def test_one_archive_is_open_at_a_time(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with staging() as staged:
+        for number in range(9):
+            path = zipped(tmp_path / f"{number}.zip", {"x.png": png_bytes(number)})
+            assert staged(InputFile(path, "x.png")).read_bytes() == png_bytes(number)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_member_is_read_from_a_private_copy_that_is_removed(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"x.png": png_bytes(9), "y/x.png": png_bytes(8)})
     (tmp_path / "plain.png").write_bytes(png_bytes())
