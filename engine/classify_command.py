@@ -162,11 +162,12 @@ def _own_output(options: argparse.Namespace, output: Path | None) -> list[Path]:
 def _report_skipped(found: Found, console: Console, everything: bool) -> None:
     """Say what was not read and why: a few names, or all of them."""
     skipped = [f"{name} ({kind})" if kind else name for name, kind in found.skipped.items()]
-    for names, what in (
-        (skipped, "files that are no images"),
-        (found.leftovers, "folders of other programs"),
-        (found.again, "links to folders that are read already"),
+    for names, one, several in (
+        (skipped, "file that is no image", "files that are no images"),
+        (found.leftovers, "folder of another program", "folders of other programs"),
+        (found.again, "link to a folder read before", "links to folders read before"),
     ):
+        what = one if len(names) == 1 else several
         shown = [printable(str(name)) for name in names]
         if shown and everything:
             console.print(f"skipped {len(shown)} {what}:", *shown, sep="\n  ")

@@ -3,7 +3,9 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,15 +127,16 @@ def test_a_file_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     path.touch()
     path.chmod(mode)
     modes = []
-    fsync = os.fsync
 
-    def flush(descriptor: int) -> None:
+    def noting(call: Callable[..., None], descriptor: int, *more: int) -> None:
         modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
-        fsync(descriptor)
+        call(descriptor, *more)
 
-    monkeypatch.setattr(os, "fsync", flush)
+    for name in ("fchmod", "fsync"):
+        monkeypatch.setattr(os, name, partial(noting, getattr(os, name)))
     atomic_write(path, "content")
-    assert (modes[0], stat.S_IMODE(path.stat().st_mode)) == (mode, mode)
+    assert modes[:2] == [0o600, mode]
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:

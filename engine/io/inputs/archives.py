@@ -4,8 +4,8 @@ A member's name never becomes a path on the disk, so that no archive can write o
 that it is given.
 """
 
-import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,13 +22,24 @@ from medfocus.engine.io.sniff import HEAD_BYTES, Kind, kind_of
 from medfocus.errors import FileError, ImageError
 from medfocus.file_errors import unreadable, unwritable
 
-MEMBER_LIMIT = 2**31  # bytes of one inflated member, as for a deflated DICOM file
+MEMBER_LIMIT = 2**30  # bytes of one inflated member; no image of permitted size needs more
 MEMBERS_LIMIT = 10**6
 INDEX_LIMIT = 2**28  # bytes of a DICOMDIR: half a million images
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1  # APPNOTE.TXT 4.4.4, general purpose bit 0
-_ZIP_ERRORS = (EOFError, NotImplementedError, RuntimeError, ValueError, zipfile.BadZipFile)
+# What zipfile raises on damaged archives.
+_ZIP_ERRORS = (
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextmanager
@@ -40,7 +51,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise unreadable(path, error) from None
     except _ZIP_ERRORS:
         raise _refused(path, "is damaged, or is no zip archive", "zip it again") from None
@@ -58,7 +69,7 @@ def zip_members(path: Path) -> list[tuple[str, Kind | None]]:
             leads out of the archive (`file.invalid_archive`).
     """
     with open_archive(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = [each for each in archive.infolist() if not each.filename.endswith("/")]
         if len(members) > MEMBERS_LIMIT:
             raise _refused(path, f"holds more than {MEMBERS_LIMIT} files", "split it")
         for member in members:
@@ -85,6 +96,15 @@ def inflate_member(archive: zipfile.ZipFile, name: str, target: Path, item: str)
         FileError: `target` cannot be written.
     """
     try:
+        with target.open("wb") as stream:
+            for chunk in _chunks(archive, name, item):
+                stream.write(chunk)
+    except OSError as error:
+        raise unwritable(target, error) from None
+
+
+def _chunks(archive: zipfile.ZipFile, name: str, item: str) -> Iterator[bytes]:
+    try:
         member = archive.getinfo(name)
         # zipfile inflates no more than the size that the archive's directory gives.
         if member.file_size > MEMBER_LIMIT:
@@ -92,13 +112,12 @@ def inflate_member(archive: zipfile.ZipFile, name: str, target: Path, item: str)
             raise ImageError(item, problem, "unpack it", code="image.too_large")
         if member.compress_type not in _METHODS:
             raise zipfile.BadZipFile
-        with archive.open(member) as source, target.open("wb") as stream:
-            shutil.copyfileobj(source, stream, 2**20)
-    except (KeyError, zlib.error, *_ZIP_ERRORS):
+        with archive.open(member) as source:
+            while chunk := source.read(2**20):
+                yield chunk
+    except _ZIP_ERRORS:
         problem = "is damaged in its archive, or compressed in another way than by deflate"
         raise ImageError(item, problem, "zip it again", code="image.damaged") from None
-    except OSError as error:
-        raise unwritable(target, error) from None
 
 
 def dicomdir_files(path: Path) -> tuple[list[Path], list[Path]]:
@@ -115,6 +134,8 @@ def dicomdir_files(path: Path) -> tuple[list[Path], list[Path]]:
     others: list[Path] = []
     for parts, is_image in _records(path):
         file = folder.joinpath(*parts)
+        small = folder.joinpath(*map(str.lower, parts))  # as Linux shows the names on a CD
+        file = small if small.exists() and not file.exists() else file
         # A file ID is at most 8 names of capitals, digits and underscores (PS3.10 8.2).
         plain = all(
             part and part not in (".", "..") and not set(part) & set("/\\\0") for part in parts
@@ -162,13 +183,14 @@ def _kind_of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Kind |
     try:
         with archive.open(member) as stream:
             return kind_of(stream.read(HEAD_BYTES))
-    except (zlib.error, *_ZIP_ERRORS):
+    except _ZIP_ERRORS:
         return None
 
 
 def _leads_out(name: str) -> bool:
     path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":")
+    inside = bool(path.parts) and ".." not in path.parts and not path.parts[0].endswith(":")
+    return path.is_absolute() or not inside
 
 
 def _refused(path: Path, problem: str, hint: str) -> FileError:

@@ -137,7 +137,7 @@ def _matches(pattern: str, walk: Walk) -> Iterator[Path]:
     for text in glob.glob(str(Path(*parts[:fixed]))):  # noqa: PTH207
         place = Path(text)
         if fixed == len(parts):
-            ignored = place.name in LEFTOVERS and place.name not in parts
+            ignored = LEFTOVERS & {*place.parts} - {*parts}
             if not ignored and place.absolute() not in walk.without:
                 yield place
             continue

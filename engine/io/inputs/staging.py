@@ -3,9 +3,10 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
+from zipfile import ZipFile
 
 from medfocus.engine.io.inputs.archives import inflate_member, open_archive
 from medfocus.engine.io.inputs.files import IMAGE_ENDINGS, InputFile
@@ -19,20 +20,24 @@ def staging() -> Iterator[Callable[[InputFile], Path]]:
     function raises what `inflate_member` raises.
     """
     numbers = count()
-    with ExitStack() as stack:
-        archive = cache(lambda path: stack.enter_context(open_archive(path)))
+    with ExitStack() as stack, ExitStack() as archive:
 
         @cache
         def folder() -> Path:
             made = tempfile.TemporaryDirectory(prefix="medfocus-", ignore_cleanup_errors=True)
             return Path(stack.enter_context(made))
 
+        @lru_cache(maxsize=1)
+        def opened(path: Path) -> ZipFile:
+            archive.close()  # one at a time: there may be more archives than a process may open
+            return archive.enter_context(open_archive(path))
+
         def staged(file: InputFile) -> Path:
             if file.member is None:
                 return file.path
             suffix = Path(file.member).suffix.lower()
             target = folder() / f"{next(numbers)}{suffix if suffix in IMAGE_ENDINGS else ''}"
-            inflate_member(archive(file.path), file.member, target, file.name)
+            inflate_member(opened(file.path), file.member, target, file.name)
             return target
 
         yield staged

@@ -65,6 +65,16 @@ def test_the_images_of_a_zip_archive(tmp_path: Path) -> None:
     assert len(find_files([f"{tmp_path}/*.zip"]).files) == 3
 
 
+def test_one_archive_is_open_at_a_time(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with staging() as staged:
+        for number in range(9):
+            path = zipped(tmp_path / f"{number}.zip", {"x.png": png_bytes(number)})
+            assert staged(InputFile(path, "x.png")).read_bytes() == png_bytes(number)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_member_is_read_from_a_private_copy_that_is_removed(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"x.png": png_bytes(9), "y/x.png": png_bytes(8)})
     (tmp_path / "plain.png").write_bytes(png_bytes())
@@ -163,6 +173,7 @@ def index(path: Path, parts: list[str], **more: object) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # of the test itself
 @pytest.mark.parametrize(
     "parts", [["..", "SECRET"], ["/etc/passwd"], ["A", "..", "..", "SECRET"], ["LINK"]]
 )
@@ -172,6 +183,18 @@ def test_a_dicomdir_names_nothing_outside_its_folder(tmp_path: Path, parts: list
     (path.parent / "LINK").symlink_to("../SECRET")
     with refuses(FileError, "file.invalid_archive", str(path)):
         find_files([str(path)])
+
+
+def test_a_dicomdir_names_files_that_a_system_shows_in_small_letters(tmp_path: Path) -> None:
+    path = index(tmp_path / "medium" / "DICOMDIR", ["DICOM", "IM1"])
+    small = path.parent / "dicom" / "im1"
+    small.parent.mkdir()
+    small.write_bytes(png_bytes())
+    assert [file.path for file in find_files([str(path)]).files] == [small]
+    large = path.parent / "DICOM" / "IM1"
+    large.parent.mkdir()
+    large.write_bytes(png_bytes())
+    assert [file.path for file in find_files([str(path)]).files] == [large]
 
 
 def test_records_that_are_no_images_are_skipped(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def test_folders_of_other_programs_are_left_out_and_named() -> None:
         png(f"d/s/{name}/2.png")
     found = find_files(["d"])
     assert [file.name for file in found.files] == names("d/**") == names("d/*") == ["d/1.png"]
+    png("d/s/t/3.png")
+    assert names("d/s/*/*.png") == names("d/*/*/*") == ["d/s/t/3.png"]
     assert sorted(map(str, found.leftovers)) == sorted(f"d/s/{name}" for name in others)
     assert names("d/s/__MACOSX") == names("d/s/__MACOSX/*") == ["d/s/__MACOSX/2.png"]
 
