@@ -73,3 +73,14 @@ def test_caches_of_other_packages_are_together_where_they_can_be_written(
     (root,) = {Path(os.environ[name]).parent for name in VARIABLES[1:]}
     assert os.access(root, os.W_OK)
     assert (root == tmp_path / "medfocus") == writable
+
+
+def test_where_nothing_can_be_written_caches_stay_where_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    monkeypatch.setattr("tempfile.tempdir", os.devnull)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    keep_caches_together()
+    assert not {*VARIABLES} & {*os.environ}
