@@ -1,9 +1,6 @@
 """The user's home and cache folder, and what is done where there is none."""
 
-import atexit
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 # Variables by which packages are told where their caches are.
@@ -50,7 +47,14 @@ def keep_caches_together() -> None:
     else:
         writable = os.access(folder, os.W_OK)
     if not writable:
-        folder = Path(tempfile.mkdtemp(prefix="medfocus-"))
+        import atexit  # here, since this module is imported with medfocus
+        import shutil
+        import tempfile
+
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="medfocus-"))
+        except OSError:
+            return  # a machine where nothing can be written still runs what needs no cache
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for variable, name in _CACHES.items():
         os.environ.setdefault(variable, str(folder / name))

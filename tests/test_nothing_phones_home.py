@@ -159,4 +159,5 @@ def test_export(home: str | None, tmp_path: Path, watch: Watch) -> None:
 @pytest.mark.parametrize("part", ["models", "startup"])
 def test_bench(part: str, exported_engine: Path, tmp_path: Path, watch: Watch) -> None:
     options = ["--engine", str(exported_engine), "--seconds", "0.1", "--batch", "1"]
+    options += ["--baselines", "upstream"]
     watch("-m", "medfocus", "bench", part, *options, "--plot", str(tmp_path / "out/plots"))
