@@ -19,6 +19,7 @@ from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
 from medfocus.engine.engine import Engine
 from medfocus.engine.io.inputs.files import Found, find_files, read_list
+from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.results.journal import ResultRow, journal_path, open_journal
 from medfocus.engine.io.results.output import (
     FORMATS,
@@ -107,6 +108,19 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         help="images per batch (default: the largest that the engine was exported for)",
     )
     add(
+        "--read-seconds",
+        metavar="S",
+        type=float,
+        default=ReadingLimits.seconds,
+        help="limit on reading one image of a file, in seconds (default: %(default)g)",
+    )
+    add(
+        "--trust-files",
+        action="store_true",
+        help="read files in the engine's own process, where one that crashes its decoder ends the"
+        " run: a little faster (default: in processes of their own)",
+    )
+    add(
         "--backend",
         choices=("auto", *NAMES),
         default="auto",
@@ -131,7 +145,12 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
             found = find_files(inputs, _own_output(options, output))
             _report_skipped(found, console, everything=options.verbose > 0)
             engine = Engine.load(
-                options.engine_directory, backend=options.backend, device=options.device
+                options.engine_directory,
+                backend=options.backend,
+                device=options.device,
+                max_batch=options.batch_size,
+                read_seconds=options.read_seconds,
+                trust_files=options.trust_files,
             )
             _make_folder(options.overlays)
             journal = None
@@ -143,9 +162,7 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
         if journal is not None:
             note = "to resume, run the same command again"
         with noting(note, KeyboardInterrupt, MedfocusError, OSError):
-            rows = classify_files(
-                engine, found.files, journal, options.overlays, options.batch_size, console
-            )
+            rows = classify_files(engine, found.files, journal, options.overlays, console)
             if kind == "table":
                 Console().print(table(rows))
             else:

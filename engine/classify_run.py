@@ -39,7 +39,6 @@ def classify_files(
     files: Sequence[InputFile],
     journal: Journal | None,
     overlays: Path | None,
-    batch_size: int | None,
     console: Console,
 ) -> list[ResultRow]:
     """The rows of all files, in their order.
@@ -50,7 +49,6 @@ def classify_files(
         journal: files in it are not classified again; the others are added, except failed ones,
             which are tried again when the run is resumed.
         overlays: folder for one picture per image.
-        batch_size: as for `Engine.stream_each`.
         console: shows the progress.
 
     Raises:
@@ -74,7 +72,7 @@ def classify_files(
     with progress:
         task = progress.add_task("", total=len(files), completed=len(rows), failed=0)
         failed = 0
-        for file, path, predictions in _answers(engine, pending, batch_size):
+        for file, path, predictions in _answers(engine, pending):
             rows[file] = [prediction.to_dict() for prediction in predictions]
             if any(prediction.error for prediction in predictions):
                 failed += 1
@@ -87,9 +85,7 @@ def classify_files(
     return [row for file in files for row in rows[file]]
 
 
-def _answers(
-    engine: Engine, files: Iterable[InputFile], batch_size: int | None
-) -> Iterator[_Answer]:
+def _answers(engine: Engine, files: Iterable[InputFile]) -> Iterator[_Answer]:
     """The answers in the order of the files; a file's copy from an archive lasts that long."""
     asked: deque[_Answer] = deque()
 
@@ -105,7 +101,7 @@ def _answers(
                     asked.append(_Answer(file, path, []))
                     yield path
 
-        for predictions in engine.stream_each(sources(), batch_size=batch_size):
+        for predictions in engine.stream_each(sources()):
             while asked[0].path is None:
                 yield asked.popleft()
             file, path, _ = asked.popleft()

@@ -102,7 +102,7 @@ def _stored(values: Values, bits: int, dataset: pydicom.FileDataset) -> Values:
     packed = syntax is not None and syntax.is_encapsulated and syntax != RLELossless
     if packed or not isinstance(high, int) or not bits - 1 <= high < width:
         high = bits - 1
-    if bits == width:
+    if bits >= width:
         return values
     shifted = values << (width - 1 - high)
     shifted >>= width - bits

@@ -42,6 +42,7 @@ class CountingEngine:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
+        self.max_batch = manifest.buckets[-1]
         self.batches: list[list[str]] = []
         self.before_batch: Callable[[int], None] = lambda number: None
 
@@ -49,12 +50,9 @@ class CountingEngine:
     def seen(self) -> list[str]:
         return [Path(path).name for batch in self.batches for path in batch]
 
-    def stream_each(
-        self, sources: Iterable[Path], *, batch_size: int | None = None
-    ) -> Iterator[list[Prediction]]:
-        size = batch_size or self.manifest.buckets[-1]
+    def stream_each(self, sources: Iterable[Path]) -> Iterator[list[Prediction]]:
         pulled = iter(sources)
-        while batch := [*islice(pulled, size)]:
+        while batch := [*islice(pulled, self.max_batch)]:
             self.before_batch(len(self.batches))
             self.batches.append([str(path) for path in batch])
             yield from map(self._answers, batch)
@@ -82,9 +80,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
 
     class Loader:
         @staticmethod
-        def load(path: str, backend: str, device: str) -> CountingEngine:
+        def load(path: str, *, max_batch: int | None, **_: object) -> CountingEngine:
             if path == "broken":
                 raise EngineDirectoryError(path, "is not an engine directory", "export it")
+            fake.max_batch = max_batch or MANIFEST.buckets[-1]
             return fake
 
     monkeypatch.setattr(classify_command, "Engine", Loader)

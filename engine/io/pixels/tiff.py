@@ -81,15 +81,16 @@ def tiff_frame(opened: TiffFile, entry: TiffEntry, name: str) -> Frame:
         hint = "save it with LZW or without compression, as integers or floats"
         raise ImageError(name, problem, hint, code="image.unsupported")
     colours = 3 if page.photometric == _RGB else 1
-    samples = _samples(page)
-    if samples.ndim != 3 or samples.shape[2] < colours:
-        problem, hint = "its number of samples per pixel does not fit its colours", "save it again"
+    if page.samplesperpixel not in (colours, colours + 1) or page.imagedepth != 1:
+        problem = "its number of samples per pixel does not fit its colours"
+        hint = "save it as grey or RGB, one page per channel"
         raise ImageError(name, problem, hint, code="image.unsupported")
-    alpha: NDArray[Any] | None = None
-    if _ALPHA in page.extrasamples[: samples.shape[2] - colours]:
-        alpha = samples[..., colours + page.extrasamples.index(_ALPHA)]
+    samples = _samples(page)
+    # Another sample than alpha has no meaning (TIFF 6.0), and alpha that the colours are already
+    # multiplied with has none over black.
+    alpha = samples[..., colours] if page.extrasamples == (_ALPHA,) else None
     values, white_is_zero = samples[..., :colours], page.photometric == _WHITE_IS_ZERO
-    if dtype == np.uint8:
+    if page.bitspersample == 8 and dtype == np.uint8:
         frame = _eight_bits(values, alpha, white_is_zero)
     else:
         frame = deep(values, name, alpha, white_is_zero)
@@ -99,9 +100,7 @@ def tiff_frame(opened: TiffFile, entry: TiffEntry, name: str) -> Frame:
 def _entry(page: TiffPage) -> TiffEntry:
     bits = page.bitspersample if isinstance(page.bitspersample, tuple) else (page.bitspersample,)
     plain = max(bits) <= 8 and page.sampleformat in (1, 4) and page.planarconfig == 1
-    rows, columns = (
-        (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    )
+    rows, columns = _segment(page)
     pixels, tile = page.imagelength * page.imagewidth, rows * columns
     sample = page.samplesperpixel * (page.dtype.itemsize if page.dtype else 1)
     return TiffEntry(
@@ -115,11 +114,16 @@ def _entry(page: TiffPage) -> TiffEntry:
     )
 
 
+def _segment(page: TiffPage) -> tuple[int, int]:
+    """Rows and columns of a tile or strip."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return page.rowsperstrip, page.imagewidth
+
+
 def _samples(page: TiffPage) -> NDArray[Any]:
     """(H, W, C), decoded so that no strip or tile becomes larger than the page says."""
-    rows, columns = (
-        (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    )
+    rows, columns = _segment(page)
     samples = page.samplesperpixel if page.planarconfig == 1 else 1
     limit = rows * -(-columns * samples * page.bitspersample // 8)
     if page.compression != COMPRESSION.NONE and not page.is_contiguous:

@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from medfocus.engine.io import pictures
+from medfocus.engine.io.arrays import rgb
 from medfocus.engine.io.images import MAX_PIXELS, SourceImage
 from medfocus.errors import ImageError
 from tests.engine.io.read import read_images
@@ -314,20 +315,16 @@ def test_truncations_and_random_damage_are_read_or_an_image_error(
 @pytest.mark.parametrize(
     ("array", "options"),
     [
-        (np.zeros((8, 9), np.complex64), {"photometric": "minisblack"}),
+        (np.zeros((8, 9), np.complex64), {}),
         (TWELVE[:32, :48].astype(np.uint16), {"compression": "jpeg2000"}),
-        (COLOUR.astype(np.uint16)[..., :2], {"photometric": "rgb", "planarconfig": "contig"}),
+        (COLOUR.astype(np.uint16), {"planarconfig": "contig"}),  # three greys
+        (np.dstack([COLOUR, COLOUR]).astype(np.uint16), {"photometric": "rgb"}),
     ],
 )
 def test_what_has_no_meaning_here_is_refused(
     tmp_path: Path, array: np.ndarray, options: Any
 ) -> None:
-    if array.ndim == 3:  # of RGB two samples
-        path = tiff(tmp_path, array, photometric="minisblack", planarconfig="contig")
-        with tifffile.TiffFile(path, mode="r+") as file:
-            file.pages.first.tags["PhotometricInterpretation"].overwrite(2)
-    else:
-        path = tiff(tmp_path, array, **options)
+    path = tiff(tmp_path, array, **{"photometric": "minisblack", **options})
     with refuses(ImageError, "image.unsupported", str(path)):
         read_images(path)
 
@@ -356,3 +353,22 @@ def test_rounding_errors_beyond_the_unit_range_are_tolerated(dtype: Any) -> None
     values[0, 0] = 1.01
     with refuses(ImageError, "image.out_of_range"):
         read_images(values)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((SIDE, SIDE), np.int64),
+        np.zeros((SIDE, SIDE, 3), np.uint16)[:, ::-1],
+        np.zeros((SIDE, SIDE, 4), np.float32),
+        np.zeros((SIDE, SIDE, 4), np.uint8),
+    ],
+)
+def test_arrays_need_no_more_than_they_say(array: np.ndarray) -> None:
+    array[...] = RANDOM.random(array.shape) * (1 if array.dtype.kind == "f" else 255)
+    tracemalloc.start()
+    rgb(array, "array", MAX_PIXELS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    copied = 0 if array.flags.c_contiguous else array.nbytes
+    assert peak <= 8 * SIDE**2 + copied + ALSO
