@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from medfocus.engine.io.inputs.archives import dicomdir_files, zip_members
 from medfocus.engine.io.inputs.walk import LEFTOVERS, Walk
 from medfocus.engine.io.sniff import IMAGE_KINDS, Kind, kind_of_file
-from medfocus.errors import FileError
+from medfocus.errors import FileError, InputError
 from medfocus.file_errors import unreadable
 
 # Files whose name says that they are images are taken whatever they hold, so that a damaged one is
@@ -98,13 +98,18 @@ def read_list(source: str) -> list[str]:
 
     Raises:
         FileError: it cannot be read.
+        InputError: it is empty (`input.empty`).
     """
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise unreadable(Path(source), error) from None
     lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
-    return [line.removesuffix("\r") for line in lines if line.strip()]
+    inputs = [line.removesuffix("\r") for line in lines if line.strip()]
+    if not inputs:
+        hint = "write one input per line"
+        raise InputError(f"--from {source}", "lists no input", hint, code="input.empty")
+    return inputs
 
 
 def _files_of(text: str, walk: Walk, found: Found) -> list[InputFile]:

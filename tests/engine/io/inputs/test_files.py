@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from medfocus.engine.io.inputs.files import find_files, read_list
-from medfocus.errors import FileError
+from medfocus.errors import FileError, InputError
 from tests.errors import refuses
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -186,3 +186,6 @@ def test_inputs_from_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_list("-") == wanted
     with refuses(FileError, "file.missing", "absent"):
         read_list("absent")
+    Path("blank").write_text("\n \n")
+    with refuses(InputError, "input.empty", "blank"):
+        read_list("blank")
