@@ -1,4 +1,4 @@
-"""`medfocus classify`: files, folders and patterns to a table, a CSV or a JSON file.
+"""`medfocus classify`: files, folders, patterns and archives to a table, CSV, JSON or JSON Lines.
 
 Exit codes: 0 success; 1 some inputs failed; 2 wrong usage; 4 input or output error, before the
 first image or in the middle of a run; 130 interrupted.
@@ -6,41 +6,35 @@ first image or in the middle of a run; 130 interrupted.
 
 import argparse
 import hashlib
-import io
-import os
-import re
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import medfocus
-from medfocus.atomic_write import atomic_write, unwritable
 from medfocus.command_line import command_parser, noting, print_error, run, whole_number
 from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.backends.registry import NAMES
+from medfocus.engine.classify_run import classify_files
 from medfocus.engine.engine import Engine
-from medfocus.engine.io.images import read_images
-from medfocus.engine.io.input_files import find_files
-from medfocus.engine.io.journal import (
-    FileKey,
-    ResultRow,
-    journal_path,
-    json_line,
-    key_of,
-    open_journal,
+from medfocus.engine.io.inputs.files import Found, find_files, read_list
+from medfocus.engine.io.results.journal import ResultRow, journal_path, open_journal
+from medfocus.engine.io.results.output import (
+    FORMATS,
+    format_of,
+    resumable,
+    sole_writer_of,
+    write_results,
 )
-from medfocus.engine.io.results import csv_text, json_text, table
-from medfocus.engine.overlay import draw
-from medfocus.engine.prediction import Prediction
-from medfocus.engine.preprocess.geometry import Geometry
-from medfocus.errors import InputError, MedfocusError
+from medfocus.engine.io.results.tables import table
+from medfocus.errors import MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode
+from medfocus.file_errors import unwritable
+from medfocus.terminal import printable
 
 _FAILURES_SHOWN = 10
+_SKIPPED_SHOWN = 5
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -55,17 +49,28 @@ def parser() -> argparse.ArgumentParser:
         "Classify images with an engine directory, and say where the model was made to look.",
         """
 medfocus classify engines/demo scans/ --overlays pictures/
-medfocus classify engines/demo 'study/*.dcm' --format json -o results.json
+medfocus classify engines/demo 'study/*.dcm' study.zip -o results.jsonl
+find scans -newer last.csv | medfocus classify engines/demo --from - --format csv
 """,
         {ExitCode.SOME_FAILED: MEANINGS[ExitCode.SOME_FAILED]},
     )
     add = parser.add_argument
     add("engine_directory", metavar="ENGINE_DIR", help="engine directory, from medfocus export")
-    add(
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument(
         "inputs",
         metavar="INPUT",
-        nargs="+",
-        help="image or DICOM file, folder (searched with its subfolders), or pattern in quotes",
+        nargs="*",
+        default=[],
+        help="image or DICOM file, folder (searched with its subfolders), pattern in quotes, zip"
+        " archive of images, or DICOMDIR",
+    )
+    inputs.add_argument(
+        "--from",
+        dest="listed",
+        metavar="FILE",
+        help="read the inputs from this file, one per line, or from stdin with - (this or INPUT is"
+        " required)",
     )
     output = parser.add_argument_group("output")
     add = output.add_argument
@@ -74,12 +79,12 @@ medfocus classify engines/demo 'study/*.dcm' --format json -o results.json
         "--output",
         metavar="FILE",
         type=Path,
-        help="write the results to this .csv or .json file; an interrupted run resumes when the"
-        " same command is run again (default: print them)",
+        help="write the results to this .csv, .json or .jsonl file; an interrupted run resumes when"
+        " the same command is run again (default: -, which prints them)",
     )
     add(
         "--format",
-        choices=("table", "csv", "json"),
+        choices=("table", *FORMATS),
         help="of the results (default: as FILE's suffix says, or table without -o)",
     )
     add(
@@ -117,100 +122,61 @@ medfocus classify engines/demo 'study/*.dcm' --format json -o results.json
 
 
 def _classify(options: argparse.Namespace, console: Console) -> int:
-    _choose_format(options)
-    with noting("no image was classified", KeyboardInterrupt):
-        files = find_files(options.inputs, _own_output(options))
-        engine = Engine.load(
-            options.engine_directory, backend=options.backend, device=options.device
-        )
-        _prepare_output(options)
-    note = "nothing was kept; with -o FILE, the same command resumes when it is run again"
-    if options.output:
-        note = "to resume, run the same command again"
-    with noting(note, KeyboardInterrupt, MedfocusError, OSError):
-        rows = _classify_all(engine, files, options, console)
-        _write_rows(rows, engine.manifest.classes, options)
+    kind = format_of(options.output, options.format)
+    output = resumable(options.output)
+    with ExitStack() as stack:
+        stack.enter_context(sole_writer_of(output))
+        with noting("no image was classified", KeyboardInterrupt):
+            inputs = options.inputs if options.listed is None else read_list(options.listed)
+            found = find_files(inputs, _own_output(options, output))
+            _report_skipped(found, console, everything=options.verbose > 0)
+            engine = Engine.load(
+                options.engine_directory, backend=options.backend, device=options.device
+            )
+            _make_folder(options.overlays)
+            journal = None
+            if output is not None:
+                identity = _identity(engine.manifest, options)
+                path = journal_path(output)
+                journal = stack.enter_context(open_journal(path, identity, options.restart))
+        note = "nothing was kept; with -o FILE, the same command resumes when it is run again"
+        if journal is not None:
+            note = "to resume, run the same command again"
+        with noting(note, KeyboardInterrupt, MedfocusError, OSError):
+            rows = classify_files(
+                engine, found.files, journal, options.overlays, options.batch_size, console
+            )
+            if kind == "table":
+                Console().print(table(rows))
+            else:
+                write_results(rows, engine.manifest.classes, options.output, kind)
     return _summarise(rows, console)
 
 
-def _choose_format(options: argparse.Namespace) -> None:
-    """Set the format that FILE's suffix names, if none was given."""
-    output: Path | None = options.output
-    if options.format is None:
-        options.format = output.suffix[1:].lower() if output else "table"
-    if output and options.format not in ("csv", "json"):
-        hint = "end FILE in .csv or .json, or give --format csv or --format json"
-        raise InputError(f"-o {output}", "has no known format", hint, code="input.output_format")
-    if output and output.is_dir():
-        raise InputError(f"-o {output}", "is a folder", "name a file", code="input.output_format")
-
-
-def _own_output(options: argparse.Namespace) -> list[Path]:
+def _own_output(options: argparse.Namespace, output: Path | None) -> list[Path]:
     """What this command writes: not an input, so that such a run can resume."""
-    output: Path | None = options.output
-    files = [output, journal_path(output)] if output else []
+    files = [output, options.output, journal_path(output)] if output else []
     return files + ([options.overlays] if options.overlays else [])
 
 
-def _classify_all(
-    engine: Engine, files: list[Path], options: argparse.Namespace, console: Console
-) -> list[ResultRow]:
-    """The rows of all files, in their order; files in the journal are not classified again."""
-    keys = {file: key_of(file) for file in files}
-    journal: IO[bytes] = io.BytesIO()
-    finished: dict[FileKey, list[ResultRow]] = {}
-    if options.output:
-        identity = _identity(engine.manifest, options)
-        path = journal_path(options.output)
-        journal, finished = open_journal(path, identity, options.restart)
-    rows = {file: finished[key] for file, key in keys.items() if key in finished}
-    if rows:
-        console.print(f"resuming: {len(rows)} of {len(files)} files are already classified")
-    pending = [file for file in files if file not in rows]
-    progress = Progress(
-        TextColumn("classifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with progress, journal:
-        task = progress.add_task("", total=len(files), completed=len(rows), failed=0)
-        failed = 0
-        answers = engine.stream_each(pending, batch_size=options.batch_size)
-        for file, predictions in zip(pending, answers, strict=True):
-            rows[file] = [prediction.to_json() for prediction in predictions]
-            if any(prediction.error for prediction in predictions):
-                failed += 1  # not in the journal: tried again when the run is resumed
-            else:
-                if options.overlays:
-                    _draw_overlays(options.overlays, file, predictions, engine.manifest)
-                journal.write(json_line([keys[file], rows[file]]))
-                journal.flush()
-            progress.update(task, advance=1, failed=failed)
-    return [row for file in files for row in rows[file]]
-
-
-def _draw_overlays(
-    folder: Path, file: Path, predictions: list[Prediction], manifest: Manifest
-) -> None:
-    classifier = manifest.preprocessing.classifier
-    for image, prediction in zip(read_images(file), predictions, strict=True):
-        height, width = image.pixels.shape[:2]
-        seen = Geometry.fit(
-            height, width, classifier.size, classifier.resize_mode, image.pixel_aspect
-        )
-        box = seen.top, seen.left, seen.bottom, seen.right
-        draw(image.pixels, prediction, box).save(folder / overlay_name(prediction.source))
-
-
-def overlay_name(source: str) -> str:
-    """A file name for a source's picture: readable, and unique by a hash of the whole path."""
-    digest = hashlib.sha256(os.fsencode(Path(source).absolute())).hexdigest()[:10]
-    readable = re.sub(r"[^\w.-]+", "_", "-".join(Path(source).parts[-2:])).lstrip(".-_")
-    short = readable.encode()[:120].decode(errors="ignore")  # a name has at most 255 bytes
-    return f"{short}-{digest}.png"
+def _report_skipped(found: Found, console: Console, everything: bool) -> None:
+    """Say what was not read and why: a few names, or all of them."""
+    skipped = [f"{name} ({kind})" if kind else name for name, kind in found.skipped.items()]
+    for names, what in (
+        (skipped, "files that are no images"),
+        (found.leftovers, "folders of other programs"),
+        (found.again, "links to folders that are read already"),
+    ):
+        shown = [printable(str(name)) for name in names]
+        if shown and everything:
+            console.print(f"skipped {len(shown)} {what}:", *shown, sep="\n  ")
+        elif shown:
+            more = (
+                [f"and {len(shown) - _SKIPPED_SHOWN} more"] if len(shown) > _SKIPPED_SHOWN else []
+            )
+            console.print(
+                f"skipped {len(shown)} {what}: {', '.join(shown[:_SKIPPED_SHOWN] + more)}"
+            )
 
 
 def _identity(manifest: Manifest, options: argparse.Namespace) -> ResultRow:
@@ -224,32 +190,14 @@ def _identity(manifest: Manifest, options: argparse.Namespace) -> ResultRow:
     }
 
 
-def _prepare_output(options: argparse.Namespace) -> None:
-    """Fail before the first image, not after the last, if the results cannot be written."""
+def _make_folder(overlays: Path | None) -> None:
+    """Fail before the first image, not after it, if pictures cannot be written."""
+    if overlays is None:
+        return
     try:
-        if options.output:
-            with journal_path(options.output).open("ab"):
-                pass
-        if options.overlays:
-            options.overlays.mkdir(parents=True, exist_ok=True)
+        overlays.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(Path(error.filename), error) from error
-
-
-def _write_rows(rows: list[ResultRow], classes: Sequence[str], options: argparse.Namespace) -> None:
-    if options.format == "table":
-        Console().print(table(rows))
-        return
-    text = csv_text(rows, classes) if options.format == "csv" else json_text(rows)
-    # A file name that is not UTF-8 is written with escapes, which are JSON's own as well.
-    data = text.encode("utf-8", "backslashreplace")
-    output: Path | None = options.output
-    if output is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-        return
-    atomic_write(output, data)
-    journal_path(output).unlink(missing_ok=True)
+        raise unwritable(overlays, error) from error
 
 
 def _summarise(rows: list[ResultRow], console: Console) -> int:

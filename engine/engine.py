@@ -1,10 +1,13 @@
 """`Engine`: loads an engine directory and classifies images with it."""
 
+import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -14,11 +17,13 @@ from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
 from medfocus.engine.io.images import ImageSource
+from medfocus.engine.io.reading.limits import ReadingLimits
+from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.prompts import Box, Points
 from medfocus.engine.runtime.metrics import Span, Stats
-from medfocus.engine.runtime.pipeline import Pipeline
+from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, stream_sources
 from medfocus.engine.sources import as_list, with_prompts
 from medfocus.errors import InputError, MedfocusError, OutputError, without_traceback
@@ -26,7 +31,7 @@ from medfocus.errors import InputError, MedfocusError, OutputError, without_trac
 log = logging.getLogger(__name__)
 
 MOST_WAIT_MS = 60_000.0
-MOST_THREADS = 16  # that read and preprocess images
+MOST_THREADS = 16  # that preprocess images, and as many that read them
 
 
 class Engine:
@@ -44,6 +49,8 @@ class Engine:
         self._pipeline = pipeline
         # The pipeline's threads hold no reference to the engine, so dropping the engine ends them.
         self._finalizer = weakref.finalize(self, pipeline.stop)
+        # Enough to fill all batches with images of one caller each; its threads only wait.
+        self._callers = ThreadPoolExecutor(pipeline.room, "medfocus-submit")
         self._finalizer.atexit = False  # at exit the pipeline itself waits for its threads
 
     @classmethod
@@ -57,6 +64,8 @@ class Engine:
         max_wait_ms: float = 0.0,
         deterministic: bool = False,
         memory_limit: int | None = None,
+        read_seconds: float = ReadingLimits.seconds,
+        trust_files: bool = False,
     ) -> "Engine":
         """Read an engine directory, check every hash, load its graphs and allocate its buffers.
 
@@ -73,6 +82,9 @@ class Engine:
                 independent of other images.
             memory_limit: bytes of the device's memory that the engine may take with `max_batch`
                 images under way, measured on blank images before the engine is returned.
+            read_seconds: limit on reading one image of a file. A file that takes longer, takes more
+                than 1.5 GiB of memory, or crashes a decoder, costs itself only.
+            trust_files: read files in this process, without that protection: a little faster.
 
         Raises:
             EngineDirectoryError: incomplete, changed, or of an unknown schema.
@@ -88,16 +100,29 @@ class Engine:
             raise InputError("max_wait_ms", f"is {max_wait_ms}", f"use 0 to {MOST_WAIT_MS:g}")
         if memory_limit is not None and memory_limit <= 0:
             raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
+        reader = FileReader(ReadingLimits(read_seconds), trust_files=trust_files)
         loaded, pool = load_within(memory_limit, directory, backend, device, images)
         pipeline = Pipeline(
             *pool,
             max_batch=images,
             max_wait=max_wait_ms / 1000,
             threads=min(len(os.sched_getaffinity(0)), MOST_THREADS),
+            reader=reader,
             release=loaded.close,
         )
         log.info("engine loaded: backend %s on %s", loaded.name, loaded.device)
         return cls(manifest, loaded, pipeline)
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        sam2, clip = self.manifest.models.sam2.architecture, self.manifest.models.clip.architecture
+        state = "closed" if self._pipeline.failure else f"{self.backend} on {self.device}"
+        return f"<Engine {sam2} + {clip}, {len(self.manifest.classes)} classes, {state}>"
 
     @property
     def backend(self) -> str:
@@ -120,8 +145,8 @@ class Engine:
         """Classify a batch of images.
 
         Args:
-            batch: paths, uint8 or float arrays and tensors, PIL images, or one of these; an array
-                of four dimensions is a batch itself.
+            batch: paths, bytes of files, binary files, pydicom Datasets, uint8 or float arrays and
+                tensors, PIL images, or one of these; an array of four dimensions is a batch itself.
             boxes: per item (left, top, right, bottom) in pixels of the image, or None.
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
                 for inside and 0 for outside; or None.
@@ -164,12 +189,11 @@ class Engine:
         earlier sources are yielded first.
 
         Args:
-            sources: like the items of `classify`'s batch; may be endless. Pulled in the caller's
-                thread, some batches ahead of the predictions.
+            sources: like the items of `classify`'s batch; may be endless, and may wait for the
+                predictions of earlier ones. Pulled in another thread, ahead of the predictions.
             boxes: like those of `classify`, one per source.
             points: like those of `classify`, one per source.
-            batch_size: images that are submitted together; by default `max_batch`. With 1 each
-                image is submitted as soon as it is read.
+            batch_size: sources that are read ahead of those under way; by default `max_batch`.
 
         Raises:
             InputError: not one entry of boxes or points per source, a closed engine.
@@ -187,6 +211,41 @@ class Engine:
         for _, frames in groupby(pending, key=lambda item: item.number):
             yield [self._prediction(item) for item in frames]
 
+    def submit(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        points: Sequence[Points | None] | None = None,
+        strict: bool = False,
+    ) -> "Future[list[Prediction]]":
+        """`classify` in the background; it may be called as often as there are images.
+
+        Returns:
+            A future of what `classify` returns or raises. Cancelled before it has begun, it does
+            not begin.
+
+        Raises:
+            InputError: a closed engine.
+        """
+        call = partial(self.classify, batch, boxes=boxes, points=points, strict=strict)
+        try:
+            return self._callers.submit(call)
+        except RuntimeError:
+            raise without_traceback(self._pipeline.failure or CLOSED) from None
+
+    async def aclassify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        points: Sequence[Points | None] | None = None,
+        strict: bool = False,
+    ) -> list[Prediction]:
+        """`classify` for asyncio: the event loop goes on meanwhile."""
+        future = self.submit(batch, boxes=boxes, points=points, strict=strict)
+        return await asyncio.wrap_future(future)
+
     def stats(self) -> Stats:
         """What the engine has done since it was loaded, and its current load."""
         return self._pipeline.stats()
@@ -202,6 +261,7 @@ class Engine:
         call.
         """
         self._finalizer.detach()
+        self._callers.shutdown(wait=False)
         self._pipeline.close()
 
     def _stream(
@@ -221,7 +281,8 @@ class Engine:
             raise without_traceback(self._pipeline.failure)
         prompted = with_prompts(sources, boxes, points)
         size = batch_size or self._pipeline.max_batch
-        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size)
+        count = len(sources) if isinstance(sources, Sized) else None
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count)
 
     def _prediction(self, item: PendingPrediction) -> Prediction:
         try:

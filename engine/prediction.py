@@ -1,15 +1,21 @@
 """The prediction for one image, with its evidence: the region that steered it."""
 
+import io
+import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from medfocus.atomic_write import atomic_write
 from medfocus.engine.io.notices import Notice
-from medfocus.errors import MedfocusError
+from medfocus.errors import InputError, MedfocusError
 
 _ROWS_AT_ONCE = 512  # bounds the temporaries of a large image's mask
 
@@ -63,7 +69,36 @@ class Prediction:
             return None
         return mask_at(self.focus_logits, *self.image_size)
 
-    def to_json(self) -> dict[str, Any]:
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The `k` most probable classes with their probabilities, the most probable first."""
+        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        return [(name, float(value)) for name, value in ranked[:k]]
+
+    def save_mask(self, path: str | os.PathLike[str]) -> None:
+        """Write the focus mask in the original image's frame: a PNG, or with `.npy` for NumPy.
+
+        Args:
+            path: `.png` for black and white (0 and 255), `.npy` for bool (H, W).
+
+        Raises:
+            InputError: there is no mask, or the suffix is another.
+            FileError: it cannot be written.
+        """
+        mask, suffix = self.focus_mask, Path(path).suffix.lower()
+        if mask is None:
+            problem, hint = "has no focus mask", "save only those that have `focus_logits`"
+            raise InputError(self.source, problem, hint)
+        content = io.BytesIO()
+        if suffix == ".png":
+            Image.fromarray(mask).save(content, "PNG")
+        elif suffix == ".npy":
+            np.save(content, mask)
+        else:
+            problem, hint = "ends neither in .png nor in .npy", "choose one of them"
+            raise InputError(os.fspath(path), problem, hint, code="input.output_format")
+        atomic_write(Path(path), content.getvalue())
+
+    def to_dict(self) -> dict[str, Any]:
         """The prediction without its masks, as plain JSON types, for result files."""
         return {
             "source": self.source,
@@ -75,6 +110,11 @@ class Prediction:
             "warning_codes": [notice.code for notice in self.warnings],
             "error": None if self.error is None else str(self.error),
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """Deprecated since 0.2.0: the former name of `to_dict`."""
+        warnings.warn("use Prediction.to_dict", DeprecationWarning, stacklevel=2)
+        return self.to_dict()
 
 
 def mask_at(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:

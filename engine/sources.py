@@ -1,13 +1,14 @@
 """What a caller gives `Engine.classify` and `Engine.stream`, as sources paired with prompts."""
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from medfocus.engine.io.images import ImageSource
+from medfocus.engine.io.in_memory import is_in_memory_file
 from medfocus.engine.preprocess.prompts import Box, Points
 from medfocus.engine.runtime.read_ahead import PromptedSource
 from medfocus.errors import InputError
@@ -24,7 +25,7 @@ def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     if _is_one_image(batch):
         return [batch]  # type: ignore[list-item]
     try:
-        items = list(batch)  # type: ignore[arg-type]
+        items: list[ImageSource] = list(batch)  # type: ignore[arg-type]
     except TypeError:
         problem, hint = f"is a {type(batch).__name__}", "give a list of images, or one image"
         raise InputError("batch", problem, hint) from None
@@ -61,4 +62,6 @@ def with_prompts(
 
 def _is_one_image(given: object) -> bool:
     """Whether it is an image itself, not a collection of images."""
-    return isinstance(given, str | Path | Image.Image) or getattr(given, "ndim", None) in (2, 3)
+    if isinstance(given, str | os.PathLike | Image.Image) or is_in_memory_file(given):
+        return True
+    return getattr(given, "ndim", None) in (2, 3)

@@ -13,6 +13,7 @@ from medfocus.engine.artifact.layout import (
     SEGMENTER_WEIGHTS,
     weights_of,
 )
+from medfocus.engine.artifact.manifest import MOST_IMAGES
 from medfocus.engine.artifact.precision import ComputePrecision, Dtype
 from medfocus.engine.backends.tensorrt.library import require_tensorrt
 from medfocus.engine.runtime import cuda
@@ -81,6 +82,9 @@ class ExportConfig:
         ascending = list(self.buckets) == sorted(set(self.buckets))
         if not self.buckets or self.buckets[0] < 1 or not ascending:
             problem = f"{self.buckets} is no ascending list of positive numbers"
+            raise InputError("batch", problem, "give batch sizes such as 1,8,32")
+        if self.buckets[-1] > MOST_IMAGES:
+            problem = f"{self.buckets[-1]} is more than {MOST_IMAGES}"
             raise InputError("batch", problem, "give batch sizes such as 1,8,32")
 
     @property

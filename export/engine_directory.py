@@ -81,14 +81,14 @@ def build(
     config, progress = config or ExportConfig(), progress or ProgressReporter()
     _check_head(bundle)
     with write_engine_directory(target, force=force) as staging:
-        with progress("writing weights"), writing(staging):
-            (staging / HEAD_WEIGHTS).write_bytes(save(bundle.head.tensors()))
+        with progress("writing weights"):
+            _write(staging / HEAD_WEIGHTS, save(bundle.head.tensors()))
             if "torch" in config.targets:
                 for name, module in (
                     (SEGMENTER_WEIGHTS, bundle.segmenter),
                     (CLASSIFIER_WEIGHTS, bundle.clip),
                 ):
-                    (staging / name).write_bytes(save(_contiguous(module)))
+                    _write(staging / name, save(_contiguous(module)))
         manifest = _manifest(bundle, config)
         resized = bundle.native_segmenter is not None and bundle.focus.mode != "none"
         if resized or config.backends != {"torch": "fp32"}:
@@ -96,6 +96,11 @@ def build(
             manifest = _checked(staging, manifest, bundle, config, images, calibration, progress)
         with progress("hashing"):
             return write_manifest(staging, manifest)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with writing(path):
+        path.write_bytes(data)
 
 
 def _checked(

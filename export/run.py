@@ -20,8 +20,9 @@ from medfocus.export.validate.images import (
     check_images,
 )
 from medfocus.models.clip.adapter import apply_adapter
+from medfocus.models.clip.class_names import read_classes
 from medfocus.models.clip.encoder import FocusCLIP
-from medfocus.models.clip.text import class_embeddings, read_classes
+from medfocus.models.clip.text import class_embeddings
 from medfocus.models.head import Head, uniform_strength
 from medfocus.models.loading import TINY, load_clip, load_segmenter
 from medfocus.models.presets import Preset, preset

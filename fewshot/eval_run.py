@@ -19,10 +19,10 @@ from rich.table import Table
 from medfocus.atomic_write import atomic_write
 from medfocus.errors import InputError
 from medfocus.fewshot.adapt.names import Adaptation
-from medfocus.fewshot.backbones import choose_device, load_backbones
+from medfocus.fewshot.backbones import Backbones, choose_device, load_backbones
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.images import leave_out_unreadable
-from medfocus.fewshot.data.splitting.splits import Fraction, tested_split
+from medfocus.fewshot.data.splitting.splits import Fraction, Split, tested_split
 from medfocus.fewshot.fit_run import split_path
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.fewshot.model_options import PHANTOMS, read_data, weight_sources
@@ -38,7 +38,9 @@ from medfocus.fewshot.study.reporting.summary import console_table, summarise
 from medfocus.fewshot.study.run import Run
 from medfocus.fewshot.study.worker import StudyConfig, Worker
 from medfocus.models.head import Head
+from medfocus.models.weights import sha256
 from medfocus.settings import FocusMode
+from medfocus.terminal import printable
 
 AMOUNTS = tuple(map(Fraction, (0.05, 0.1, 0.2, 0.5, 1.0)))  # the paper's
 
@@ -68,16 +70,13 @@ def _head(options: argparse.Namespace, console: Console) -> tuple[list[Run], Pat
         problem, hint = "is evaluated on one data set", "name one image folder or CSV file"
         raise InputError("--head", problem, hint, code="input.mismatch")
     head = Head.read(options.head)
-    dataset = read_data(Path(options.datasets[0]), options.recipe, options.classes)
-    split = tested_split(split_path(options.head), dataset)
+    dataset = read_data(Path(options.datasets[0]), options.recipe, options, console)
+    split = tested_split(split_path(options.head), dataset, sha256(options.head))
     backbones = load_backbones(options.preset, weight_sources(options), options.device)
-    left_out = 0
+    tested = len(split.test)
     if options.skip_bad:
-        items = [dataset.items[index] for index in split.test]
-        good = set(leave_out_unreadable(items, backbones.check, console))
-        kept = tuple(file for file in split.test_files if dataset.items[file.index] in good)
-        left_out = len(items) - len(kept)
-        split = replace(split, test_files=kept)
+        split = _usable(split, dataset, head, backbones, console)
+    left_out = tested - len(split.test)
     with _progress(console) as progress:
         store = FocusStore(options.cache, backbones)
         run, examples = evaluate_head(head, dataset, split, backbones, store, progress)
@@ -89,6 +88,26 @@ def _head(options: argparse.Namespace, console: Console) -> tuple[list[Run], Pat
     return [run], page
 
 
+def _usable(
+    split: Split, dataset: Dataset, head: Head, backbones: Backbones, report: Console
+) -> Split:
+    """A split without the test files that are unreadable, or that the head was trained on."""
+    items = [dataset.items[index] for index in split.test]
+    good = leave_out_unreadable(items, backbones.check, report)
+    seen = set(head.trained_on)
+    kept = []
+    for file in split.test_files:
+        frames = good.get(dataset.items[file.index])
+        if frames is not None and seen.isdisjoint(frames):
+            kept.append(file)
+        elif frames is not None:
+            report.print(f"left out: {printable(file.file)}: the head was trained on its image")
+    if not kept:
+        problem, hint = "has no image left to test on", "add images that the head does not know"
+        raise InputError(dataset.name, problem, hint, code="split.too_few_files")
+    return replace(split, test_files=tuple(kept))
+
+
 def _grid(options: argparse.Namespace, console: Console) -> tuple[list[Run], Path]:
     """Run what is missing of the grid, and report on all of it."""
     grid = Grid(
@@ -98,7 +117,7 @@ def _grid(options: argparse.Namespace, console: Console) -> tuple[list[Run], Pat
         options.seeds,
         ("true", "random"),
     )
-    datasets = _datasets(options)
+    datasets = _datasets(options, console)
     plan = StudyConfig(
         options.preset,
         weight_sources(options),
@@ -119,7 +138,7 @@ def _grid(options: argparse.Namespace, console: Console) -> tuple[list[Run], Pat
     return runs, page
 
 
-def _datasets(options: argparse.Namespace) -> dict[str, Dataset]:
+def _datasets(options: argparse.Namespace, console: Console) -> dict[str, Dataset]:
     if options.datasets == [PHANTOMS]:
         return phantom_datasets(options.report / PHANTOMS)
     recipes = options.recipe.split(",") if options.recipe else [None] * len(options.datasets)
@@ -128,7 +147,7 @@ def _datasets(options: argparse.Namespace) -> dict[str, Dataset]:
         hint = "separate them by commas, in the order of the data sets"
         raise InputError(f"--recipe {options.recipe}", problem, hint, code="input.mismatch")
     datasets = [
-        read_data(Path(path), recipe, options.classes)
+        read_data(Path(path), recipe, options, console)
         for path, recipe in zip(options.datasets, recipes, strict=True)
     ]
     named = {dataset.name: dataset for dataset in datasets}

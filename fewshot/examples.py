@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from medfocus.engine.preprocess.resize import normalise, segmenter_pixels
 from medfocus.errors import ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Item
-from medfocus.fewshot.data.images import read_item, unreadable
+from medfocus.fewshot.data.images import content_hash, read_item, unreadable
 from medfocus.fewshot.data.splitting.groups import components
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.models.graphs import ClassifierGraph
@@ -126,13 +125,6 @@ def load_examples(
         tuple(content),
         torch.stack(lesions) if with_lesions else None,
     )
-
-
-def content_hash(image: SourceImage) -> str:
-    """SHA-256 of an image's shape and pixels, independent of the file format."""
-    digest = sha256(str(image.pixels.shape).encode())
-    digest.update(np.ascontiguousarray(image.pixels).data)
-    return digest.hexdigest()
 
 
 @torch.inference_mode()

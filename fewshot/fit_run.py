@@ -1,11 +1,13 @@
 """Runs a fit once its command line is parsed: data, split, training, files."""
 
 import argparse
+from hashlib import sha256
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
+from medfocus.atomic_write import atomic_write_all
 from medfocus.errors import InputError
 from medfocus.fewshot.adapt.fit import Task, fit_head
 from medfocus.fewshot.backbones import load_backbones
@@ -28,9 +30,10 @@ def fit_and_save(options: argparse.Namespace, console: Console) -> tuple[Head, P
         MedfocusError: what reading the data, loading the weights and fitting raise.
     """
     head, split = _fit(options, console)
-    head.save(options.out)
-    split.save(split_path(options.out))
-    return head, split_path(options.out)
+    content, path = head.to_bytes(), split_path(options.out)
+    # The head last: a head without its split would be tested on whatever data it is given.
+    atomic_write_all({path: split.to_json(sha256(content).hexdigest()), options.out: content})
+    return head, path
 
 
 def split_path(head: Path) -> Path:
@@ -46,7 +49,7 @@ def _fit(options: argparse.Namespace, console: Console) -> tuple[Head, Split]:
             "end it in .safetensors",
             code="input.output_format",
         )
-    dataset = read_data(options.dataset, options.recipe, options.classes)
+    dataset = read_data(options.dataset, options.recipe, options, console)
     amount = Fraction(options.fraction) if options.shots is None else Shots(options.shots)
     backbones = load_backbones(options.preset, weight_sources(options), options.device)
     if options.skip_bad:

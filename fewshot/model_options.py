@@ -1,15 +1,18 @@
 """The command-line options that few-shot commands share: models, weights and data."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfocus.command_line import whole_number
 from medfocus.fewshot.adapt.names import STEPS
 from medfocus.models.options import add_weight_options
+from medfocus.terminal import printable
+from medfocus.user_folders import cache_folder
 
 if TYPE_CHECKING:  # the modules import torch, which --help does not need
+    from rich.console import Console
+
     from medfocus.fewshot.backbones import WeightSources
     from medfocus.fewshot.data.dataset import Dataset
 
@@ -48,27 +51,30 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="all class names, one name per line; others are refused (default: those in the data)",
     )
     add(
+        "--allow-outside",
+        action="store_true",
+        help="read files that a CSV file names outside its folder (default: refuse the CSV file)",
+    )
+    add(
         "--skip-bad",
         action="store_true",
-        help="leave out, and list by name, unreadable files, training copies of test files and"
-        " files with two labels (default: refuse the data set)",
+        help="leave out, and list by name, unreadable files, files with two labels and, also where"
+        " only the pixels are the same, training copies of test files; in an evaluation also test"
+        " images that the head was trained on (default: refuse the data set)",
     )
     add(
         "--cache",
         metavar="DIR",
         type=Path,
-        default=_default_cache(),
+        default=cache_folder() / "focus",
         help="folder that keeps focus masks, named by hashes of pixels (default: %(default)s)",
     )
 
 
-def _default_cache() -> Path:
-    """`medfocus/focus` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medfocus" / "focus"
-
-
-def read_data(path: Path, recipe: str | None, classes: Path | None) -> "Dataset":
-    """A data set as the options say.
+def read_data(
+    path: Path, recipe: str | None, options: argparse.Namespace, report: "Console"
+) -> "Dataset":
+    """A data set as the options say; its notes are printed.
 
     Raises:
         FileError: it is missing or unreadable.
@@ -76,10 +82,14 @@ def read_data(path: Path, recipe: str | None, classes: Path | None) -> "Dataset"
     """
     from medfocus.fewshot.data.class_list import with_classes
     from medfocus.fewshot.data.reader import read_dataset
-    from medfocus.models.clip.text import read_classes
+    from medfocus.models.clip.class_names import read_classes
 
-    dataset = read_dataset(path, recipe)
-    return dataset if classes is None else with_classes(dataset, read_classes(classes))
+    dataset = read_dataset(path, recipe, options.allow_outside)
+    for note in dataset.notes:
+        report.print(printable(f"{dataset.name}: {note}"))
+    if options.classes is None:
+        return dataset
+    return with_classes(dataset, read_classes(options.classes))
 
 
 def weight_sources(options: argparse.Namespace) -> "WeightSources":

@@ -1,10 +1,11 @@
 """The head: what few-shot adaptation learns, and an export includes."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,15 @@ from medfocus.settings import FocusMode
 DEFAULT_STRENGTH = 0.2
 
 _ABOUT = "head"  # the metadata key of everything in a head file except tensors, as JSON
+_ABOUT_TYPES = {
+    "clip": str,
+    "clip_sha256": str,
+    "focus": str,
+    "classes": list,
+    "adaptation": str,
+    "temperature": float,
+    "trained_on": list,
+}
 _ADAPTER = "adapter."  # prefix of the adapter's tensors in a head file
 
 
@@ -79,8 +89,9 @@ class Head:
             )
         for name, tensor in {**self.tensors(), **self.adapter}.items():
             if not (tensor.is_floating_point() and tensor.isfinite().all()):
-                problem = f"{name} contains values that are not finite floats"
-                raise WeightsError("head", problem, "retrain the head", code="head.invalid")
+                raise _invalid("head", f"{name} contains values that are not finite floats")
+            if name not in self.adapter and tensor.dtype != torch.float32:
+                raise _invalid("head", f"{name} is {tensor.dtype}, not float32")
 
     def _cache_fits(self, cache: Cache) -> bool:
         count = len(cache.keys)
@@ -102,11 +113,15 @@ class Head:
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def save(self, path: Path) -> None:
-        """Write a .safetensors file atomically; everything except tensors goes into its metadata.
+        """Write a .safetensors file atomically.
 
         Raises:
             FileError: the file cannot be written (`file.unwritable`).
         """
+        atomic_write(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of a .safetensors file; everything except tensors is in its metadata."""
         about = {
             "clip": self.clip,
             "clip_sha256": self.clip_sha256,
@@ -118,7 +133,8 @@ class Head:
         }
         adapter = {f"{_ADAPTER}{name}": t.contiguous() for name, t in self.adapter.items()}
         # A single entry: several would be stored in an order that changes from run to run.
-        atomic_write(path, save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)}))
+        content: bytes = save({**self.tensors(), **adapter}, {_ABOUT: json.dumps(about)})
+        return content
 
     @classmethod
     def read(cls, path: Path) -> "Head":
@@ -134,7 +150,8 @@ class Head:
                 about = (file.metadata() or {}).get(_ABOUT, "{}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            problem = f"is no head file ({error})"
+            missing = isinstance(error, FileNotFoundError)
+            problem = "does not exist" if missing else "cannot be read as a safetensors file"
             raise WeightsError(str(path), problem, hint, code="head.unreadable") from error
         try:
             adapter = {
@@ -142,20 +159,41 @@ class Head:
                 for name in [*tensors]
                 if name.startswith(_ADAPTER)
             }
-            content = dict(json.loads(about))
+            content = _checked(about)
             return cls(
                 classes=tuple(content.pop("classes")),
-                temperature=float(content.pop("temperature")),
                 trained_on=tuple(content.pop("trained_on")),
                 adapter=adapter,
                 **content,
                 **graph_tensors(tensors),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             problem = "is a safetensors file, but no head"
             raise WeightsError(str(path), problem, hint, code="head.invalid") from error
         except WeightsError as error:
-            raise WeightsError(str(path), error.problem, error.hint, code=error.code) from error
+            item = str(path) if error.item == "head" else f"{path}: {error.item}"
+            raise WeightsError(item, error.problem, error.hint, code=error.code) from error
+
+
+def _checked(about: str) -> dict[str, Any]:
+    """The metadata of a head file."""
+    content = json.loads(about)
+    if not isinstance(content, dict) or content.keys() != _ABOUT_TYPES.keys():
+        raise ValueError
+    for key, kind in _ABOUT_TYPES.items():
+        value = content[key]
+        texts = kind is not list or all(isinstance(text, str) for text in value)
+        if type(value) is not kind or not texts:
+            raise _invalid(key, f"is not of type {kind.__name__}")
+    if content["focus"] not in get_args(FocusMode):
+        raise _invalid("focus", "is no focus mode")
+    if not 0 < content["temperature"] < math.inf:
+        raise _invalid("temperature", "is no positive number")
+    return content
+
+
+def _invalid(key: str, problem: str) -> WeightsError:
+    return WeightsError(key, problem, "retrain the head", code="head.invalid")
 
 
 def graph_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

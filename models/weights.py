@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medfocus.errors import WeightsError
+from medfocus.file_errors import reason
 
 LFS_POINTER = b"version https://git-lfs.github.com"
 
@@ -126,7 +127,7 @@ def _opened(path: Path):  # type: ignore[no-untyped-def]
     except OSError as error:
         raise WeightsError(
             str(path),
-            f"cannot be read ({error.strerror})",
+            f"cannot be read ({reason(error)})",
             "check the path and its permissions",
             code="weights.missing",
         ) from error

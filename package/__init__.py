@@ -10,11 +10,18 @@ The names below are imported on first use, so that `import medfocus` needs no ot
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from medfocus import telemetry as _telemetry
+from medfocus import user_folders as _user_folders
+
 if TYPE_CHECKING:
     from medfocus.engine import Engine, Prediction
 
 __version__ = "0.2.0"
 __all__ = ["Engine", "Prediction", "__version__"]
+
+# Here, since whatever part of medfocus is used, this runs before a runtime is imported.
+_telemetry.switch_off()
+_user_folders.replace_missing_home()
 
 
 def __getattr__(name: str) -> Any:

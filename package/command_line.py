@@ -1,6 +1,7 @@
 """What all commands share: general options, logging, and errors as one line with an exit code."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -14,7 +15,9 @@ from medfocus import __version__
 from medfocus.commands import COMMANDS
 from medfocus.errors import FileError, MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode, exit_code_of
+from medfocus.file_errors import reason
 from medfocus.terminal import printable
+from medfocus.user_folders import keep_caches_together
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,15 +112,23 @@ def run(
     Raises:
         SystemExit: wrong usage, --help or --version.
     """
+    _degrade(sys.stdout)
     parser.prog = prog or parser.prog
     options = parser.parse_args(argv)
 
     def action() -> int:
+        keep_caches_together()
         console = stderr_console(quiet=options.quiet)
         with _logging(options.verbose, options.quiet):
             return body(options, console)
 
     return guarded(action, COMMANDS[name].extra)
+
+
+def _degrade(stream: object) -> None:
+    """Have a terminal show "?" for a character that its encoding lacks, not end the command."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
 
 
 def guarded(action: Callable[[], int], extra: str = "") -> int:
@@ -150,7 +161,7 @@ def guarded(action: Callable[[], int], extra: str = "") -> int:
         print_error(f"error: {error}", *notes(error))
         return exit_code_of(error)
     except OSError as error:
-        problem = f"cannot be read or written ({error.strerror or error})"
+        problem = f"cannot be read or written ({reason(error)})"
         hint = "check its path, its permissions and the free disk space"
         named = FileError(str(error.filename or "input or output"), problem, hint)
         print_error(f"error: {named}", *notes(error))

@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
-from medfocus.atomic_write import unwritable
 from medfocus.errors import FileError, InputError
+from medfocus.file_errors import unwritable
 from medfocus.phantoms.catalogue import ORGANS, LesionKind
 from medfocus.phantoms.phantom import make_phantom
 

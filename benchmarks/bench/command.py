@@ -31,8 +31,9 @@ from medfocus.command_line import command_parser, print_error, run, whole_number
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.layout import HEAD_WEIGHTS
 from medfocus.engine.backends.registry import NAMES
-from medfocus.errors import FileError, InputError, MedfocusError
+from medfocus.errors import InputError, MedfocusError
 from medfocus.exit_codes import ExitCode
+from medfocus.file_errors import unwritable
 from medfocus.terminal import printable
 
 MAX_WIDTH = 200  # columns of a table
@@ -217,8 +218,7 @@ def _prepare_outputs(options: argparse.Namespace) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            problem = f"cannot be written ({error.strerror})"
-            raise FileError(str(folder), problem, "choose another place") from error
+            raise unwritable(folder, error) from error
 
 
 def _write(options: argparse.Namespace, rows: Sequence[BenchRow]) -> None:

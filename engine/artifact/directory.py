@@ -15,7 +15,8 @@ from medfocus.engine.artifact.files import (
     reading,
     sibling,
 )
-from medfocus.engine.artifact.layout import weights_of
+from medfocus.engine.artifact.head import check_head
+from medfocus.engine.artifact.layout import HEAD_WEIGHTS, weights_of
 from medfocus.engine.artifact.manifest import (
     DIGEST_NAME,
     FILE_NAME,
@@ -24,6 +25,7 @@ from medfocus.engine.artifact.manifest import (
     Manifest,
     from_json,
 )
+from medfocus.engine.artifact.onnx_references import external_files
 from medfocus.errors import EngineDirectoryError
 
 COPY_OR_EXPORT = "copy the engine directory again, or export it again"
@@ -63,10 +65,15 @@ class EngineDirectory:
         """The path of a graph that the manifest lists together with its weights.
 
         Raises:
-            EngineDirectoryError: the manifest does not list one of the two.
+            EngineDirectoryError: the manifest does not list one of the two, or a file that an ONNX
+                graph refers to; or the graph is not ONNX.
         """
         self.file(weights_of(name))
-        return self.file(name)
+        path = self.file(name)
+        if path.suffix == ".onnx":
+            for referred in sorted(_external_files(path)):
+                self.file(referred)
+        return path
 
 
 def read_engine_directory(path: str | Path) -> EngineDirectory:
@@ -76,8 +83,8 @@ def read_engine_directory(path: str | Path) -> EngineDirectory:
     Files that the manifest does not list are ignored: nothing ever loads them.
 
     Raises:
-        EngineDirectoryError: a file is missing, changed or outside the directory, or the manifest
-            is not one that this version reads.
+        EngineDirectoryError: a file is missing, changed or outside the directory; the manifest is
+            not one that this version reads; the head does not fit it.
     """
     # Resolved once, so that a link redirected in the meantime cannot mix two engines.
     directory = Path(path).resolve()
@@ -100,7 +107,11 @@ def read_engine_directory(path: str | Path) -> EngineDirectory:
         raise _changed(directory / FILE_NAME, f"has changed: {DIGEST_NAME} differs")
     for name, expected in manifest.files.items():
         _check(_contained(directory, name), expected)
-    return EngineDirectory(directory, manifest)
+    engine = EngineDirectory(directory, manifest)
+    if HEAD_WEIGHTS in manifest.files:
+        tensors = load_tensors(engine, HEAD_WEIGHTS)
+        check_head(directory / HEAD_WEIGHTS, tensors, len(manifest.classes))
+    return engine
 
 
 def load_tensors(directory: EngineDirectory, name: str) -> dict[str, np.ndarray]:
@@ -116,8 +127,8 @@ def load_tensors(directory: EngineDirectory, name: str) -> dict[str, np.ndarray]
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
         looks = [what for start, what in _LOOKS_LIKE.items() if data.startswith(start)]
-        likeness = f"looks like {looks[0]}" if looks else f"cannot be parsed: {error}"
-        problem = f"is not a safetensors file, it {likeness}"
+        likeness = f", it looks like {looks[0]}" if looks else ", or it is damaged"
+        problem = f"is not a safetensors file{likeness}"
         raise directory_error(path, problem, code=code) from error
     except KeyError as error:
         problem = f"holds tensors of dtype {error.args[0]}, which NumPy does not have"
@@ -136,6 +147,16 @@ def load_bytes(directory: EngineDirectory, name: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != directory.manifest.files[name].sha256:
         raise _changed(path, "has changed since the engine directory was read", HINT)
     return data
+
+
+def _external_files(path: Path) -> set[str]:
+    with reading(path):
+        model = path.read_bytes()
+    try:
+        return external_files(model)
+    except ValueError:
+        problem = "is not an ONNX graph, or is damaged"
+        raise directory_error(path, problem, code="engine.not_loadable") from None
 
 
 def _contained(directory: Path, name: str) -> Path:

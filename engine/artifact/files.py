@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medfocus.engine.artifact.manifest import FILE_NAME, HINT, FileRecord
 from medfocus.errors import EngineDirectoryError
+from medfocus.file_errors import reason
 
 
 def directory_error(
@@ -22,7 +23,7 @@ def os_errors_as(path: Path, problem: str, hint: str, code: str) -> Iterator[Non
     try:
         yield
     except OSError as error:
-        raise directory_error(path, f"{problem}: {error.strerror}", hint, code=code) from error
+        raise directory_error(path, f"{problem}: {reason(error)}", hint, code=code) from error
 
 
 @contextmanager

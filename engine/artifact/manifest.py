@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
 DIGEST_NAME = "manifest.json.sha256"
 HINT = "export the engine again"
+MOST_IMAGES = 2**16  # per batch; of SAM2's inputs they would fill 800 GB
 
 
 def _require_sha256(text: str, key: str) -> None:
@@ -91,7 +92,7 @@ class Manifest:
         prompts: the zero-shot prompts.
         preprocessing: of both networks' inputs.
         classes: in the order of the probabilities.
-        buckets: ascending batch sizes that the engine was checked with.
+        buckets: ascending batch sizes that the engine was checked with, up to `MOST_IMAGES`.
         files: all other files of the directory, by relative name.
         backends: the runtimes that the engine was exported for and checked with, and the precision
             that each was checked in.
@@ -135,6 +136,7 @@ class Manifest:
             "buckets",
             "is not an ascending list of positive batch sizes",
         )
+        require(self.buckets[-1] <= MOST_IMAGES, "buckets", f"holds more than {MOST_IMAGES}")
         require(bool(self.backends), "backends", "names no runtime")
         for name, precision in self.backends.items():
             known = precision in COMPUTE_PRECISIONS.get(name, ())
@@ -177,7 +179,9 @@ def from_json(text: str | bytes) -> Manifest:
     try:
         content = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid("", f"is not valid UTF-8 JSON ({error})") from error
+        raise _invalid(
+            "", "is not JSON in UTF-8, or holds a key twice or no usable number"
+        ) from error
     version = content.get("schema_version", SCHEMA_VERSION) if isinstance(content, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
         raise EngineDirectoryError(

@@ -1,13 +1,12 @@
 """Writing an engine directory: whole or not at all, by one writer at a time."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from medfocus.atomic_write import flush_folder, flush_tree
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.files import (
     digest_line,
@@ -17,13 +16,14 @@ from medfocus.engine.artifact.files import (
     sibling,
 )
 from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME, Manifest, to_json
+from medfocus.sole_writer import sole_writer
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Raise an OSError of writing into `folder` as an EngineDirectoryError."""
+def writing(path: Path) -> Iterator[None]:
+    """Raise an OSError of writing a file, or into a folder, as an EngineDirectoryError."""
     hint = "free space or allow writing, then export the engine again"
-    with os_errors_as(folder, "cannot be written", hint, "engine.unwritable"):
+    with os_errors_as(path, "cannot be written", hint, "engine.unwritable"):
         yield
 
 
@@ -72,9 +72,9 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """
     manifest = unpublished(directory, manifest).manifest
     data = to_json(manifest).encode()
-    with writing(directory):
-        (directory / FILE_NAME).write_bytes(data)
-        (directory / DIGEST_NAME).write_bytes(digest_line(data))
+    for name, content in ((FILE_NAME, data), (DIGEST_NAME, digest_line(data))):
+        with writing(directory / name):
+            (directory / name).write_bytes(content)
     return manifest
 
 
@@ -115,38 +115,24 @@ def _list_files(directory: Path) -> list[str]:
 
 @contextmanager
 def _sole_writer(target: Path) -> Iterator[None]:
-    """Hold a lock that the system releases if this process dies."""
-    path = sibling(target, "lock")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("wb")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A writer that ended between our opening and our locking has removed that file.
-            held = os.path.samestat(os.fstat(stream.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            held = False
+    """Refuse if another process is writing `target`."""
+    with ExitStack() as stack:
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(sole_writer(sibling(target, "lock")))
         if not held:
             problem, hint = "is being written by another process", "wait until it has ended"
             raise directory_error(target, problem, hint, code="engine.locked")
-        try:
-            yield
-        finally:
-            path.unlink()
+        yield
 
 
 def _publish(target: Path, staging: Path, former: Path) -> None:
     with writing(target):
-        # From the leaves up: an entry is durable once the directory that holds it is.
-        for folder, _, files in os.walk(staging, topdown=False):
-            for name in files:
-                _flush(Path(folder, name))
-            _flush(Path(folder))
+        flush_tree(staging)
         if target.exists():
             target.rename(former)
         staging.rename(target)
-        _flush(target.parent)
+        flush_folder(target.parent)
 
 
 def _recover(target: Path, staging: Path, former: Path) -> None:
@@ -159,11 +145,3 @@ def _recover(target: Path, staging: Path, former: Path) -> None:
         # Renamed first, so that a half-deleted one can never be taken for an engine to restore.
         former.rename(staging)
         shutil.rmtree(staging)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

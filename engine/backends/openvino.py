@@ -59,26 +59,27 @@ class OpenVinoBackend:
             precision = "fp32"
             log.warning("OpenVINO was checked in bf16, which this processor lacks: using fp32")
         quantised = precision == "int8"
-        hints = {
+        self._hints = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._segmenter, self._classifier = (
-            core.compile_model(
-                in_float32(core.read_model(directory.graph(name))), "CPU", hints
-            ).create_infer_request()
-            for name in (
-                SEGMENTER_INT8 if quantised else SEGMENTER_ONNX,
-                CLASSIFIER_INT8 if quantised else CLASSIFIER_ONNX,
-            )
-        )
+        names = {
+            "segmenter": SEGMENTER_INT8 if quantised else SEGMENTER_ONNX,
+            "classifier": CLASSIFIER_INT8 if quantised else CLASSIFIER_ONNX,
+        }
+        self._core = core
+        self._models = {
+            graph: in_float32(core.read_model(directory.graph(name)))
+            for graph, name in names.items()
+        }
+        self._requests = {graph: self._compiled(graph) for graph in names}
 
     def segment(
         self, image: Array, points: Array, labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """See `Backend.segment`."""
-        focus_logits, score = _run(
-            self._segmenter, {"image": image, "points": points, "labels": labels}
+        focus_logits, score = self._run(
+            "segmenter", {"image": image, "points": points, "labels": labels}
         )
         return focus_logits, score
 
@@ -86,8 +87,8 @@ class OpenVinoBackend:
         self, image: Array, focus_logits: Array, rows: Array, cols: Array
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """See `Backend.classify`."""
-        embedding, probabilities, patch_focus, focused = _run(
-            self._classifier,
+        embedding, probabilities, patch_focus, focused = self._run(
+            "classifier",
             {"image": image, "focus_logits": focus_logits, "rows": rows, "cols": cols},
         )
         return embedding, probabilities, patch_focus, focused
@@ -98,7 +99,25 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        del self._segmenter, self._classifier
+        del self._models, self._requests
+
+    def _compiled(self, graph: str) -> openvino.InferRequest:
+        model = self._models[graph]
+        return self._core.compile_model(model, "CPU", self._hints).create_infer_request()
+
+    def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        if graph not in self._requests:
+            self._requests[graph] = self._compiled(graph)
+        try:
+            outputs = self._requests[graph].infer(inputs, share_inputs=True)
+        except RuntimeError:
+            # A batch with too little memory leaves what it got reserved, and shapes and kernels
+            # half made: smaller batches would fail too, in this graph and in the other. Both are
+            # compiled again by the next call, when what this error holds is released.
+            self._requests.clear()
+            raise
+        # Copies: the next call overwrites the request's own memory.
+        return [np.array(outputs[index]) for index in range(len(outputs))]
 
 
 def in_float32(model: openvino.Model) -> openvino.Model:
@@ -134,9 +153,3 @@ def in_float32(model: openvino.Model) -> openvino.Model:
 def has_bf16(core: openvino.Core) -> bool:
     """Whether this processor supports bf16, according to OpenVINO."""
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _run(request: openvino.InferRequest, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    outputs = request.infer(inputs, share_inputs=True)
-    # Copies: the next call overwrites the request's own memory.
-    return [np.array(outputs[index]) for index in range(len(outputs))]

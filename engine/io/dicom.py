@@ -1,4 +1,4 @@
-"""DICOM files to 8-bit frames: parsed defensively, decoded, rendered as the standard says.
+"""DICOM files to 8-bit frames: parsed defensively, decoded one at a time, rendered by the standard.
 
 No value of the data set except pixels leaves this module: errors and warnings name attribute
 keywords, sizes and transfer syntaxes, for any other value may identify a patient.
@@ -6,17 +6,16 @@ keywords, sizes and transfer syntaxes, for any other value may identify a patien
 
 import logging
 import re
-import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -26,13 +25,12 @@ from pydicom.uid import (
 )
 
 from medfocus.engine.io.dicom_display import REEXPORT, corrected, rendered
+from medfocus.engine.io.dicom_pixels import PixelData, pixel_data
 from medfocus.engine.io.frames import Frame
-from medfocus.errors import ImageError
+from medfocus.errors import ImageError, MedfocusError
 
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # The only attributes that are parsed; patients' names, dates and identifiers are not read.
 _ATTRIBUTES = [
-    *_PIXELS,
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "SamplesPerPixel",
@@ -73,86 +71,80 @@ _ATTRIBUTES = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
-# What pydicom and its decoders raise on damaged files.
-READ_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 _PYDICOM_WARNINGS = ("ignore", None, Warning, re.compile(r"pydicom\."), 0)
 
 
-def read_frames(path: Path, name: str, max_pixels: int) -> list[Frame]:
-    """Read and render every frame of a DICOM file.
+class DicomFile:
+    """A DICOM file whose frames are decoded one at a time.
 
     Grey: modality LUT or rescale, then the first VOI LUT or window (PS3.3 C.11.1, C.11.2), then the
     inversion of MONOCHROME1. Functional groups of enhanced multi-frame objects take precedence over
     the data set's own attributes. With no usable window the frame is min-max normalised without its
     pixel padding, with a warning. Colour: to RGB, palettes by their LUT; no ICC profile.
+    docs/pixels.md has the details.
 
     Args:
-        path: the file; a missing preamble is tolerated.
+        file: open at its start; a missing preamble is tolerated.
         name: of the file, in errors.
-        max_pixels: limit on rows × columns × frames, checked before decoding.
+        max_pixels: limit on rows × columns, checked before decoding.
+
+    Attributes:
+        frames: how many the file holds; one more if some that it announces are missing.
 
     Raises:
         ImageError: no pixels, a transfer syntax without decoder, damaged or truncated data. The
             message never holds a value of the data set.
     """
-    silence_pydicom()
-    hint = "check that it is a complete DICOM file"
-    with _failing_as(name, "cannot be parsed as DICOM", hint, "dicom.malformed"):
-        _check_inflated_size(path, name, max_pixels)
-        dataset = pydicom.dcmread(path, force=True, specific_tags=_ATTRIBUTES)
-    problem = "its image attributes (group 0028) are malformed"
-    with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
-        keyword = next((k for k in _PIXELS if dataset.get(k)), None)
-        if keyword is None:
-            raise ImageError(
-                name,
-                "holds no pixel data, or is not a DICOM file, or is cut short before its PixelData",
-                "give an image object: reports, structures and waveforms have no pixels",
-                code="dicom.no_pixels",
+
+    def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
+        silence_pydicom()
+        self._name = name
+        hint = "check that it is a complete DICOM file"
+        with _failing_as(name, "cannot be parsed as DICOM", hint, "dicom.malformed"):
+            file = _inflated(file, name, 16 * max_pixels)
+            self._dataset: Any = pydicom.dcmread(
+                file, force=True, stop_before_pixels=True, specific_tags=_ATTRIBUTES
             )
-        rows, columns, frames = (
-            _count(dataset, name, k) for k in ("Rows", "Columns", "NumberOfFrames")
+        problem = "its image attributes (group 0028) are malformed"
+        with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
+            self._notices = corrected(self._dataset)
+            self._pixels: PixelData = pixel_data(file, self._dataset, _syntax(self._dataset), name)
+            rows, columns = self._pixels.rows, self._pixels.columns
+            if rows * columns > max_pixels:
+                raise ImageError(
+                    name,
+                    f"frames of {rows} x {columns} pass the limit of {max_pixels} pixels",
+                    "crop, tile or downsize it",
+                    code="image.too_large",
+                )
+
+    @property
+    def frames(self) -> int:
+        """See the class."""
+        return self._pixels.frames
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Memory that decoding and rendering one frame takes at its peak, in bytes."""
+        return self._pixels.decoding_bytes
+
+    def frame(self, index: int) -> Frame:
+        """Decode and render one frame.
+
+        Raises:
+            ImageError: damaged, truncated or unsupported data.
+        """
+        problem = (
+            f"its {self._pixels.syntax.name} pixel data are damaged, truncated or of a kind that"
+            " no installed decoder reads"
         )
-        if rows * columns * frames > max_pixels:
-            raise ImageError(
-                name,
-                f"{frames} frames of {rows} x {columns} pass the limit of {max_pixels} pixels",
-                "split it into files of fewer frames",
-                code="image.too_large",
-            )
-        syntax = _transfer_syntax(dataset)
-        notices = corrected(dataset)
-    decoder = _decoder(syntax, name)
-    decoded: list[Frame] = []
-    with _failing_as(
-        name,
-        f"its {syntax.name} pixel data are damaged, truncated or of a kind that no installed "
-        "decoder reads",
-        f"{REEXPORT}, uncompressed if necessary",
-        "image.damaged",
-    ):
-        for index in range(frames):
-            # Not iter_array, which in pydicom 3.0 fails where JPEG 2000 needs its sign corrected.
-            values, properties = decoder.as_array(dataset, index=index, correct_unused_bits=False)  # type: ignore[arg-type]
-            problem = "its grey-scale or palette attributes are malformed"
-            with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
-                frame = rendered(values, properties, dataset, index, name)
-                decoded.append(frame._replace(warnings=notices + frame.warnings))
-    return decoded
+        hint = f"{REEXPORT}, uncompressed if necessary"
+        with _failing_as(self._name, problem, hint, "image.damaged"):
+            values, properties = self._pixels.decode(index)
+        problem = "its grey-scale or palette attributes are malformed"
+        with _failing_as(self._name, problem, REEXPORT, "dicom.malformed"):
+            frame = rendered(values, properties, self._dataset, index, self._name)
+        return frame._replace(warnings=self._notices + frame.warnings)
 
 
 def silence_pydicom() -> None:
@@ -169,45 +161,42 @@ def silence_pydicom() -> None:
 def _failing_as(name: str, problem: str, hint: str, code: str) -> Iterator[None]:
     try:
         yield
-    except READ_ERRORS:
-        # Not chained: the messages of pydicom's exceptions quote values.
+    except (MedfocusError, MemoryError):
+        raise
+    except Exception:
+        # Of any class: nobody knows what a parser raises on damaged data. Not chained, since the
+        # messages quote values.
         raise ImageError(name, problem, hint, code=code) from None
 
 
-def _check_inflated_size(path: Path, name: str, max_pixels: int) -> None:
-    """Refuse deflated data sets that would inflate to more than 16 bytes per permitted pixel."""
-    with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
-            return
-    meta = read_file_meta_info(path)
+def _inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
+    """The file itself, or its data set in memory if that is deflated (PS3.5 A.5)."""
+    start = 132 if file.read(132)[128:] == b"DICM" else 0
+    file.seek(start)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    content = file.tell()
+    file.seek(0)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return
-    limit = 16 * max_pixels
+        return file
+    file.seek(content)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = 0
-    with path.open("rb") as file:
-        file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
-        chunk = file.read(2**16)
-        while chunk and inflated <= limit:
-            inflated += len(inflater.decompress(chunk, 2**24))
-            chunk = inflater.unconsumed_tail or file.read(2**16)
-    if inflated > limit:
-        problem, hint = f"inflates to more than {limit} bytes", "export it uncompressed"
-        raise ImageError(name, problem, hint, code="image.too_large")
+    inflated = DicomBytesIO()
+    inflated.write(bytes(128) + b"DICM")
+    plain = pydicom.dataset.FileMetaDataset()
+    plain.TransferSyntaxUID = ExplicitVRLittleEndian
+    write_file_meta_info(inflated, plain, enforce_standard=False)
+    chunk = file.read(2**16)
+    while chunk:
+        inflated.write(inflater.decompress(chunk, 2**24))
+        if inflated.tell() > limit:
+            problem, hint = f"inflates to more than {limit} bytes", "export it uncompressed"
+            raise ImageError(name, problem, hint, code="image.too_large")
+        chunk = inflater.unconsumed_tail or file.read(2**16)
+    inflated.seek(0)
+    return cast(BinaryIO, inflated)
 
 
-def _count(dataset: pydicom.Dataset, name: str, keyword: str) -> int:
-    value = dataset.get(keyword)
-    if value in (None, "", 0) and keyword == "NumberOfFrames":
-        return 1
-    count = int(value) if str(value).isdecimal() else 0
-    if count < 1:
-        problem = f"its {keyword} is missing or not a positive number"
-        raise ImageError(name, problem, REEXPORT, code="dicom.malformed")
-    return count
-
-
-def _transfer_syntax(dataset: pydicom.FileDataset) -> UID:
+def _syntax(dataset: pydicom.FileDataset) -> UID:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax:
         return UID(syntax)
@@ -215,18 +204,3 @@ def _transfer_syntax(dataset: pydicom.FileDataset) -> UID:
     if implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
-def _decoder(syntax: UID, name: str) -> Decoder:
-    hint = "convert it to Explicit VR Little Endian or another common transfer syntax"
-    # The name of an unknown UID is the UID itself, which is a value of the data set.
-    label = syntax.name if syntax.is_transfer_syntax and syntax.name != syntax else "unknown"
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        problem = f"its transfer syntax ({label}) is not supported"
-        raise ImageError(name, problem, hint, code="dicom.transfer_syntax") from None
-    if not decoder.is_available:
-        problem = f"no decoder for its transfer syntax ({label}) is installed"
-        raise ImageError(name, problem, hint, code="dicom.transfer_syntax")
-    return decoder

@@ -13,10 +13,14 @@ OOM_PATTERNS = (
     "out of memory",  # CUDA, PyTorch
     "outofmemory",  # TensorRT
     "alloc_failed",  # cuBLAS, cuDNN
-    "failed to allocate",  # ONNX Runtime
+    "failed to allocate",  # ONNX Runtime, OpenVINO
+    "can't alloc",  # OpenVINO
+    "broken promise",  # OpenVINO: another of its threads was to make what this one waits for
     "bad_alloc",  # C++, through OpenVINO
     "bad allocation",
-    "allocate memory",  # PyTorch on a CPU
+    "allocate memory",  # PyTorch on a CPU, OpenVINO
+    "not enough memory",  # PyTorch on a CPU
+    "could not create a memory object",  # oneDNN, in OpenVINO and PyTorch
 )
 
 
@@ -32,9 +36,9 @@ def no_memory_for(source: str, action: str, error: BaseException) -> DeviceError
     Args:
         source: the image.
         action: what could not be done to it, a verb.
-        error: the out-of-memory error.
+        error: the out-of-memory error; its text is not repeated, for it may quote the file.
     """
-    problem = f"there is no memory to {action} it ({str(error) or type(error).__name__})"
+    problem = f"there is no memory to {action} it ({type(error).__name__})"
     return DeviceError(source, problem, "free some, or shrink it", code="device.out_of_memory")
 
 

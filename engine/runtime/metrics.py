@@ -1,10 +1,9 @@
 """What an engine has done: counts and times per stage, latencies, and the spans of a trace."""
 
 import threading
-import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -126,23 +125,6 @@ class MetricsRecorder:
             for seconds in latencies:
                 self._latencies.append(seconds)
                 self._answered += 1
-
-    def timed(
-        self, stage: str, submitted: float, task: Callable[..., _T], *arguments: object
-    ) -> _T:
-        """Call a task and record its span, even if it raises.
-
-        Args:
-            stage: one of `STAGES`.
-            submitted: when the task was queued, on the clock of `time.perf_counter`.
-            task: called with `arguments`.
-        """
-        begun = time.perf_counter()
-        try:
-            return task(*arguments)
-        finally:
-            lane = threading.current_thread().name
-            self.add([Span(stage, lane, begun, time.perf_counter(), begun - submitted)])
 
     @contextmanager
     def tracing(self) -> Iterator[list[Span]]:

@@ -23,7 +23,9 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TypeVar
 
+from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.runtime.batch_buffers import BatchBuffers
+from medfocus.engine.runtime.byte_budget import ByteBudget
 from medfocus.engine.runtime.execution import Event, Stream, ThreadStream
 from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.memory import is_out_of_memory
@@ -35,7 +37,7 @@ from medfocus.errors import DeviceError, InputError, MedfocusError, without_trac
 
 MOST_BYTES = 2**30  # of decoded images, queued and under way
 
-_CLOSED = InputError("engine", "is closed", "load it again", code="engine.closed")
+CLOSED = InputError("engine", "is closed", "load it again", code="engine.closed")
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
@@ -62,8 +64,9 @@ class Pipeline:
         classify: the classifier's stream; may be the same one.
         max_batch: most images per batch.
         max_wait: seconds for which a batch that is not full waits for more images.
-        threads: how many threads read and preprocess images.
-        most_bytes: limit on decoded images; see `submit`.
+        threads: how many threads preprocess images, and how many others read them.
+        most_bytes: limit on decoded images and on what is being decoded; see `ByteBudget`.
+        reader: reads files; closed with the pipeline.
         release: called at the end, when nothing is under way any more.
     """
 
@@ -77,12 +80,16 @@ class Pipeline:
         max_wait: float = 0.0,
         threads: int = 1,
         most_bytes: int = MOST_BYTES,
+        reader: FileReader | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self._buffers, self._segment, self._classify = buffers, segment, classify
         self._answers = ThreadStream("answers")
         self._workers = WorkerPool(threads)
-        self._batcher = RequestBatcher(max_batch, max_wait, most_bytes)
+        self._readers = WorkerPool(threads, "read")  # apart: a slow disk must not stop the rest
+        self.reader = reader or FileReader()
+        self.budget = ByteBudget(most_bytes)
+        self._batcher = RequestBatcher(max_batch, max_wait, self.budget)
         self._metrics = MetricsRecorder()
         self._buffer_bytes = sum(one.nbytes for one in buffers)
         self._batches_under_way = len(buffers)
@@ -108,6 +115,9 @@ class Pipeline:
         for stream in (self._segment, self._classify, self._answers):
             stream.close()
         self._workers.close()
+        self.reader.stop()
+        self._readers.close()
+        self.reader.close()
         self._release()
         self._buffers, self._idle = [], SimpleQueue()  # frees them even while `self` is referenced
 
@@ -153,7 +163,7 @@ class Pipeline:
 
     def _stage(self, work: Callable[[], None]) -> None:
         if self._exiting:
-            raise without_traceback(_CLOSED)
+            raise without_traceback(CLOSED)
         work()
 
     def _recycle(self, buffers: BatchBuffers) -> None:
@@ -166,7 +176,7 @@ class Pipeline:
         if is_out_of_memory(error) and len(requests) > 1:
             if self._batcher.put_back(requests):
                 return
-            outcome = self._batcher.failure or _CLOSED
+            outcome = self._batcher.failure or CLOSED
         elif is_out_of_memory(error):
             outcome = DeviceError(
                 requests[0].image.source,
@@ -181,6 +191,7 @@ class Pipeline:
             problem = f"its backend failed ({type(error).__name__}: {error})"
             outcome = DeviceError("engine", problem, "load the engine again")
             self._batcher.stop(outcome)
+            self.budget.stop()
         for request in requests:
             self._batcher.settle(request, outcome)
 
@@ -219,31 +230,59 @@ class Pipeline:
         """How many images can be under way."""
         return self.max_batch * self._batches_under_way
 
-    def read(self, task: Callable[..., _T], *arguments: object) -> "Future[_T]":
-        """Read a source in the worker pool."""
+    def read(self, task: Callable[[Callable[[int], None]], _T]) -> "Future[_T]":
+        """Run a task that reads, in a thread for such tasks.
+
+        Args:
+            task: called with a function that waits until so many bytes may be held; the time that
+                it waits counts as waiting, not as reading.
+
+        Raises:
+            MedfocusError: the pipeline is closed.
+        """
         try:
-            submitted = time.perf_counter()
-            return self._workers.submit(
-                partial(self._metrics.timed, "read", submitted, task, *arguments)
-            )
-        except RuntimeError:  # closed in the meantime
-            refused: Future[_T] = Future()
-            refused.set_exception(without_traceback(self.failure or _CLOSED))
-            return refused
+            return self._readers.submit(partial(self._timed, time.perf_counter(), task))
+        except RuntimeError:
+            raise without_traceback(self.failure or CLOSED) from None
+
+    def _timed(self, submitted: float, task: Callable[[Callable[[int], None]], _T]) -> _T:
+        begun, blocked = time.perf_counter(), 0.0
+
+        def admit(count: int) -> None:
+            nonlocal blocked
+            since = time.perf_counter()
+            self.budget.acquire(count)
+            blocked += time.perf_counter() - since
+
+        try:
+            return task(admit)
+        finally:
+            lane, ended = threading.current_thread().name, time.perf_counter()
+            waited = begun + blocked - submitted
+            self._metrics.add([Span("read", lane, begun + blocked, ended, waited)])
 
     def submit(self, requests: Sequence[ImageRequest]) -> None:
         """Queue requests together: they share a batch as far as it has room.
 
-        Blocks until the decoded images of all unresolved requests, these included, are at most
-        `most_bytes`; if nothing else is unresolved they are accepted whatever their size. If
-        `failure` is set, they are resolved with it.
+        Blocks until their images are within the limit on bytes. If `failure` is set, they are
+        resolved with it.
         """
+        self.budget.acquire(sum(request.image.pixels.nbytes for request in requests))
+        self.submit_admitted(requests)
+
+    def submit_admitted(self, requests: Sequence[ImageRequest]) -> None:
+        """Queue requests whose images' bytes are already held in `budget`."""
         self._batcher.put(requests)
+
+    def announce(self, count: int) -> None:
+        """Say that `count` images will be submitted soon: a batch waits a moment for them."""
+        self._batcher.announce(count)
 
     def stats(self) -> Stats:
         """What was done so far, and the current load."""
         queue = self._batcher
-        return self._metrics.stats(len(queue), queue.bytes, self._buffer_bytes, queue.max_batch)
+        held = self.budget.held
+        return self._metrics.stats(len(queue), held, self._buffer_bytes, queue.max_batch)
 
     def tracing(self) -> AbstractContextManager[list[Span]]:
         """A list to which all spans are appended until the block ends."""
@@ -251,7 +290,8 @@ class Pipeline:
 
     def stop(self) -> None:
         """Accept no more requests; the threads end once the batches under way are answered."""
-        self._batcher.stop(_CLOSED)
+        self._batcher.stop(CLOSED)
+        self.budget.stop()
 
     def close(self) -> None:
         """Stop, and wait until all threads have ended."""

@@ -1,24 +1,34 @@
-"""Streaming a caller's sources through the pipeline: read ahead, batch, yield in order."""
+"""Streaming a caller's sources through the pipeline: read ahead, submitted, yielded in order.
 
+A thread of the stream's own pulls the sources, so that an answer is yielded when it is ready,
+whatever the iterable does next. Images are submitted as they are read: what holds memory for a
+decoded image waits neither for other images nor for the caller, so that there is no deadlock.
+"""
+
+import itertools
 import os
+import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
-from medfocus.engine.io.images import ImageSource, SourceImage, read_images
+from medfocus.engine.io.image_file import frame_name, open_path
+from medfocus.engine.io.images import ImageSource, InMemoryImage, SourceImage, converted, named
+from medfocus.engine.io.in_memory import copied, is_in_memory_file
 from medfocus.engine.io.notices import Notice
+from medfocus.engine.io.reading.open_file import OpenFile
 from medfocus.engine.preprocess.prompts import Box, Points, own_prompt
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 from medfocus.engine.runtime.memory import is_out_of_memory, no_memory_for
 from medfocus.engine.runtime.pipeline import Pipeline
 from medfocus.errors import ImageError, MedfocusError, without_traceback
 from medfocus.settings import Prompts
-
-CHUNK_BYTES = 2**28  # of decoded images that are submitted together
-READ_AHEAD = 8  # sources read before they are needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +58,27 @@ class PendingPrediction(NamedTuple):
     future: "Future[GraphOutputs]"
 
 
-class _Reading(NamedTuple):
+class _Read(NamedTuple):
+    frames: int  # that the source holds, as far as is known
+    prediction: PendingPrediction
+
+
+@dataclass(eq=False)
+class _Source:
     number: int
-    item: PromptedSource
     name: str
-    images: "Future[list[SourceImage]]"
+    box: Box | None
+    points: Points | None
+    file: OpenFile | None = None
+    reads: "deque[Future[_Read]]" = field(default_factory=deque)  # begun, and not yet answered
 
 
 def stream_sources(
-    pipeline: Pipeline, prompted: Iterable[PromptedSource], prompts: Prompts, batch_size: int
+    pipeline: Pipeline,
+    prompted: Iterable[PromptedSource],
+    prompts: Prompts,
+    batch_size: int,
+    count: int | None = None,
 ) -> Generator[PendingPrediction, None, None]:
     """Run sources through the pipeline and yield, in their order, one item per image.
 
@@ -66,120 +88,199 @@ def stream_sources(
 
     Args:
         pipeline: what runs the graphs.
-        prompted: pulled in the caller's thread, no faster than the pipeline takes them.
+        prompted: pulled in a thread of its own, no faster than the pipeline takes them.
         prompts: for sources that have none of their own.
-        batch_size: images that are submitted together.
+        batch_size: images that are read ahead of those that are under way.
+        count: number of sources, if it is known: the first batch then waits for more of them.
     """
-    pending: deque[PendingPrediction] = deque()
-    chunk: list[ImageRequest] = []
-    failure: Exception | None = None
+    stream = _Stream(pipeline, prompts, pipeline.room + batch_size, count or 0)
+    threading.Thread(
+        target=stream.pull, args=(iter(prompted),), name="medfocus-sources", daemon=True
+    ).start()
+    del prompted
     try:
-        try:
-            for prediction, request in _read_ahead(pipeline, prompted, prompts):
-                pending.append(prediction)
-                if request is not None:
-                    chunk.append(request)
-                del request  # its image must not outlive its prediction
-                crowded = len(pending) > pipeline.room + batch_size
-                if crowded or len(chunk) == batch_size or _nbytes(chunk) >= CHUNK_BYTES:
-                    pipeline.submit(chunk)
-                    chunk = []
-                while pending and (crowded or pending[0].future.done()):
-                    pending[0].future.exception()  # waits
-                    yield pending.popleft()
-                    crowded = len(pending) > pipeline.room + batch_size
-        except Exception as error:
-            failure = error
-        pipeline.submit(chunk)
-        chunk = []
-        while pending:
-            pending[0].future.exception()  # waits
-            yield pending.popleft()
+        while (source := stream.pulled.get()) is not None:
+            yield from stream.answers(source)
+        if stream.failure is not None:
+            raise stream.failure
     finally:
-        for prediction in pending:
-            prediction.future.cancel()
-    if failure is not None:
-        raise failure
+        stream.stop()
 
 
-def _read_ahead(
-    pipeline: Pipeline, prompted: Iterable[PromptedSource], prompts: Prompts
-) -> Iterator[tuple[PendingPrediction, ImageRequest | None]]:
-    reading: deque[_Reading] = deque()
-    failure: Exception | None = None
-    try:
-        for number, item in enumerate(prompted):
-            reading.append(_begin(pipeline, number, item))
-            while reading and (reading[0].images.done() or _far_enough(reading)):
-                yield from _frames(reading.popleft(), prompts)
-    except Exception as error:
-        failure = error
-    while reading:
-        yield from _frames(reading.popleft(), prompts)
-    if failure is not None:
-        raise failure
+class _Stream:
+    """What one call of `stream_sources` has under way.
 
+    Attributes:
+        pulled: the sources in their order, then None.
+        failure: what the iterable raised.
+    """
 
-def _begin(pipeline: Pipeline, number: int, item: PromptedSource) -> _Reading:
-    """Read files in the worker pool; copy in-memory images now, before the caller changes them."""
-    source = item.source
-    if isinstance(source, str | Path):
-        name = os.fspath(source)
-        return _Reading(number, item, name, pipeline.read(read_images, source, name))
-    name = f"item {number}"
-    images: Future[list[SourceImage]] = Future()
-    try:
-        images.set_result(read_images(source, name))
-    except Exception as error:
-        images.set_exception(error)
-    return _Reading(number, item, name, images)
+    def __init__(self, pipeline: Pipeline, prompts: Prompts, width: int, count: int) -> None:
+        self._pipeline, self._prompts, self._width = pipeline, prompts, width
+        self.pulled: SimpleQueue[_Source | None] = SimpleQueue()
+        self.failure: BaseException | None = None
+        self._window = threading.Semaphore(width)  # sources that may be pulled
+        self._sources: deque[_Source] = deque()  # pulled, and not yet answered
+        self._stopped = False
+        self._expected = count  # sources that are announced to the pipeline, and not yet pulled
+        pipeline.announce(count)
 
-
-def _frames(
-    reading: _Reading, prompts: Prompts
-) -> Iterator[tuple[PendingPrediction, ImageRequest | None]]:
-    number, item, name, images = reading
-    try:
-        frames = images.result()
-    except Exception as error:
-        yield _failed(number, name, error), None
-        return
-    frames.reverse()
-    while frames:
-        image = frames.pop()  # so that a submitted page is freed before the last one is done
-        size = image.pixels.shape[0], image.pixels.shape[1]
+    def pull(self, prompted: Iterator[PromptedSource]) -> None:
+        """Pull sources and begin to read each, as far ahead as the window allows."""
         try:
-            own = item.box is not None or item.points is not None
-            prompt = own_prompt(item.box, item.points, *size, image.source) if own else prompts
-        except MedfocusError as error:
-            yield _failed(number, image.source, error), None
+            for number in itertools.count():
+                self._window.acquire()
+                item = None if self._stopped else next(prompted, None)
+                if item is None:
+                    break
+                self._begin(number, item)
+                del item  # an image that waits for nothing must not be kept
+        except BaseException as error:
+            self.failure = error
+        self._pipeline.announce(-self._expected)
+        self.pulled.put(None)
+
+    def answers(self, source: _Source) -> Iterator[PendingPrediction]:
+        """One item per image of a source, of which as many are read ahead as of sources."""
+        index, begun, frames = 0, 1, 1
+        while index < frames:
+            frames, prediction = source.reads[0].result()
+            while begun < min(frames, index + self._width):
+                self._pipeline.announce(1)
+                source.reads.append(self._read(source, begun))
+                begun += 1
+            prediction.future.exception()  # waits
+            if self.failure is not None and not isinstance(self.failure, Exception):
+                raise self.failure  # an interrupt comes at once
+            source.reads.popleft()
+            yield prediction
+            index += 1
+        self._sources.popleft()
+        self._cancel(source)
+        self._window.release()
+
+    def stop(self) -> None:
+        """Cancel what is pending, and pull no more sources."""
+        self._stopped = True
+        self._window.release()
+        with suppress(IndexError):
+            while True:
+                self._cancel(self._sources.popleft())
+
+    def _begin(self, number: int, item: PromptedSource) -> None:
+        if self._expected:
+            self._expected -= 1
         else:
-            request = ImageRequest(image, prompt)
-            yield (
-                PendingPrediction(number, image.source, size, image.warnings, request.future),
-                request,
+            self._pipeline.announce(1)
+        given = item.source
+        is_path = isinstance(given, str | os.PathLike)
+        name = os.fspath(given) if is_path else f"item {number}"  # type: ignore[arg-type]
+        source = _Source(number, name, item.box, item.points)
+        try:
+            if is_path:
+                source.file = OpenFile(name, open_path(Path(name), name))
+                # So that a slow disk reads many files at once, and not as many as processes decode.
+                os.posix_fadvise(source.file.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            elif is_in_memory_file(given):
+                source.file = OpenFile(name, copied(given, name))  # type: ignore[arg-type]
+        except MedfocusError as error:
+            self._pipeline.announce(-1)
+            source.reads.append(_done(source, error))
+        else:
+            source.reads.append(
+                self._read(source, 0) if source.file else self._converted(source, given)  # type: ignore[arg-type]
             )
+        self._sources.append(source)
+        self.pulled.put(source)
+        if self._stopped:
+            self.stop()
+
+    def _converted(self, source: _Source, given: InMemoryImage) -> "Future[_Read]":
+        """Copy an image in memory now, before the caller changes it."""
+        try:
+            image = converted(given, source.name)
+            request = self._request(source, image)
+            self._pipeline.submit([request])
+        except Exception as error:
+            return _done(source, error)
+        finally:
+            self._pipeline.announce(-1)
+        read: Future[_Read] = Future()
+        read.set_result(_Read(1, _pending(source, request)))
+        return read
+
+    def _read(self, source: _Source, index: int) -> "Future[_Read]":
+        try:
+            return self._pipeline.read(partial(self._read_frame, source, index))
+        except MedfocusError as error:  # closed in the meantime
+            self._pipeline.announce(-1)
+            return _done(source, error)
+
+    def _read_frame(self, source: _Source, index: int, admit: Callable[[int], None]) -> _Read:
+        """Read one image of a file, and submit it."""
+        budget, held, frames = self._pipeline.budget, 0, index + 1
+
+        def admitted(count: int) -> None:
+            nonlocal held
+            admit(count)
+            held = count
+
+        try:
+            assert source.file is not None
+            with source.file:
+                frames, outcome = self._pipeline.reader.read(source.file, index, admitted)
+            if isinstance(outcome, MedfocusError):
+                return _Read(frames, _failed(source, outcome))
+            name = frame_name(source.name, index, frames)
+            request = self._request(source, named(outcome, name))
+            budget.release(held - outcome.pixels.nbytes)
+            held = 0
+            self._pipeline.submit_admitted([request])
+            return _Read(frames, _pending(source, request))
+        except Exception as error:
+            return _Read(frames, _failed(source, error))
+        finally:
+            budget.release(held)
+            self._pipeline.announce(-1)
+
+    def _request(self, source: _Source, image: SourceImage) -> ImageRequest:
+        if source.box is None and source.points is None:
+            return ImageRequest(image, self._prompts)
+        height, width = image.pixels.shape[:2]
+        return ImageRequest(
+            image, own_prompt(source.box, source.points, height, width, image.source)
+        )
+
+    def _cancel(self, source: _Source) -> None:
+        for read in source.reads:
+            if read.cancel():
+                self._pipeline.announce(-1)
+            else:
+                read.add_done_callback(lambda read: read.result().prediction.future.cancel())
+        if source.file is not None:
+            source.file.close()
 
 
-def _failed(number: int, name: str, error: Exception) -> PendingPrediction:
+def _pending(source: _Source, request: ImageRequest) -> PendingPrediction:
+    image = request.image
+    size = image.pixels.shape[0], image.pixels.shape[1]
+    return PendingPrediction(source.number, image.source, size, image.warnings, request.future)
+
+
+def _done(source: _Source, error: Exception) -> "Future[_Read]":
+    read: Future[_Read] = Future()
+    read.set_result(_Read(1, _failed(source, error)))
+    return read
+
+
+def _failed(source: _Source, error: Exception) -> PendingPrediction:
     if isinstance(error, MedfocusError):
         error = without_traceback(error)
     elif is_out_of_memory(error):
-        error = no_memory_for(name, "read", error)
-    else:
-        problem = f"cannot be read ({type(error).__name__}: {error})"
-        error = ImageError(name, problem, "check the file, or report this")
+        error = no_memory_for(source.name, "read", error)
+    else:  # its text may quote the file
+        problem = f"cannot be read ({type(error).__name__})"
+        error = ImageError(source.name, problem, "check the file, or report this")
     future: Future[GraphOutputs] = Future()
     future.set_exception(error)
-    return PendingPrediction(number, name, None, (), future)
-
-
-def _far_enough(reading: Sequence[_Reading]) -> bool:
-    """Whether enough was read ahead, in number or in bytes."""
-    ready = [item.images for item in reading if item.images.done() and not item.images.exception()]
-    held = sum(image.pixels.nbytes for images in ready for image in images.result())
-    return len(reading) > READ_AHEAD or held >= CHUNK_BYTES
-
-
-def _nbytes(requests: list[ImageRequest]) -> int:
-    return sum(request.image.pixels.nbytes for request in requests)
+    return PendingPrediction(source.number, source.name, None, (), future)

@@ -6,10 +6,16 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from medfocus.engine.runtime.byte_budget import ByteBudget
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 from medfocus.errors import MedfocusError, without_traceback
 
 log = logging.getLogger(__name__)
+
+
+# Seconds for which a batch waits for images that are being read, if it may not wait otherwise: less
+# than a batch takes, and enough for those that arrive together to run together.
+_LINGER = 0.002
 
 
 class RequestBatcher:
@@ -18,36 +24,32 @@ class RequestBatcher:
     Args:
         max_batch: most images per batch.
         max_wait: seconds for which a batch that is not full waits for more images.
-        most_bytes: limit on the decoded images of all unresolved requests.
+        budget: gets the bytes of a request's image back once it is resolved.
 
     Attributes:
         failure: why no more requests are accepted; None while they are.
-        bytes: decoded images of all unresolved requests, queued or under way.
     """
 
-    def __init__(self, max_batch: int, max_wait: float, most_bytes: int) -> None:
-        self.max_batch, self._max_wait, self._most_bytes = max_batch, max_wait, most_bytes
+    def __init__(self, max_batch: int, max_wait: float, budget: ByteBudget) -> None:
+        self.max_batch, self._max_wait, self._budget = max_batch, max_wait, budget
         self.failure: MedfocusError | None = None
-        self.bytes = 0
         self._requests: deque[ImageRequest] = deque()
+        self._announced = 0
         self._changed = threading.Condition()
-        # Held while waiting for room, so that small requests cannot overtake a large one forever.
-        self._admission_lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def put(self, requests: Sequence[ImageRequest]) -> None:
-        """Queue requests together, once there is room for their images.
+    def announce(self, count: int) -> None:
+        """Say that `count` images will come soon; a negative count takes it back."""
+        with self._changed:
+            self._announced += count
+            if not self._announced:
+                self._changed.notify_all()
 
-        If `failure` is set, they are resolved with it.
-        """
-        wanted = sum(request.image.pixels.nbytes for request in requests)
-        with self._admission_lock, self._changed:
-            self._changed.wait_for(
-                lambda: self.failure or not self.bytes or self.bytes + wanted <= self._most_bytes
-            )
-            self.bytes += wanted
+    def put(self, requests: Sequence[ImageRequest]) -> None:
+        """Queue requests; if `failure` is set, they are resolved with it."""
+        with self._changed:
             self._requests.extend(requests)
             self._changed.notify_all()
         if self.failure:
@@ -58,14 +60,20 @@ class RequestBatcher:
         with self._changed:
             while not self.failure:
                 self._changed.wait_for(lambda: self._requests or self.failure)
-                if self._requests and self._max_wait > 0:
-                    patience = self._requests[0].submitted + self._max_wait - time.perf_counter()
-                    self._changed.wait_for(
-                        lambda: len(self._requests) >= self.max_batch or self.failure, patience
-                    )
+                if self._requests:
+                    self._wait_for_more(self._requests[0].submitted)
                 if batch := self._take():
                     return batch
         return []
+
+    def _wait_for_more(self, since: float) -> None:
+        patience = self._max_wait or _LINGER
+
+        def enough() -> bool:
+            complete = len(self._requests) >= self.max_batch or self.failure is not None
+            return complete or not (self._max_wait or self._announced)
+
+        self._changed.wait_for(enough, since + patience - time.perf_counter())
 
     def _take(self) -> list[ImageRequest]:
         """The oldest request, and those behind it whose prompts have the same shape."""
@@ -102,8 +110,7 @@ class RequestBatcher:
 
     def settle(self, request: ImageRequest, outcome: GraphOutputs | MedfocusError) -> None:
         """Resolve a request with its outputs or its error."""
-        with self._changed:
-            self._release(request)
+        self._release(request)
         if not (request.begun or request.future.set_running_or_notify_cancel()):
             return  # cancelled by its caller
         if isinstance(outcome, MedfocusError):
@@ -122,5 +129,4 @@ class RequestBatcher:
             self.settle(request, failure)
 
     def _release(self, request: ImageRequest) -> None:
-        self.bytes -= request.image.pixels.nbytes
-        self._changed.notify_all()
+        self._budget.release(request.image.pixels.nbytes)

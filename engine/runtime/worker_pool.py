@@ -16,12 +16,12 @@ class WorkerPool:
     ended, when other threads of a service may still make requests.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, name: str = "host") -> None:
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._run, name=f"medfocus-host_{number}", daemon=True)
+            threading.Thread(target=self._run, name=f"medfocus-{name}_{number}", daemon=True)
             for number in range(count)
         ]
         for thread in self._threads:

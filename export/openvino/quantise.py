@@ -2,15 +2,10 @@
 
 import io
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
-
-# Set before NNCF is imported: otherwise it reports every call to its vendor's analytics service,
-# and nothing may leave a hospital's machine unless the user asked for it.
-os.environ["NNCF_CI"] = "1"
 
 import nncf
 import numpy as np

@@ -1,6 +1,5 @@
 """Builds TensorRT plans from the ONNX graphs, for this machine's GPU and TensorRT version."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from medfocus.engine.backends.tensorrt.library import (
 from medfocus.engine.runtime import cuda
 from medfocus.export.tensorrt.profiles import MOST_POINTS, input_dimensions, profiles
 from medfocus.settings import Prompts
+from medfocus.user_folders import cache_folder
 
 Attention = Literal["native", "plugin"]
 
@@ -75,5 +75,4 @@ def build_plans(
 
 def timing_cache(architecture: int, version: str) -> Path:
     """The cache of measured kernel times between builds; not part of an engine."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "medfocus" / f"tensorrt-sm{architecture}-{version}.timing"
+    return cache_folder() / f"tensorrt-sm{architecture}-{version}.timing"

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from medfocus.engine.io.images import SourceImage, read_images
-from medfocus.engine.io.input_files import find_files
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.io.inputs.files import find_files
+from medfocus.engine.io.inputs.staging import staging
+from medfocus.engine.io.reading.reader import read_images
 from medfocus.phantoms import KINDS, ORGANS, make_phantom
 
 CHECK_IMAGES, CALIBRATION_IMAGES = 64, 128
@@ -27,7 +29,9 @@ def check_images(
     """
     own: list[SourceImage] = []
     if folder is not None:
-        own = [image for path in find_files([str(folder)]) for image in read_images(path)]
+        files = find_files([str(folder)]).files
+        with staging() as staged:
+            own = [image for file in files for image in read_images(staged(file), file.name)]
     return own + phantoms(max(0, count - len(own)), seed)
 
 

@@ -37,6 +37,7 @@ class Dataset:
         classes: C class names.
         prompts: C class prompts, one sentence per class.
         items: sorted by path.
+        notes: what reading it took for granted, for its user.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Dataset:
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
     items: tuple[Item, ...]
+    notes: tuple[str, ...] = ()

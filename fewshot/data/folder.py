@@ -2,56 +2,81 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+from medfocus.engine.io.inputs.walk import LEFTOVERS, Walk
 from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
 from medfocus.fewshot.data.splitting.groups import patient_group
+from medfocus.models.clip.class_names import check_distinct, class_name
 from medfocus.models.clip.text import CLASS_PROMPT
 
-LAYOUT = "lay images out as FOLDER/<class>/<image> or FOLDER/{train,test}/<class>/<image>"
+LAYOUT = (
+    "lay images out as FOLDER/<class>/<image> or FOLDER/{train,test}/<class>/<image>, with val"
+    " beside them if you like"
+)
 
 _Files = dict[str, list[Path]]  # class name to image files
+_Folder = Literal["train", "val", "test"]
 
-_PARTS: dict[str, Part] = {
+_NAMES: dict[str, _Folder] = {
     "train": "train",
     "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
     "test": "test",
     "testing": "test",
 }
+VALIDATION_NOTE = "its validation part is trained on, together with the training part"
 # Files that file managers and labelling tools leave next to images.
 _LEFTOVERS = ("thumbs.db", "desktop.ini")
 _TABLES = (".csv", ".json", ".txt", ".xlsx")
 
 
+def part_of(name: str) -> _Folder | None:
+    """The part of a data set that a name stands for, whatever its case; None if for none."""
+    return _NAMES.get(name.lower())
+
+
 def read_folder(root: Path) -> Dataset:
     """Read an image folder: FOLDER/<class>, or FOLDER/{train,test}/<class>.
 
-    The parts may also be named training and testing; case is ignored. Dashes and underscores in a
-    class folder's name become spaces. Every file below a class folder is one of its images, except
-    hidden files, tables and notes. DICOM files are grouped by patient.
+    The parts may also be named training and testing; case is ignored. A folder val, valid or
+    validation beside them belongs to the training part. Dashes and underscores in a class folder's
+    name become spaces. Every file below a class folder is one of its images, except hidden files,
+    tables and notes. DICOM files are grouped by patient.
 
     Raises:
         FileError: no such folder, or a file name that is not UTF-8.
-        InputError: the folder has no class folders, a class is empty or occurs twice, one of the
-            two parts is missing, parts are mixed with class folders, or their classes differ.
+        InputError: the folder has no class folders, a class is empty or occurs twice, two classes
+            look like one, one of the two parts is missing, parts are mixed with class folders, or
+            their classes differ.
     """
     if not root.is_dir():
         raise FileError(str(root), "is not a folder", LAYOUT, code="file.missing")
-    folders = subfolders(root)
-    parts = _part_folders(root, folders)
-    if not parts:
-        return _dataset(root, {None: _class_folders(root)})
-    train, test = (_class_folders(parts["train"]), _class_folders(parts["test"]))
-    _check_same_classes(root, train, test)
-    return _dataset(root, {"train": train, "test": test})
+    walk = Walk()
+    named = _part_folders(root, subfolders(root, walk))
+    if not named:
+        return _dataset(root, {None: _class_folders(root, walk)}, walk)
+    train = _class_folders(named["train"], walk)
+    extra = _class_folders(named["val"], walk) if "val" in named else {}
+    test = _class_folders(named["test"], walk)
+    merged = {name: train.get(name, []) + extra.get(name, []) for name in sorted({*train, *extra})}
+    check_distinct(sorted({*merged, *test}), str(root))
+    _check_same_classes(root, merged, test)
+    notes = (VALIDATION_NOTE,) if extra else ()
+    return _dataset(root, {"train": merged, "test": test}, walk, notes)
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+def subfolders(folder: Path, walk: Walk) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones and those of other programs."""
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    walk.leftovers += [path for path in folders if path.name in LEFTOVERS]
+    return [path for path in folders if path.name not in LEFTOVERS and path.name[0] != "."]
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, walk: Walk) -> list[Path]:
     """Every file below a folder that may be an image, sorted by path.
 
     Skips hidden files and the leftovers of file managers and labelling tools. Files of any other
@@ -60,11 +85,7 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         FileError: a file name that is not UTF-8.
     """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not _hidden(path, folder) and not _leftover(path)
-    )
+    files = [path for path in walk.files(folder) if not _leftover(path)]
     for path in files:
         try:
             str(path).encode()
@@ -75,20 +96,25 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def leftover_notes(walk: Walk) -> tuple[str, ...]:
+    """One note if the walk met folders of other programs."""
+    if not walk.leftovers:
+        return ()
+    first, *more = dict.fromkeys(walk.leftovers)
+    others = f" and {len(more)} others like it" if more else ""
+    return (f"{first}{others} belong to another program, and are left out",)
 
 
 def _leftover(path: Path) -> bool:
     return path.name.lower() in _LEFTOVERS or path.suffix.lower() in _TABLES
 
 
-def _part_folders(root: Path, folders: list[Path]) -> dict[Part, Path]:
-    """The folders of the two parts; empty if all folders are classes."""
-    parts = [folder for folder in folders if folder.name.lower() in _PARTS]
+def _part_folders(root: Path, folders: list[Path]) -> dict[_Folder, Path]:
+    """The folders of the parts by name; empty if all folders are classes."""
+    parts = [folder for folder in folders if part_of(folder.name)]
     if not parts:
         return {}
-    named = {_PARTS[folder.name.lower()]: folder for folder in parts}
+    named = {name: folder for folder in parts if (name := part_of(folder.name))}
     others = [folder.name for folder in folders if folder not in parts]
     names = " and ".join(folder.name for folder in parts)
     if others:
@@ -105,7 +131,7 @@ def _part_folders(root: Path, folders: list[Path]) -> dict[Part, Path]:
             "merge the two folders",
             code="dataset.wrong_layout",
         )
-    if len(named) == 1:
+    if not {"train", "test"} <= named.keys():
         other = "test" if "train" in named else "train"
         raise InputError(
             str(root),
@@ -116,11 +142,11 @@ def _part_folders(root: Path, folders: list[Path]) -> dict[Part, Path]:
     return named
 
 
-def _class_folders(folder: Path) -> _Files:
+def _class_folders(folder: Path, walk: Walk) -> _Files:
     """The image files of each class, sorted by class name."""
     classes: _Files = {}
-    for path in subfolders(folder):
-        name = path.name.replace("-", " ").replace("_", " ")
+    for path in subfolders(folder, walk):
+        name = class_name(path.name.replace("-", " ").replace("_", " "), str(path))
         if name in classes:
             raise InputError(
                 str(folder),
@@ -128,11 +154,12 @@ def _class_folders(folder: Path) -> _Files:
                 "merge the two folders",
                 code="dataset.wrong_layout",
             )
-        classes[name] = image_files(path)
+        classes[name] = image_files(path, walk)
         if not classes[name]:
             raise InputError(str(path), "holds no images", LAYOUT, code="dataset.empty")
     if not classes:
         raise InputError(str(folder), "holds no class folders", LAYOUT, code="dataset.empty")
+    check_distinct(classes, str(folder))
     return dict(sorted(classes.items()))
 
 
@@ -148,7 +175,9 @@ def _check_same_classes(root: Path, train: _Files, test: _Files) -> None:
         )
 
 
-def _dataset(root: Path, parts: Mapping[Part | None, _Files]) -> Dataset:
+def _dataset(
+    root: Path, parts: Mapping[Part | None, _Files], walk: Walk, notes: tuple[str, ...] = ()
+) -> Dataset:
     classes = tuple(next(iter(parts.values())))
     items = [
         Item(path, classes.index(name), patient_group(path), part)
@@ -162,4 +191,5 @@ def _dataset(root: Path, parts: Mapping[Part | None, _Files]) -> Dataset:
         classes=classes,
         prompts=tuple(CLASS_PROMPT.format(name) for name in classes),
         items=tuple(sorted(items, key=lambda item: item.path)),
+        notes=notes + leftover_notes(walk),
     )

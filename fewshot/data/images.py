@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from medfocus.engine.io.images import SourceImage, read_images
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.io.reading.reader import read_images
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Dataset, Item
 from medfocus.fewshot.data.splitting.leaks import leave_out_copies
@@ -31,10 +33,19 @@ def read_item(item: Item) -> list[tuple[SourceImage, NDArray[np.float32]]]:
     return [(image, lesions[size]) for image, size in zip(images, sizes, strict=True)]
 
 
+def content_hash(image: SourceImage) -> str:
+    """SHA-256 of an image's shape and pixels, independent of the file format."""
+    digest = sha256(str(image.pixels.shape).encode())
+    digest.update(np.ascontiguousarray(image.pixels).data)
+    return digest.hexdigest()
+
+
 def leave_out_unreadable(
     items: Sequence[Item], prepare: Callable[[SourceImage], object], report: Console
-) -> tuple[Item, ...]:
-    """The items that can be used; the others are reported by name.
+) -> dict[Item, tuple[str, ...]]:
+    """The items that can be used, with the `content_hash` of each frame.
+
+    The others are reported by name.
 
     Args:
         items: all of them are read.
@@ -44,32 +55,34 @@ def leave_out_unreadable(
     Raises:
         ImageError: none of the items can be used.
     """
-    good, errors = [], []
+    good: dict[Item, tuple[str, ...]] = {}
+    errors = []
     with Progress(console=report) as progress:
         for item in progress.track(items, description="checking files"):
             try:
-                for image, _ in read_item(item):
+                images = [image for image, _ in read_item(item)]
+                for image in images:
                     prepare(image)
             except ImageError as error:
                 errors.append(error)
                 report.print(f"left out: {printable(f'{error.item}: {error.problem}')}")
             else:
-                good.append(item)
+                good[item] = tuple(map(content_hash, images))
     if errors and not good:
         raise unreadable(errors, len(items))
-    return tuple(good)
+    return good
 
 
 def leave_out_bad(
     dataset: Dataset, prepare: Callable[[SourceImage], object], report: Console
 ) -> Dataset:
-    """A data set without the files that would be refused: unreadable ones and copies.
+    """A data set without the files that would be refused: unreadable ones, and copies by pixels.
 
     Raises:
         ImageError: none of the files can be used.
     """
-    items = leave_out_unreadable(dataset.items, prepare, report)
-    kept = leave_out_copies(replace(dataset, items=items), report)
+    pixels = leave_out_unreadable(dataset.items, prepare, report)
+    kept = leave_out_copies(replace(dataset, items=tuple(pixels)), pixels, report)
     report.print(f"{dataset.name}: {len(dataset.items) - len(kept.items)} files left out")
     return kept
 

@@ -4,9 +4,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from medfocus.engine.io.inputs.walk import Walk
 from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset, Item
-from medfocus.fewshot.data.folder import image_files, subfolders
+from medfocus.fewshot.data.folder import image_files, leftover_notes, subfolders
 from medfocus.fewshot.data.published import BRAIN, BREAST, COVID, LUNG, PublishedPart, Recipe
 
 RECIPES: dict[str, Recipe] = {"covid": COVID, "lung": LUNG, "brain": BRAIN, "breast": BREAST}
@@ -39,12 +40,13 @@ def read_recipe(recipe: str, root: Path) -> Dataset:
             code="dataset.unknown_recipe",
         )
     published = RECIPES[recipe]
-    home = _home(published, root)
+    walk = Walk()
+    home = _home(published, root, walk)
     items: list[Item] = []
     problems: list[str] = []
     for part in published.parts:
         for label in range(len(published.classes)):
-            found, wrong = _read_class(published, home, part, label)
+            found, wrong = _read_class(published, home, part, label, walk)
             items += found
             problems += wrong
     if problems:
@@ -62,16 +64,17 @@ def read_recipe(recipe: str, root: Path) -> Dataset:
         classes=published.classes,
         prompts=published.prompts,
         items=tuple(sorted(items, key=lambda item: item.path)),
+        notes=leftover_notes(walk),
     )
 
 
-def _home(published: Recipe, root: Path) -> Path:
+def _home(published: Recipe, root: Path, walk: Walk) -> Path:
     """The root or the folder in it that holds most of the recipe's class folders."""
     hint = f"unpack the archive from {published.page} there"
     if not root.is_dir():
         raise FileError(str(root), "is not a folder", hint, code="file.missing")
     wanted = [Path(part.folder, name) for part in published.parts for name in published.folders]
-    candidates = [root, *subfolders(root)]
+    candidates = [root, *subfolders(root, walk)]
     found = [sum((folder / name).is_dir() for name in wanted) for folder in candidates]
     if not any(found):
         raise InputError(
@@ -85,11 +88,12 @@ def _home(published: Recipe, root: Path) -> Path:
 
 
 def _read_class(
-    published: Recipe, home: Path, part: PublishedPart, label: int
+    published: Recipe, home: Path, part: PublishedPart, label: int, walk: Walk
 ) -> tuple[list[Item], list[str]]:
     """The items of one class in one part, and its differences from the published data set."""
     name = Path(part.folder, published.folders[label])
-    images, masks = _split_masks(published, image_files(home / name))
+    files = image_files(home / name, walk) if (home / name).is_dir() else []
+    images, masks = _split_masks(published, files)
     problems = []
     if len(images) != part.counts[label]:
         there = f"has {len(images)}" if (home / name).is_dir() else "is missing, with all"

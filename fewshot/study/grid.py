@@ -19,6 +19,7 @@ from medfocus.fewshot.data.splitting.contents import fingerprint
 from medfocus.fewshot.data.splitting.splits import Fraction, Shots, Split, make_split
 from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.worker import StudyConfig, Worker, one_thread
+from medfocus.file_errors import unreadable
 from medfocus.settings import FocusMode
 
 PROCESSES = 8  # maximum: each holds the models and the images in memory
@@ -139,9 +140,11 @@ def read_run(folder: Path, setting: Setting) -> Run | None:
         return None
     try:
         run = Run.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
-            str(path), f"is not a run ({error})", "delete it", code="input.invalid_run"
+            str(path), "is not a run", "delete it", code="input.invalid_run"
         ) from error
     if run.setting != setting:
         raise InputError(
@@ -187,7 +190,7 @@ def _check_identity(folder: Path, worker: Worker, grid: Grid) -> None:
     }
     text = json.dumps(identity, indent=1) + "\n"
     path = folder / "study.json"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_bytes() != text.encode():
         raise InputError(
             str(folder),
             "holds another study, or its data or weights have changed",

@@ -3,10 +3,11 @@
 import shutil
 from pathlib import Path
 
-from medfocus.atomic_write import unwritable
+from medfocus.atomic_write import flush_folder, flush_tree
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.study.phantom_sets import PHANTOM_SETS, write_set
+from medfocus.file_errors import unwritable
 
 
 def phantom_datasets(folder: Path) -> dict[str, Dataset]:
@@ -23,7 +24,9 @@ def phantom_datasets(folder: Path) -> dict[str, Dataset]:
             shutil.rmtree(part, ignore_errors=True)
             try:
                 write_set(part, name)
+                flush_tree(part)
                 part.rename(place)
+                flush_folder(folder)
             except OSError as error:
                 raise unwritable(folder, error) from error
         datasets[name] = read_dataset(place)

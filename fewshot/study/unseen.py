@@ -26,6 +26,6 @@ def check_unseen(test: Examples, seen: set[str], names: Sequence[str]) -> None:
         raise InputError(
             f"{len(known)} of {len(test)} test images, {known[0]} first",
             "were trained on: their pixels are the same",
-            "remove them from the test or training images, and refit",
+            "leave them out of the test with --skip-bad, or out of the training, and refit",
             code="split.trained_on_test_images",
         )

@@ -18,27 +18,6 @@ CLASS_PROMPT = "This is a photo of {}"  # from the paper
 Tokenizer = Callable[[Sequence[str]], Tensor]  # T texts -> (T, context length) int64
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Read class names, one per line; blank lines are ignored.
-
-    Raises:
-        FileError: the file is missing (`file.missing`) or cannot be read (`file.unreadable`).
-        InputError: it is empty (`input.empty`) or names a class twice (`input.duplicate_class`).
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        code = "file.missing" if isinstance(error, FileNotFoundError) else "file.unreadable"
-        problem = f"cannot be read ({error})"
-        raise FileError(str(path), problem, "give a UTF-8 text file", code=code) from error
-    classes = tuple(line.strip() for line in lines if line.strip())
-    if len(set(classes)) != len(classes) or not classes:
-        code = "input.duplicate_class" if classes else "input.empty"
-        problem, hint = "is empty or names a class twice", "give one name per line"
-        raise InputError(str(path), problem, hint, code=code)
-    return classes
-
-
 def tokenizer_for(architecture: str, text_folder: Path | None = None) -> Tokenizer:
     """The tokenizer that a CLIP was trained with.
 

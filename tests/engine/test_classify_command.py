@@ -9,9 +9,13 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,14 @@ from PIL import Image
 
 from medfocus.engine import classify_command
 from medfocus.engine.artifact.manifest import Manifest
-from medfocus.engine.classify_command import main, overlay_name
-from medfocus.engine.io.images import read_images
-from medfocus.engine.io.input_files import find_files
+from medfocus.engine.classify_command import main
+from medfocus.engine.classify_run import overlay_name
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
-from medfocus.errors import DeviceError, EngineDirectoryError, FileError, MedfocusError
+from medfocus.errors import DeviceError, EngineDirectoryError, MedfocusError
 from tests.conftest import CLASSES
 from tests.engine.artifact.test_manifest import MANIFEST
-from tests.errors import refuses
+from tests.engine.io.read import read_images
 
 NOTICES = Notice("pixels.constant", "first"), Notice("pixels.no_window", "second")
 
@@ -47,11 +50,11 @@ class CountingEngine:
         return [Path(path).name for batch in self.batches for path in batch]
 
     def stream_each(
-        self, sources: Sequence[Path], *, batch_size: int | None = None
+        self, sources: Iterable[Path], *, batch_size: int | None = None
     ) -> Iterator[list[Prediction]]:
         size = batch_size or self.manifest.buckets[-1]
-        for start in range(0, len(sources), size):
-            batch = sources[start : start + size]
+        pulled = iter(sources)
+        while batch := [*islice(pulled, size)]:
             self.before_batch(len(self.batches))
             self.batches.append([str(path) for path in batch])
             yield from map(self._answers, batch)
@@ -106,34 +109,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- inputs
 
 
-def test_finds_images_in_folders_files_and_patterns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    wanted = ["a/1.png", "a/2.JPG", "a/b/IM0001", "a/b/c.dcm", "a/d/1.2.840.55", "a/z.tiff"]
-    others = ["a/.hidden.png", "a/.git/x.png", "a/b/notes.txt", "a/DICOMDIR", "a/y.csv", "a/q.json"]
-    for name in (*wanted, *others):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
-    assert list(map(str, find_files(["a"]))) == wanted
-    assert list(map(str, find_files(["a/*.png", "a/**/*.dcm"]))) == ["a/1.png", "a/b/c.dcm"]
-    assert list(map(str, find_files(["a/*"]))) == wanted
-    assert list(map(str, find_files([str(tmp_path / "a" / "*.png")]))) == [f"{tmp_path}/a/1.png"]
-    # What is named is taken; what is named twice is taken once.
-    assert list(map(str, find_files(["a/.hidden.png", "a/y.csv"]))) == ["a/.hidden.png", "a/y.csv"]
-    assert list(map(str, find_files(["a/z.tiff", "a", "./a"]))) == ["a/z.tiff", *wanted[:-1]]
-    Path("a[1].png").touch()
-    assert list(map(str, find_files(["a[1].png"]))) == ["a[1].png"]
-
-
 @pytest.mark.parametrize("text", ["absent.png", "empty", "*.jpg", ""])
 def test_an_input_that_gives_nothing_is_an_error(
     folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     Path("empty").mkdir()
     Path("empty", "notes.txt").touch()
-    with refuses(FileError, "file.no_images", text):
-        find_files(["images", text])
     assert main(["engine", "images", text]) == 4
     assert capsys.readouterr().err.startswith(f"error: {text or 'an empty INPUT'}: ")
     assert not engine.batches
@@ -250,6 +231,189 @@ def test_own_output_is_not_taken_for_input(folder: Path, engine: CountingEngine)
     for _ in range(2):
         assert main(["engine", "images", *output]) == 0
         assert len(json.loads(Path("images/result").read_text())) == 5
+
+
+@pytest.fixture
+def study(folder: Path) -> Path:
+    """The images in a zip archive, in which the checksum of one is wrong."""
+    path = Path("study.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"a/{file.name}")
+    data, checksum = path.read_bytes(), zlib.crc32(Path("images/2.png").read_bytes())
+    path.write_bytes(data.replace(checksum.to_bytes(4, "little"), b"\0\1\2\3"))
+    return path
+
+
+def test_images_in_an_archive_are_named_by_it(study: Path, engine: CountingEngine) -> None:
+    arguments = ["engine", "images", str(study), "-o", "out.json", "--overlays", "pictures"]
+    assert main([*arguments, "--batch-size", "2"]) == 1
+    rows = json.loads(Path("out.json").read_text())
+    assert [row["source"] for row in rows[5:]] == [f"study.zip/a/{n}.png" for n in range(5)]
+    for plain, inside in zip(rows[:5], rows[5:], strict=True):
+        if inside["source"] == "study.zip/a/2.png":
+            assert inside["error"].startswith("study.zip/a/2.png: ")
+        else:
+            assert inside == {**plain, "source": inside["source"]}
+    good = [row["source"] for row in rows if not row["error"]]
+    assert {path.name for path in Path("pictures").iterdir()} == set(map(overlay_name, good))
+    copies = [Path(path) for batch in engine.batches for path in batch if "images" not in path]
+    assert len(copies) == 4
+    assert not any(copy.exists() or copy.parent.exists() for copy in copies)
+
+
+def test_an_unreadable_image_in_an_archive_is_named_by_it(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile("study.zip", "w") as archive:
+        archive.writestr("x.png", b"no image")
+    assert main(["engine", "study.zip", "--format", "json"]) == 1
+    shown = capsys.readouterr()
+    (row,) = json.loads(shown.out)
+    assert row["source"] == "study.zip/x.png"
+    assert row["error"].startswith("study.zip/x.png: ")
+    assert tempfile.gettempdir() not in shown.out + shown.err.replace(str(Path.cwd()), "")
+
+
+def test_a_run_on_an_archive_resumes(study: Path, engine: CountingEngine) -> None:
+    interrupt(engine, 1, KeyboardInterrupt)
+    arguments = ["engine", str(study), "-o", "out.json", "--batch-size", "2"]
+    assert main(arguments) == 130
+    resume(engine)
+    assert main(arguments) == 1
+    assert len(engine.seen) == 2
+    sources = [row["source"] for row in json.loads(Path("out.json").read_text())]
+    assert sources == [f"study.zip/a/{n}.png" for n in range(5)]
+
+
+def test_what_is_skipped_is_counted_and_named(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        Path(f"images/{number}.txt").write_text("a text")
+    Path("images/loop").symlink_to(".")
+    picture(Path("images/__MACOSX/x.png"))
+    assert main(["engine", "images"]) == 0
+    shown = capsys.readouterr().err
+    assert "skipped 7 files" in shown
+    assert "images/4.txt" in shown
+    assert "images/5.txt" not in shown
+    assert "images/loop" in shown
+    assert "images/__MACOSX" in shown
+    assert main(["engine", "images", "-v"]) == 0
+    assert "images/6.txt" in capsys.readouterr().err
+    assert main(["engine", "images", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_inputs_are_listed_in_a_file(folder: Path, engine: CountingEngine) -> None:
+    Path("list").write_text("images/3.png\n\nimages/1.png\n")
+    assert main(["engine", "--from", "list", "-o", "out.csv"]) == 0
+    assert engine.seen == ["3.png", "1.png"]
+
+
+# --- where results go
+
+
+def test_json_lines_are_the_objects_of_json(folder: Path, engine: CountingEngine) -> None:
+    picture(Path("images", "line\nbreak\u2028.png"))
+    assert main(["engine", "images", "-o", "out.jsonl"]) == 0
+    assert main(["engine", "images", "-o", "out.json"]) == 0
+    lines = Path("out.jsonl").read_bytes().decode().split("\n")
+    assert lines.pop() == ""
+    assert [json.loads(line) for line in lines] == json.loads(Path("out.json").read_text())
+
+
+def test_a_link_is_written_through_and_a_mode_kept(folder: Path, engine: CountingEngine) -> None:
+    Path("real").mkdir()
+    Path("real/out.json").write_text("before")
+    Path("real/out.json").chmod(0o600)
+    Path("out.json").symlink_to("real/out.json")
+    interrupt(engine, 2, KeyboardInterrupt)
+    assert main(RESUMABLE) == 130
+    resume(engine)
+    assert main([*RESUMABLE[:3], "real/out.json"]) == 0  # the same file, and so the same journal
+    assert engine.seen == ["4.png"]
+    assert main(RESUMABLE) == 0
+    assert Path("out.json").is_symlink()
+    assert len(json.loads(Path("real/out.json").read_text())) == 5
+    assert Path("real/out.json").stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in Path("real").iterdir()} == {"out.json"}
+
+
+def test_a_stream_is_written_to(
+    folder: Path, engine: CountingEngine, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert main(["engine", "images", "-o", "out.csv"]) == 0
+    expected = Path("out.csv").read_bytes()
+    Path("out.csv").unlink()
+    capfdbinary.readouterr()
+    for stream in ("-", "/dev/stdout"):
+        assert main(["engine", "images", "-o", stream, "--format", "csv"]) == 0
+        assert capfdbinary.readouterr().out == expected
+    os.mkfifo("pipe.csv")
+    with os.fdopen(os.open("pipe.csv", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        assert main(["engine", "images", "-o", "pipe.csv"]) == 0
+        assert reader.read() == expected
+    assert {path.name for path in Path().iterdir()} == {"images", "pipe.csv"}
+
+
+def test_a_file_that_stdout_goes_to_is_appended_to(folder: Path, engine_directory: Path) -> None:
+    Path("log.csv").write_text("before\n")
+    arguments = command(engine_directory, "images", "-o", "/dev/stdout", "--format", "csv")
+    with Path("log.csv").open("ab") as stream:
+        subprocess.run(arguments, stdout=stream, stderr=subprocess.PIPE, check=True)
+    lines = Path("log.csv").read_text().splitlines()
+    assert len(lines) == 7
+    assert lines[0] == "before"
+
+
+def test_two_runs_do_not_write_one_file(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = []
+
+    def second(number: int) -> None:
+        engine.before_batch = lambda _: None
+        with Path("out.json.partial").open() as journal:
+            before = journal.read()
+        for name in ("out.json", "link.json"):
+            codes.append(main([*RESUMABLE[:3], name]))
+        assert Path("out.json.partial").read_text() == before
+
+    Path("link.json").symlink_to("out.json")
+    engine.before_batch = second
+    assert main(RESUMABLE) == 0
+    assert codes == [4, 4]
+    assert "error: out.json: is being written" in capsys.readouterr().err
+    assert len(engine.seen) == 5
+    assert main(RESUMABLE) == 0  # the lock ends with its run
+
+
+def test_a_file_of_somebody_else_is_kept(
+    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("a download\n", '{"other": 1}\n', "{}"):
+        Path("out.json.partial").write_text(text)
+        for more in ([], ["--restart"]):
+            assert main([*RESUMABLE, *more]) == 4
+            assert capsys.readouterr().err.startswith("error: out.json.partial: ")
+        assert Path("out.json.partial").read_text() == text
+    assert not engine.batches
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_with_few_characters_shows_what_it_can(
+    folder: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    picture(Path("images", "肺 1.png"), 255)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["engine", "images"]) == 0
+    terminal.flush()
+    shown = terminal.buffer.getvalue().decode(encoding)
+    assert "? 1.png" in shown
+    assert "4.png" in shown
 
 
 # --- resuming
@@ -455,7 +619,7 @@ def test_an_output_without_a_format_is_2(
     ("arguments", "item"),
     [
         (["broken", "images"], "broken"),
-        (["engine", "images", "-o", "absent/out.csv"], "absent/out.csv.partial"),
+        (["engine", "images", "-o", "absent/out.csv"], "absent/out.csv"),
         (["engine", "images", "--overlays", "images/0.png"], "images/0.png"),
     ],
 )
@@ -514,7 +678,7 @@ def test_a_full_disk_midway_is_4_and_can_resume(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, former)
     error, note = capsys.readouterr().err.splitlines()[-2:]
-    assert error.startswith("error: ")
+    assert error.startswith("error: out.json.partial: ")
     assert os.strerror(errno.EFBIG) in error
     assert "resume" in note
     resume(engine)

@@ -1,6 +1,8 @@
 """`Engine` end to end: compared with the graphs run directly, and with every kind of input."""
 
+import asyncio
 import gc
+import io
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
@@ -599,13 +601,50 @@ def test_a_forked_process_has_no_engine(engine_directory: Path) -> None:
     engine.close()
 
 
+def test_a_file_in_any_form_is_one_image(engine_directory: Path) -> None:
+    path = Path(get_testdata_file("CT_small.dcm", download=False))
+    content, dataset = path.read_bytes(), dcmread(path)
+    bare = Dataset()
+    bare.update(dataset)
+    with Engine.load(engine_directory) as engine, path.open("rb") as file:
+        (expected,) = engine.classify(path, strict=True)
+        forms = [str(path), content, bytearray(content), file, io.BytesIO(content), dataset, bare]
+        for form in (forms[0], content, dataset, io.BytesIO(content)):
+            (alone,) = engine.classify(form, strict=True)
+            assert alone.probabilities == pytest.approx(expected.probabilities)
+        for number, prediction in enumerate(engine.classify(forms, strict=True)):
+            assert prediction.probabilities == pytest.approx(expected.probabilities)
+            assert prediction.source == (str(path) if not number else f"item {number}")
+        for wrong in (io.StringIO("text"), b"", Dataset()):
+            (prediction,) = engine.classify(wrong)
+            assert isinstance(prediction.error, ImageError)
+    assert "closed" in repr(engine)
+
+
+def test_futures_and_awaitables(engine_directory: Path) -> None:
+    images = pictures(6)
+
+    async def answers() -> list[list[Prediction]]:
+        return await asyncio.gather(*(engine.aclassify(image, strict=True) for image in images))
+
+    with Engine.load(engine_directory) as engine:
+        expected = engine.classify(images)
+        futures = [engine.submit(image) for image in images]
+        for found in ([future.result() for future in futures], asyncio.run(answers())):
+            for (one,), other in zip(found, expected, strict=True):
+                assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        assert isinstance(engine.submit([]).exception(), InputError)
+    with refuses(InputError, "engine.closed"):
+        engine.submit(images[0])
+
+
 def test_stats(engine_directory: Path, tmp_path: Path) -> None:
     engine = Engine.load(engine_directory)
     Image.fromarray(pictures(1)[0]).save(tmp_path / "a.png")
     engine.classify([tmp_path / "a.png", tmp_path / "no.png", *pictures(3)])
     stats = engine.stats()
     assert stats.images == 4
-    assert [stage.images for stage in stats.stages.values()] == [2, 4, 4, 4, 4]
+    assert [stage.images for stage in stats.stages.values()] == [1, 4, 4, 4, 4]
     assert stats.latency["p99"] > 0
     assert (stats.waiting, stats.waiting_bytes, stats.max_batch) == (0, 0, 32)
     assert stats.buffer_bytes > 2 * 32 * 3 * 256**2 * 4

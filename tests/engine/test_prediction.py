@@ -1,6 +1,7 @@
 """`Prediction`: its mask compared with PyTorch's interpolation, its JSON, and pickling."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from medfocus.engine.io.notices import MIN_MAX
 from medfocus.engine.prediction import Prediction, mask_at
-from medfocus.errors import ImageError
+from medfocus.errors import ImageError, InputError
+from tests.errors import refuses
 
 
 def prediction(**changes: Any) -> Prediction:
@@ -71,7 +74,7 @@ def test_the_mask_of_a_large_image_has_no_seams() -> None:
 
 def test_a_prediction_is_plain_in_json_and_read_only() -> None:
     found = prediction(focus_score=np.float32(0.5), warnings=(MIN_MAX,))
-    assert found.to_json() == {
+    assert found.to_dict() == {
         "source": "folder/image.png",
         "label": "lesion",
         "probabilities": {"lesion": 0.75, "normal": 0.25},
@@ -81,7 +84,7 @@ def test_a_prediction_is_plain_in_json_and_read_only() -> None:
         "warning_codes": ["pixels.min_max_normalised"],
         "error": None,
     }
-    assert type(found.to_json()["focus_score"]) is float
+    assert type(found.to_dict()["focus_score"]) is float
     assert found.probability == 0.75
     with pytest.raises(TypeError):
         found.probabilities["lesion"] = 1.0  # type: ignore[index]
@@ -93,11 +96,35 @@ def test_a_failed_prediction_has_an_error_and_no_mask() -> None:
     found = failed()
     assert found.probability is None
     assert found.focus_mask is None
-    assert found.to_json()["error"] == str(found.error)
+    assert found.to_dict()["error"] == str(found.error)
 
 
 def test_a_prediction_can_be_pickled() -> None:
     for found in (prediction(), failed()):
         copy = pickle.loads(pickle.dumps(found))  # noqa: S301  (our own bytes)
-        assert copy.to_json() == found.to_json()
+        assert copy.to_dict() == found.to_dict()
         np.testing.assert_array_equal(copy.focus_mask, found.focus_mask)
+
+
+def test_the_most_probable_classes() -> None:
+    found = prediction(probabilities={"a": 0.1, "b": 0.6, "c": 0.3})
+    assert found.top(2) == [("b", 0.6), ("c", 0.3)]
+    assert len(found.top()) == 3
+    assert failed().top() == []
+
+
+def test_masks_are_saved_as_pictures_and_arrays(tmp_path: Path) -> None:
+    found = prediction()
+    for name in ("mask.png", "mask.npy"):
+        found.save_mask(tmp_path / name)
+    np.testing.assert_array_equal(np.load(tmp_path / "mask.npy"), found.focus_mask)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), found.focus_mask)
+    with refuses(InputError, "input.output_format"):
+        found.save_mask(tmp_path / "mask.tif")
+    with refuses(InputError, "input.invalid", "a.png"):
+        failed().save_mask(tmp_path / "mask.png")
+
+
+def test_the_former_name_of_to_dict_still_works() -> None:
+    with pytest.warns(DeprecationWarning, match="to_dict"):
+        assert prediction().to_json() == prediction().to_dict()

@@ -20,7 +20,7 @@ from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.export.command import main
 from medfocus.export.validate.images import phantoms
-from medfocus.models.clip.text import read_classes
+from medfocus.models.clip.class_names import read_classes
 from medfocus.models.loading import SHIPPED
 
 COMMAND = [sys.executable, "-m", "medfocus", "export"]

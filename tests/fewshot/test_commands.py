@@ -53,6 +53,7 @@ def test_a_head_is_not_evaluated_on_its_training_images(
     learned = json.loads((tmp_path / "head.split.json").read_text())["train"]
     split["test"] = learned
     split["train"] = [entry for entry in split["train"] if entry not in learned]
+    split["head"] = sha256(head.read_bytes()).hexdigest()
     path.write_text(json.dumps(split))
     path.replace(tmp_path / "head.split.json")
     capsys.readouterr()
@@ -233,6 +234,7 @@ def test_a_head_of_other_weights_is_refused(
         assert set(file.metadata()) == {"head"}
     changed = Head.read(head)
     Head(**{**vars(changed), "clip_sha256": "0" * 64}).save(head)
+    head.with_suffix(".split.json").unlink()
     options = ["--head", str(head), "--report", str(tmp_path / "report"), "--cache", str(cache)]
     capsys.readouterr()
     assert eval_command.main([str(brain.root), *options]) == 2

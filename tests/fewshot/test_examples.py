@@ -9,15 +9,16 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
-from medfocus.engine.io.images import read_images
 from medfocus.engine.preprocess.batch import collate, prepare
 from medfocus.errors import FileError, ImageError
 from medfocus.fewshot.backbones import Backbones
 from medfocus.fewshot.data.dataset import Dataset, Item
-from medfocus.fewshot.examples import Examples, classifier_inputs, content_hash, load_examples
+from medfocus.fewshot.data.images import content_hash
+from medfocus.fewshot.examples import Examples, classifier_inputs, load_examples
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.models.graphs import SegmenterOutput
 from medfocus.settings import Focus
+from tests.engine.io.read import read_images
 from tests.errors import refuses
 
 

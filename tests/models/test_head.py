@@ -1,10 +1,12 @@
 """Heads: saved and read, and which are refused."""
 
+import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medfocus.errors import WeightsError
@@ -46,6 +48,8 @@ def test_a_head_is_read_as_it_was_saved(tmp_path: Path) -> None:
         (("a", "b"), torch.zeros(2, 128), torch.zeros(2)),
         (("a", "b"), torch.zeros(2, 128), torch.tensor(9)),
         (("a", "b"), torch.full((2, 128), torch.nan), torch.tensor(9.0)),
+        (("a", "b"), torch.zeros(2, 128, dtype=torch.float16), torch.tensor(9.0)),
+        (("a", "b"), torch.zeros(2, 128), torch.tensor(9.0, dtype=torch.float64)),
     ],
 )
 def test_invalid_heads_are_refused(
@@ -65,3 +69,35 @@ def test_files_without_a_head_are_refused(tmp_path: Path) -> None:
     ):
         with refuses(WeightsError, code, name):
             Head.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("clip", None),
+        ("focus", "softly"),
+        ("classes", "ab"),
+        ("classes", ["a", 7]),
+        ("temperature", "1.0"),
+        ("temperature", 0.0),
+        ("temperature", float("nan")),
+        ("trained_on", {}),
+        ("trained_on", [None]),
+    ],
+)
+def test_metadata_of_another_type_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "head.safetensors"
+    two = torch.zeros(2, 128)
+    Head("clip", "0" * 64, "soft", ("a", "b"), two, torch.tensor(9.0), uniform_strength(6)).save(
+        path
+    )
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["head"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {"head": json.dumps({**about, key: value})})
+    with refuses(WeightsError, "head.invalid", f"{path}: {key}"):
+        Head.read(path)
+    for text in (json.dumps({**about, "more": 1}), "[" * 10_000, "[]", "{"):
+        save_file(tensors, path, {"head": text})
+        with refuses(WeightsError, "head.invalid", str(path)):
+            Head.read(path)

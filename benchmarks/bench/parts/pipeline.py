@@ -26,7 +26,7 @@ from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.backends.base import Backend
 from medfocus.engine.backends.registry import load_backend
-from medfocus.engine.io.images import read_images
+from medfocus.engine.io.reading.reader import read_images
 from medfocus.engine.preprocess.batch import Batch, collate, no_focus, prepare
 from medfocus.engine.runtime.graphs import Array
 from medfocus.engine.runtime.metrics import STAGES, Span

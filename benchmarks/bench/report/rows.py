@@ -12,6 +12,7 @@ from medfocus.atomic_write import atomic_write
 from medfocus.benchmarks.bench.environment import Environment
 from medfocus.benchmarks.bench.timing.clock import Ratio
 from medfocus.errors import FileError
+from medfocus.file_errors import unreadable
 
 MEASURED = "measured"
 BOTH = "both models"
@@ -109,8 +110,7 @@ def read_json(path: Path) -> list[BenchRow]:
             raise TypeError("not a list")
         return [row_of(BenchRow, each) for each in listed]
     except OSError as error:
-        problem, hint = f"cannot be read ({error.strerror})", "check its path and permissions"
-        raise FileError(str(path), problem, hint) from error
+        raise unreadable(path, error) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         problem, hint = "has no rows of medfocus-bench", "give a file that --json wrote"
         raise FileError(str(path), problem, hint, code="bench.no_rows") from error

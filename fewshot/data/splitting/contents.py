@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.files import unreadable_file
+from medfocus.file_errors import unreadable
 from medfocus.models.weights import sha256
 
 _MANY = 1000  # files; hashing more may take seconds, so progress is shown
@@ -52,7 +52,7 @@ def _content_hash(path: Path) -> str:
         state = path.stat()
         return _hash_once(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
-        raise unreadable_file(path, error) from error
+        raise unreadable(path, error) from error
 
 
 @cache

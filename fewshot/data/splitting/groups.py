@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pydicom
 
-from medfocus.engine.io.dicom import READ_ERRORS, silence_pydicom
+from medfocus.engine.io.dicom import silence_pydicom
+from medfocus.engine.io.sniff import kind_of_file
 
 
 def group_of(identifier: str) -> str | None:
@@ -32,7 +33,7 @@ def patient_group(path: Path) -> str | None:
             path, stop_before_pixels=True, force=True, specific_tags=["PatientID"]
         )
         return group_of(str(dataset.get("PatientID") or ""))
-    except READ_ERRORS:
+    except Exception:  # of any class: nobody knows what a parser raises on damaged data
         return None
 
 
@@ -62,8 +63,5 @@ def components(keys: Iterable[Sequence[Hashable]]) -> list[int]:
 
 
 def _may_be_dicom(path: Path) -> bool:
-    """Judged by the suffix, which DICOM files often lack, or by the magic number."""
-    if path.suffix.lower() in (".dcm", ".dicom", ""):
-        return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    """Judged by the suffix, or by the content, since DICOM files may have any name."""
+    return path.suffix.lower() in (".dcm", ".dicom", "") or kind_of_file(path) == "DICOM"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from medfocus.errors import InputError
-from medfocus.fewshot.data.dataset import Dataset
+from medfocus.fewshot.data.dataset import Dataset, Item
 from medfocus.fewshot.data.splitting.contents import content_hashes
 from medfocus.terminal import printable
 
@@ -16,27 +16,43 @@ def file_name(dataset: Dataset, index: int) -> str:
     return dataset.items[index].path.relative_to(dataset.root).as_posix()
 
 
-def leave_out_copies(dataset: Dataset, report: Console) -> Dataset:
-    """A data set without files that would be refused because of their content.
+def leave_out_copies(
+    dataset: Dataset, pixels: Mapping[Item, Sequence[str]], report: Console
+) -> Dataset:
+    """A data set without files that would be refused because of their pixels.
 
-    Removes files whose content occurs with two labels, and training files that are copies of test
-    files. Each is reported.
+    Removes files that occur with two labels, and training files with an image of a test file. In a
+    data set without parts, of files with the same image but other bytes only the first stays, since
+    they could be split; but files of one group stay together anyway. Each is reported.
+
+    Args:
+        dataset: N items.
+        pixels: of each item, a hash of each frame's pixels.
+        report: receives one line per removed file.
     """
     hashes = content_hashes([item.path for item in dataset.items])
-    labels: dict[str, set[int]] = {}
-    for item, content in zip(dataset.items, hashes, strict=True):
-        labels.setdefault(content, set()).add(item.label)
-    tested = {
-        content for item, content in zip(dataset.items, hashes, strict=True) if item.part == "test"
-    }
+    labels: dict[tuple[str, ...], set[int]] = {}
+    for item in dataset.items:
+        labels.setdefault(tuple(pixels[item]), set()).add(item.label)
+    tested = {frame for item in dataset.items if item.part == "test" for frame in pixels[item]}
+    # Where an image was first seen: the file's bytes, and its group or else the file itself.
+    first: dict[str, tuple[str, object]] = {}
     kept = []
     for index, (item, content) in enumerate(zip(dataset.items, hashes, strict=True)):
-        if len(labels[content]) > 1:
-            problem = "the same content has two labels"
-        elif item.part == "train" and content in tested:
+        group = item.group or item
+        earlier = [first[frame] for frame in pixels[item] if frame in first]
+        if len(labels[tuple(pixels[item])]) > 1:
+            problem = "the same image has two labels"
+        elif item.part == "train" and not tested.isdisjoint(pixels[item]):
             problem = "a copy of a test image"
+        elif item.part is None and any(
+            content != theirs and group != owner for theirs, owner in earlier
+        ):
+            problem = "the same image as in an earlier file"
         else:
             kept.append(item)
+            for frame in pixels[item]:
+                first.setdefault(frame, (content, group))
             continue
         report.print(f"left out: {printable(file_name(dataset, index))}: {problem}")
     return replace(dataset, items=tuple(kept))

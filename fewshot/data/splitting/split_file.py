@@ -1,18 +1,16 @@
-"""A split as a JSON file: what a head was trained on and is tested on."""
+"""Reading a split's JSON file, and what of a data set to test a head on."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfocus.atomic_write import atomic_write
+from medfocus.engine.artifact.strict_json import parse_json
 from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.fewshot.data.files import unreadable_file
 from medfocus.fewshot.data.splitting.contents import content_hashes
 from medfocus.fewshot.data.splitting.leaks import check_no_overlap, file_name
+from medfocus.fewshot.data.splitting.split import HEAD, SCHEMA, Split, SplitFile
+from medfocus.file_errors import unreadable
 
-SCHEMA = 1
 _HINT = "make a new split"
 _TYPES = {
     "schema": int,
@@ -26,75 +24,6 @@ _TYPES = {
 _FILE_KEYS = {"file", "sha256", "class"}
 
 
-@dataclass(frozen=True)
-class SplitFile:
-    """One file of a split.
-
-    Attributes:
-        index: of its item in the data set.
-        file: its path relative to the data set's root, with forward slashes.
-        sha256: of its content, in hexadecimal.
-        label: index of its class.
-    """
-
-    index: int
-    file: str
-    sha256: str
-    label: int
-
-
-@dataclass(frozen=True)
-class Split:
-    """The files of a data set to train on and to test on.
-
-    Attributes:
-        dataset: its name.
-        classes: C class names.
-        amount: how many files are trained on, as text: "16 shots", "5%".
-        seed: of the choice of training files.
-        train_files: in the order of the data set's items.
-        test_files: in the order of the data set's items.
-    """
-
-    dataset: str
-    classes: tuple[str, ...]
-    amount: str
-    seed: int
-    train_files: tuple[SplitFile, ...]
-    test_files: tuple[SplitFile, ...]
-
-    @property
-    def train(self) -> tuple[int, ...]:
-        """Indices of the items to train on, ascending."""
-        return tuple(file.index for file in self.train_files)
-
-    @property
-    def test(self) -> tuple[int, ...]:
-        """Indices of the items to test on, ascending."""
-        return tuple(file.index for file in self.test_files)
-
-    def save(self, path: Path) -> None:
-        """Write the split atomically as JSON, without groups.
-
-        Raises:
-            FileError: the file cannot be written.
-        """
-        content = {
-            "schema": SCHEMA,
-            "dataset": self.dataset,
-            "classes": self.classes,
-            "amount": self.amount,
-            "seed": self.seed,
-            "train": [self._entry(file) for file in self.train_files],
-            "test": [self._entry(file) for file in self.test_files],
-        }
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        atomic_write(path, text)
-
-    def _entry(self, file: SplitFile) -> dict[str, str]:
-        return {"file": file.file, "sha256": file.sha256, "class": self.classes[file.label]}
-
-
 def read_split(path: Path, dataset: Dataset) -> Split:
     """Read a saved split and check that its data set is unchanged.
 
@@ -106,7 +35,7 @@ def read_split(path: Path, dataset: Dataset) -> Split:
     """
     content = _content(path)
     if content["classes"] != list(dataset.classes):
-        classes = ", ".join(map(str, content["classes"]))
+        classes = ", ".join(content["classes"])
         raise InputError(
             str(path),
             f"has the classes {classes}; the data set has {', '.join(dataset.classes)}",
@@ -139,20 +68,29 @@ def read_split(path: Path, dataset: Dataset) -> Split:
     return split
 
 
-def tested_split(path: Path, dataset: Dataset) -> Split:
+def tested_split(path: Path, dataset: Dataset, head: str) -> Split:
     """The files to test a head on: its split's test part, or another data set.
 
     A data set that holds none of the split's files, or any data set if the split file is missing,
     is used as a whole, or only its test part if its authors defined one.
 
+    Args:
+        path: of the split.
+        dataset: what to test on.
+        head: SHA-256 of the head's file.
+
     Raises:
-        FileError, InputError: as `read_split`, or the data set has no test part.
+        FileError, InputError: as `read_split`; the split was written with another head; the data
+            set has no test part.
     """
     absent: dict[str, Any] = {"amount": "unknown", "seed": 0, "train": [], "test": []}
     content = _content(path) if path.exists() else absent
+    if content.get(HEAD, head) != head:
+        problem = "was written with another head: a fit was interrupted, or one file was replaced"
+        hint = "fit the head again"
+        raise InputError(str(path), problem, hint, code="split.other_head")
     hashes = content_hashes([item.path for item in dataset.items])
-    listed = content["train"] + content["test"]
-    if {entry.get("sha256") for entry in listed if isinstance(entry, dict)} & set(hashes):
+    if {entry["sha256"] for entry in content["train"] + content["test"]} & set(hashes):
         return read_split(path, dataset)
     parts = {item.part for item in dataset.items}
     files = tuple(
@@ -169,40 +107,51 @@ def tested_split(path: Path, dataset: Dataset) -> Split:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except OSError as error:
-        raise unreadable_file(path, error) from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise _invalid(path, f"is not a JSON file ({error})") from error
+        raise unreadable(path, error) from error
+    except (RecursionError, ValueError) as error:
+        raise _invalid(path, "is not JSON in UTF-8, or is nested too deeply") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise _invalid(path, f"is not a split of schema {SCHEMA}")
-    _check_keys(path, content, set(_TYPES))
-    for key, kind in _TYPES.items():
+    types = _TYPES | ({HEAD: str} if HEAD in content else {})
+    _check_keys(path, content, set(types))
+    for key, kind in types.items():
         if type(content[key]) is not kind:
             raise _invalid(path, f"has a {key!r} that is not of type {kind.__name__}")
+    if not all(isinstance(name, str) for name in content["classes"]):
+        raise _invalid(path, "has 'classes' that are no text")
+    for part in ("train", "test"):
+        for number, entry in enumerate(content[part]):
+            item = f"{path}: {part}[{number}]"
+            if not isinstance(entry, dict):
+                raise _invalid(item, "is not an object")
+            _check_keys(item, entry, _FILE_KEYS)
+            for key in _FILE_KEYS:
+                if not isinstance(entry[key], str):
+                    raise _invalid(f"{item}.{key}", "is no text")
     return content
 
 
-def _invalid(path: Path, problem: str) -> InputError:
-    return InputError(str(path), problem, _HINT, code="split.invalid")
+def _invalid(item: Path | str, problem: str) -> InputError:
+    return InputError(str(item), problem, _HINT, code="split.invalid")
 
 
-def _check_keys(path: Path, found: dict[str, Any], expected: set[str]) -> None:
+def _check_keys(item: Path | str, found: dict[str, Any], expected: set[str]) -> None:
     differing = sorted(found.keys() ^ expected)
     if differing:
         verb = "has the unknown" if differing[0] in found else "lacks the"
-        raise _invalid(path, f"{verb} key {differing[0]!r}")
+        raise _invalid(item, f"{verb} key {differing[0]!r}")
 
 
-def _entry(path: Path, entry: Any, dataset: Dataset, indices: dict[str, int]) -> SplitFile:
+def _entry(
+    path: Path, entry: dict[str, str], dataset: Dataset, indices: dict[str, int]
+) -> SplitFile:
     """One file of the split. Only files of the data set are accepted, so no path leads outside."""
-    if not isinstance(entry, dict):
-        raise _invalid(path, "lists a file that is not an object")
-    _check_keys(path, entry, _FILE_KEYS)
     name, label = entry["file"], entry["class"]
-    if not isinstance(name, str) or name not in indices:
+    if name not in indices:
         raise InputError(
-            str(name),
+            name,
             f"is in {path} but not in the data set",
             f"restore the file, or {_HINT}",
             code="split.missing_file",

@@ -13,7 +13,8 @@ from medfocus.fewshot.data.splitting.leaks import (
     check_no_overlap,
     file_name,
 )
-from medfocus.fewshot.data.splitting.split_file import Split, SplitFile, read_split, tested_split
+from medfocus.fewshot.data.splitting.split import Split, SplitFile
+from medfocus.fewshot.data.splitting.split_file import read_split, tested_split
 
 __all__ = ["Fraction", "Shots", "Split", "SplitFile", "make_split", "read_split", "tested_split"]
 

@@ -172,6 +172,7 @@ def test_unknown_keys_are_named(place: str) -> None:
         ("buckets", [0, 1]),
         ("buckets", [8, 1]),
         ("buckets", [1, 1]),
+        ("buckets", [1, 10**15]),
     ],
 )
 def test_values_out_of_range_are_named(path: str, value: Any) -> None:

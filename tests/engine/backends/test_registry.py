@@ -10,12 +10,15 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
+from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME
 from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS
+from medfocus.engine.artifact.writing import write_manifest
 from medfocus.engine.backends.registry import BACKENDS, DEVICES, BackendEntry, load_backend
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.validate.images import phantoms
@@ -176,16 +179,39 @@ def test_weights_that_are_not_listed_are_not_loaded(directory: EngineDirectory) 
             load_backend(less, name, "cpu")
 
 
+@pytest.mark.parametrize(
+    "elsewhere", ["other.data", "../engine/classifier.onnx.data", "/etc/passwd"]
+)
+def test_a_graph_that_refers_to_a_file_that_is_not_listed_is_not_loaded(
+    directory: EngineDirectory, tmp_path: Path, elsewhere: str
+) -> None:
+    path = shutil.copytree(directory.path, tmp_path / "engine")
+    model = onnx.load(path / "classifier.onnx", load_external_data=False)
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    next(entry for entry in entries if entry.key == "location").value = elsewhere
+    onnx.save(model, path / "classifier.onnx")
+    (path / FILE_NAME).unlink()
+    (path / DIGEST_NAME).unlink()
+    write_manifest(path, replace(directory.manifest, files={}))
+    shutil.copy(path / "classifier.onnx.data", path / "other.data")
+    for name in ("onnxruntime", "openvino"):
+        with refuses(EngineDirectoryError, "engine.file_not_listed", elsewhere):
+            load_backend(read_engine_directory(path), name, "cpu")
+
+
 def test_a_graph_that_a_runtime_cannot_load(directory: EngineDirectory, tmp_path: Path) -> None:
     """It is an error, and `auto` takes the next backend."""
     shutil.copytree(directory.path, tmp_path / "engine")
-    (tmp_path / "engine" / "segmenter.onnx").write_bytes(b"no graph")
+    (tmp_path / "engine" / "segmenter.onnx").write_bytes(b"")  # protobuf, but no graph
     broken = replace(directory, path=tmp_path / "engine")
     for name in ("onnxruntime", "openvino"):
         with refuses(EngineDirectoryError, "engine.not_loadable") as caught:
             load_backend(broken, name, "cpu")
         assert name in caught.value.problem
     assert load_backend(broken, "auto", "cpu").name == "torch"
+    (tmp_path / "engine" / "segmenter.onnx").write_bytes(b"no protobuf")
+    with refuses(EngineDirectoryError, "engine.not_loadable", "segmenter.onnx"):
+        load_backend(broken, "openvino", "cpu")
 
 
 def test_a_broken_library_is_skipped(

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from pydicom.uid import UID, ExplicitVRBigEndian, JPEGLSTransferSyntaxes
 
-from medfocus.engine.io.images import SourceImage, read_images
+from medfocus.engine.io.images import SourceImage
 from medfocus.errors import ImageError
+from tests.engine.io.read import read_images
 from tests.engine.io.test_dicom import RAMP, SHIPPED, TWELVE, dataset, lut, write
 
 PROGRAMS = ("dcmj2pnm", "dcml2pnm")

@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
 from medfocus.engine.io.dicom_display import rendered
-from medfocus.engine.io.images import read_images
 from medfocus.errors import ImageError
+from tests.engine.io.read import read_images
 from tests.engine.io.test_dicom import RAMP, TWELVE, dataset, eight_bits, item, lut, write
 from tests.errors import refuses
 
@@ -169,7 +169,7 @@ def test_lower_case_and_missing_samples_per_pixel(tmp_path: Path, colour: bool) 
 def test_three_samples_are_not_taken_for_one(tmp_path: Path) -> None:
     ds = dataset(TWELVE, BitsStored=12, PhotometricInterpretation="RGB", PlanarConfiguration=0)
     del ds.SamplesPerPixel
-    with refuses(ImageError, "image.damaged"):
+    with refuses(ImageError, "image.truncated"):
         read_images(write(ds, tmp_path))
 
 

@@ -15,8 +15,9 @@ import torch
 from PIL import Image, ImageOps
 
 from medfocus.engine.io import images
-from medfocus.engine.io.images import MAX_PIXELS, SourceImage, read_images
+from medfocus.engine.io.images import MAX_PIXELS, SourceImage
 from medfocus.errors import ImageError
+from tests.engine.io.read import read_images
 from tests.errors import refuses
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
@@ -257,8 +258,9 @@ def test_torch_is_not_imported() -> None:
         "import numpy as np\n"
         "from medfocus.engine.preprocess.geometry import Geometry\n"
         "from medfocus.engine.preprocess.resize import classifier_pixels\n"
-        "from medfocus.engine.io.images import read_images\n"
-        "print(read_images(np.zeros((3, 4), np.uint8))[0].pixels.shape)"
+        "from medfocus.engine.io.images import converted\n"
+        "import medfocus.engine.io.reading.worker\n"
+        "print(converted(np.zeros((3, 4), np.uint8), 'a').pixels.shape)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout == "(3, 4, 3)\n", result.stderr
@@ -271,7 +273,7 @@ def refused(source: Any, code: str, word: str = "", name: str | None = None) -> 
     """It is an ImageError with that code, about that source, whose text contains the word."""
     item = name or (str(source) if isinstance(source, str | Path) else None)
     with refuses(ImageError, f"image.{code}") as caught:
-        read_images(source, name)
+        read_images(source, name or "the image")
     assert item in (None, caught.value.item)
     assert word in str(caught.value)
 
@@ -407,19 +409,18 @@ def test_bombs_are_refused_by_their_declared_size(
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_the_limit_counts_all_pages_and_arrays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limit_is_one_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Image.fromarray(COLOUR)
     path = save(page, tmp_path / "a.tiff", save_all=True, append_images=[page] * 3)
-    array = np.zeros((13, 21 * 4), np.uint8)
-    monkeypatch.setattr(images, "MAX_PIXELS", 13 * 21 * 4)
-    assert len(read_images(path)) == 4
+    assert len(read_images(path, max_pixels=13 * 21)) == 4
+    with refuses(ImageError, "image.too_large"):
+        read_images(path, max_pixels=13 * 21 - 1)
+    array = np.zeros((13, 21), np.uint8)
+    monkeypatch.setattr(images, "MAX_PIXELS", 13 * 21)
     only(array)
-    monkeypatch.setattr(images, "MAX_PIXELS", 13 * 21 * 4 - 1)
-    refused(path, "too_large", "1092 pixels")
-    refused(array, "too_large", "1091", "array 0")
-    refused(Image.fromarray(array), "too_large", "1091", "image 0")
+    monkeypatch.setattr(images, "MAX_PIXELS", 13 * 21 - 1)
+    refused(array, "too_large", "272", "array 0")
+    refused(Image.fromarray(array), "too_large", "272", "image 0")
 
 
 def test_errors_do_not_affect_later_reads(tmp_path: Path) -> None:

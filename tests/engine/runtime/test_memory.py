@@ -22,6 +22,12 @@ from medfocus.errors import DeviceError
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("[CPU] Convolution node with name 'node_conv2d' can't alloc"),
+        RuntimeError(
+            "Check 'ptr' failed at cpu_memory.cpp:257: Failed to allocate 8 bytes of memory"
+        ),
+        RuntimeError("[CPU] FullyConnected node with name 'a' std::future_error: Broken promise"),
+        RuntimeError("could not create a memory object"),
         DeviceError("segmenter.plan", "Error Code 2: OutOfMemory (no further information)", "-"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
     ],

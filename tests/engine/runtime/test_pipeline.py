@@ -141,6 +141,25 @@ def test_an_iterable_that_raises(error: type[BaseException]) -> None:
     assert subject.stats().waiting_bytes == 0
 
 
+def test_a_source_that_waits_for_each_answer() -> None:
+    """As a scanner or a service does; with sources that cannot be read among them."""
+    subject = pipeline(Script())
+    answered = threading.Semaphore(0)
+
+    def live() -> Iterator[PromptedSource]:
+        for item in prompted([value % 16 for value in range(100)]):
+            yield item
+            assert answered.acquire(timeout=DEADLINE)
+
+    def consume() -> None:
+        for number, prediction in enumerate(stream_sources(subject, live(), PROMPTS, 4)):
+            check(prediction, number % 16)
+            answered.release()
+
+    in_time(consume)
+    in_time(subject.close)
+
+
 def test_a_batch_that_fails_does_not_affect_other_batches() -> None:
     def fails(stage: str, values: list[int]) -> None:
         if stage == "segment" and 3 in values:
@@ -281,7 +300,7 @@ def test_out_of_memory_while_reading_is_not_an_image_error(monkeypatch: pytest.M
     def too_large(source: object, name: str) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("medfocus.engine.runtime.read_ahead.read_images", too_large)
+    monkeypatch.setattr("medfocus.engine.runtime.read_ahead.converted", too_large)
     subject = pipeline(Script())
     (prediction,) = stream_sources(subject, prompted([1]), PROMPTS, 4)
     found = prediction.future.exception()
@@ -544,7 +563,8 @@ def test_stats_tell_how_long_work_waited_for_a_thread(monkeypatch: pytest.Monkey
         """Seconds that `work` must have waited at least, and those that the stats say."""
         gate = threading.Event()
         before = subject.stats().stages[stage].waited
-        busy = subject.read(gate.wait, DEADLINE)
+        pool = subject._readers if stage == "read" else subject._workers
+        busy = pool.submit(lambda: gate.wait(DEADLINE))
         future = work()
         assert all(queued.acquire(timeout=DEADLINE) for _ in range(2))
         since = time.perf_counter()
@@ -560,7 +580,7 @@ def test_stats_tell_how_long_work_waited_for_a_thread(monkeypatch: pytest.Monkey
         subject.submit([one])
         return one.future  # type: ignore[return-value]
 
-    for stage, work in (("read", lambda: subject.read(object)), ("prepare", prepare)):
+    for stage, work in (("read", lambda: subject.read(lambda admit: None)), ("prepare", prepare)):
         least, found = waited(stage, work)
         assert found >= least
     subject.close()

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from medfocus.engine import Engine
-from medfocus.engine.io.images import read_images
 from medfocus.errors import InputError
 from medfocus.export.config import ExportConfig
 from medfocus.export.engine_directory import ModelBundle, build
@@ -30,6 +29,7 @@ from medfocus.models.graphs import SegmenterGraph
 from medfocus.models.head import Head
 from medfocus.models.loading import load_clip
 from medfocus.settings import Focus, FocusMode, Selection
+from tests.engine.io.read import read_images
 from tests.errors import refuses
 from tests.fewshot.conftest import part
 

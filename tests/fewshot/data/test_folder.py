@@ -1,12 +1,13 @@
 """The image-folder layout, with and without parts, and the groups of DICOM files."""
 
+import unicodedata
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from medfocus.errors import FileError, InputError
-from medfocus.fewshot.data.folder import read_folder
+from medfocus.fewshot.data.folder import VALIDATION_NOTE, read_folder
 from tests.errors import refuses
 from tests.fewshot.data.files import dicom, png
 
@@ -28,6 +29,53 @@ def test_without_parts(tmp_path: Path) -> None:
         ("b-class/sub/1.png", 1),
     ]
     assert {(item.part, item.group, item.masks) for item in dataset.items} == {(None, None, ())}
+
+
+def test_a_validation_part_is_trained_on_and_said(tmp_path: Path) -> None:
+    for name in ("Train/a/1.png", "Train/b/1.png", "Val/a/2.png", "test/a/3.png", "test/b/3.png"):
+        png(tmp_path / name)
+    dataset = read_folder(tmp_path)
+    parts = {item.path.relative_to(tmp_path).as_posix(): item.part for item in dataset.items}
+    assert {name for name, part in parts.items() if part == "train"} == {
+        *("Train/a/1.png", "Train/b/1.png", "Val/a/2.png")
+    }
+    assert dataset.notes == (VALIDATION_NOTE,)
+    (tmp_path / "Val").rename(tmp_path / "validation")
+    assert [item.part for item in read_folder(tmp_path).items].count("train") == 3
+
+
+def test_folders_of_other_programs_are_left_out_and_said_once(tmp_path: Path) -> None:
+    png(tmp_path / "a" / "1.png")
+    png(tmp_path / "b" / "1.png")
+    for name in (".ipynb_checkpoints", "__MACOSX/a", "a/@eaDir", "b/x/lost+found"):
+        png(tmp_path / name / "1.png")
+    dataset = read_folder(tmp_path)
+    assert [item.path.relative_to(tmp_path).as_posix() for item in dataset.items] == [
+        *("a/1.png", "b/1.png")
+    ]
+    (note,) = dataset.notes
+    assert ".ipynb_checkpoints" in note
+    assert "3 others" in note
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    png(tmp_path / "elsewhere" / "1.png")
+    root = tmp_path / "root"
+    png(root / "b" / "2.png")
+    (root / "a").symlink_to(tmp_path / "elsewhere")
+    (root / "b" / "loop").symlink_to(root / "b")
+    dataset = read_folder(root)
+    assert [item.path.relative_to(root).as_posix() for item in dataset.items] == [
+        *("a/1.png", "b/2.png")
+    ]
+
+
+def test_class_names_are_normalised(tmp_path: Path) -> None:
+    png(tmp_path / unicodedata.normalize("NFD", "Läsion_ groß") / "1.png")
+    assert read_folder(tmp_path).classes == ("Läsion groß",)
+    png(tmp_path / "b\u200b" / "1.png")
+    with refuses(InputError, "input.class_name", "b\u200b"):
+        read_folder(tmp_path)
 
 
 def _made(path: Path) -> Path:
@@ -79,9 +127,22 @@ def test_dicom_files_are_grouped_by_patient(tmp_path: Path) -> None:
         ),
         (["train/a/1.png", "b/1.png"], "dataset.wrong_layout", [" b ", " train"]),
         (
-            ["train/a/1.png", "test/a/1.png", "val/a/1.png"],
+            ["train/a/1.png", "test/a/1.png", "val/a/1.png", "new/a/1.png"],
             "dataset.wrong_layout",
-            [" val ", " test and train"],
+            [" new ", " test and train and val"],
+        ),
+        (["train/a/1.png", "val/a/1.png"], "dataset.wrong_layout", [" train and val ", " test "]),
+        (["val/a/1.png", "test/a/1.png"], "dataset.wrong_layout", [" test and val ", " train "]),
+        (
+            ["train/a/1.png", "val/b/1.png", "test/a/1.png"],
+            "dataset.missing_class",
+            ["'b'", "train"],
+        ),
+        (["Glioma/1.png", "glioma/1.png"], "input.similar_classes", ["'Glioma'", "'glioma'"]),
+        (
+            ["train/Glioma/1.png", "test/glioma/1.png"],
+            "input.similar_classes",
+            ["'Glioma'", "'glioma'"],
         ),
         (["train/a/1.png"], "dataset.wrong_layout", [" train ", " test folder"]),
         (["Testing/a/1.png"], "dataset.wrong_layout", [" Testing ", " train folder"]),

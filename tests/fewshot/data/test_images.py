@@ -10,7 +10,14 @@ from rich.console import Console
 from medfocus.engine.io.images import SourceImage
 from medfocus.errors import ImageError
 from medfocus.fewshot.data.dataset import Item
-from medfocus.fewshot.data.images import NAMED, leave_out_unreadable, read_item, unreadable
+from medfocus.fewshot.data.images import (
+    NAMED,
+    content_hash,
+    leave_out_unreadable,
+    read_item,
+    unreadable,
+)
+from tests.engine.io.read import read_images
 from tests.errors import refuses
 from tests.fewshot.data.files import dicom, png
 
@@ -54,7 +61,8 @@ def test_files_left_out_are_named(tmp_path: Path) -> None:
             raise ImageError(image.source, "is too thin", "cut it")
 
     kept = leave_out_unreadable(items, prepare, Console(file=text, width=300, soft_wrap=True))
-    assert kept == (items[0],)
+    assert list(kept) == [items[0]]
+    assert kept[items[0]] == (content_hash(read_images(items[0].path)[0]),)
     report = text.getvalue()
     for name in ("text.png", "b.dcm", "mask.png", "thin.png"):
         assert f"{tmp_path / name}: " in report

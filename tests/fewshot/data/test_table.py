@@ -1,11 +1,13 @@
 """Tables of images: what is read, and that no row leads outside the table's folder."""
 
+import unicodedata
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from medfocus.errors import FileError, InputError
+from medfocus.fewshot.data.folder import VALIDATION_NOTE
 from medfocus.fewshot.data.table import read_table
 from tests.errors import refuses
 from tests.fewshot.data.files import dicom, png
@@ -87,7 +89,7 @@ def test_no_row_leads_outside_the_folder(tmp_path: Path, name: str, column: str)
         ("path,label\na.png,x,y\n", "invalid_row", "row 2: has 3 cells under 2 columns"),
         ("path,label\na.png\n", "invalid_row", "row 2: has 1 cells under 2 columns"),
         ("path,label,split\na.png,x,\n", "invalid_row", "row 2: has the split ''"),
-        ("path,label,split\na.png,x,val\n", "invalid_row", "row 2: has the split 'val'"),
+        ("path,label,split\na.png,x,new\n", "invalid_row", "row 2: has the split 'new'"),
         ("path,label\nb.png,x\n", "invalid_row", "row 2: names 'b.png'"),
         ("path,label\n.,x\n", "invalid_row", "row 2: names '.'"),
         ("path,label\na\0.png,x\n", "invalid_row", "row 2: names"),
@@ -100,6 +102,49 @@ def test_tables_that_cannot_be_used(tmp_path: Path, text: str, code: str, named:
     with refuses(InputError, f"dataset.{code}") as caught:
         read_table(table(tmp_path, text))
     assert named in str(caught.value)
+
+
+def test_a_split_may_be_in_any_case_and_have_a_validation_part(tmp_path: Path) -> None:
+    names = ["Train", "TEST", "val", "Validation", "training"]
+    for number in range(len(names)):
+        png(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,x,{name}" for number, name in enumerate(names)]
+    dataset = read_table(table(tmp_path, "\n".join(["path,label,split", *rows])))
+    assert [item.part for item in dataset.items] == ["train", "test", "train", "train", "train"]
+    assert dataset.notes == (VALIDATION_NOTE,)
+    assert not read_table(table(tmp_path, "\n".join(["path,label,split", *rows[:2]]))).notes
+
+
+def test_paths_outside_the_folder_are_read_if_the_user_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "tables" / "one"
+    mask = png(tmp_path / "masks" / "a.png")
+    files = [png(folder / "in.png"), png(tmp_path / "images" / "a.png")]
+    text = f"path,label,mask\nin.png,x,\n{files[1]},x,../../masks/a.png\n"
+    with refuses(InputError, "dataset.outside_folder", "row 3"):
+        read_table(table(folder, text))
+    dataset = read_table(table(folder, text), outside=True)
+    root = tmp_path.resolve()
+    assert dataset.root == root
+    assert {item.path for item in dataset.items} == {file.resolve() for file in files}
+    assert dataset.items[0].masks == (mask.resolve(),)
+    within = read_table(table(folder, "path,label\nin.png,x\n"), outside=True)
+    assert within.root == folder.resolve()
+
+
+def test_labels_are_normalised_and_must_not_look_alike(tmp_path: Path) -> None:
+    for name in "ab":
+        png(tmp_path / f"{name}.png")
+    decomposed = unicodedata.normalize("NFD", "große  Läsion")
+    text = f"path,label\na.png,große Läsion\nb.png,{decomposed}\n"
+    assert read_table(table(tmp_path, text)).classes == ("große Läsion",)
+    for label, code, item in (
+        ("Große-Läsion", "input.similar_classes", "cases.csv"),
+        ("a\ufeff", "input.class_name", "row 3"),
+        ("\u00a0", "dataset.invalid_row", "row 3"),
+    ):
+        text = f"path,label\na.png,große Läsion\nb.png,{label}\n"
+        with refuses(InputError, code, item):
+            read_table(table(tmp_path, text))
 
 
 def test_another_encoding(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from medfocus.errors import FileError, InputError
 from medfocus.models.clip.architecture import build_clip
-from medfocus.models.clip.text import class_embeddings, read_classes, tokenizer_for
+from medfocus.models.clip.text import class_embeddings, tokenizer_for
 from medfocus.models.loading import load_clip
 from tests.errors import refuses
 
@@ -80,22 +80,3 @@ def test_a_class_prompt_that_would_be_truncated_is_refused() -> None:
     with refuses(InputError, "input.text_too_long", "long name") as caught:
         tokenizer_for("medfocus_tiny")(["a very " * 40 + "long name"])
     assert "32" in caught.value.problem
-
-
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [("", "input.empty"), ("\n \n", "input.empty"), ("a\na", "input.duplicate_class")],
-)
-def test_unusable_class_names_are_refused(content: str, code: str, tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text(content)
-    with refuses(InputError, code, "classes.txt"):
-        read_classes(tmp_path / "classes.txt")
-
-
-def test_unreadable_class_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "classes.txt"
-    with refuses(FileError, "file.missing", "classes.txt"):
-        read_classes(path)
-    path.write_bytes(b"\xff\xfe\xff")
-    with refuses(FileError, "file.unreadable", "classes.txt"):
-        read_classes(path)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.folder import read_folder
-from medfocus.fewshot.data.splitting.splits import Shots, Split, make_split, read_split
+from medfocus.fewshot.data.splitting import split_file
+from medfocus.fewshot.data.splitting.splits import (
+    Shots,
+    Split,
+    make_split,
+    read_split,
+)
 from tests.errors import refuses
 from tests.fewshot.data.files import dicom, png
 
@@ -46,6 +53,15 @@ def test_round_trip(saved: Saved) -> None:
     }
     assert len(content["train"]) == 4
     assert set(content["train"][0]) == {"file", "sha256", "class"}
+
+
+def test_a_split_belongs_to_its_head(saved: Saved) -> None:
+    dataset, split, path = saved
+    assert split_file.tested_split(path, dataset, "a" * 64) == split
+    path.write_text(split.to_json("a" * 64), encoding="utf-8")
+    assert split_file.tested_split(path, dataset, "a" * 64) == read_split(path, dataset) == split
+    with refuses(InputError, "split.other_head", str(path)):
+        split_file.tested_split(path, dataset, "b" * 64)
 
 
 def test_groups_are_not_in_it(saved: Saved) -> None:
@@ -96,10 +112,14 @@ def _set_file(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("classes", ["ödem", "normal"]), "class_mismatch", "ödem, normal"),
         (_set_file("file", "normal/7.png"), "missing_file", "normal/7.png: "),
         (_set_file("file", "../split.json"), "missing_file", "../split.json: "),
-        (_set_file("file", ["x"]), "missing_file", "['x']: "),
+        (_set_file("file", ["x"]), "invalid", "train[0].file"),
+        (_set("head", 7), "invalid", "'head'"),
+        (_set("classes", ["normal", 7]), "invalid", "'classes'"),
         (_set_file("class", "ödem"), "label_mismatch", "normal/"),
         (_set_file("sha256", "0" * 64), "changed_file", "normal/"),
-        (_set_file("sha256", None), "changed_file", "normal/"),
+        (_set_file("sha256", None), "invalid", "train[0].sha256"),
+        (_set_file("sha256", []), "invalid", "train[0].sha256"),
+        (_set_file("class", {}), "invalid", "train[0].class"),
     ],
 )
 def test_tampering(
@@ -109,9 +129,10 @@ def test_tampering(
     content = json.loads(path.read_text(encoding="utf-8"))
     tamper(content)
     path.write_text(json.dumps(content), encoding="utf-8")
-    with refuses(InputError, f"split.{code}") as caught:
-        read_split(path, dataset)
-    assert named in str(caught.value)
+    for read in (read_split, partial(split_file.tested_split, head="")):
+        with refuses(InputError, f"split.{code}") as caught:
+            read(path, dataset)
+        assert named in str(caught.value)
 
 
 def test_files_that_changed(saved: Saved) -> None:
@@ -141,7 +162,8 @@ def test_a_patient_that_is_now_in_both_parts(saved: Saved) -> None:
 
 def test_files_that_are_not_a_split(saved: Saved, tmp_path: Path) -> None:
     dataset, split, path = saved
-    for content in (b"{", b"\xff", b"[]"):
+    deep = b"[" * 100_000 + b"]" * 100_000
+    for content in (b"{", b"\xff", b"[]", deep, b'{"schema": NaN}', b'{"a": 1, "a": 2}'):
         path.write_bytes(content)
         with refuses(InputError, "split.invalid", str(path)):
             read_split(path, dataset)

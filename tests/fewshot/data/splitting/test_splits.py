@@ -2,20 +2,25 @@
 
 import io
 import itertools
+import shutil
 from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.folder import read_folder
+from medfocus.fewshot.data.images import content_hash, leave_out_unreadable
+from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.data.splitting import splits
 from medfocus.fewshot.data.splitting.leaks import leave_out_copies
 from medfocus.fewshot.data.splitting.splits import Fraction, Shots, make_split
+from tests.engine.io.read import read_images
 from tests.errors import refuses
 from tests.fewshot.data.files import dicom, png
 from tests.fewshot.data.splitting.pools import fake
@@ -184,17 +189,56 @@ def test_copies_are_left_out_on_request(tmp_path: Path) -> None:
         png(tmp_path / name, 2)
     for name in ("train/b/twice.png", "train/b/again.png"):
         png(tmp_path / name, 3)
-    dataset, text = read_folder(tmp_path), io.StringIO()
-    kept = leave_out_copies(dataset, Console(file=text, width=200))
-    out = {
-        item.path.relative_to(tmp_path).as_posix() for item in set(dataset.items) - set(kept.items)
+    bmp(tmp_path / "test" / "b" / "1.png", tmp_path / "train" / "b" / "other-bytes.bmp")
+    bmp(tmp_path / "train" / "a" / "2.png", tmp_path / "test" / "b" / "other-label.bmp")
+    kept, out, report = without_copies(tmp_path)
+    assert out == {
+        *("train/a/copy.png", "train/a/x.png", "train/b/y.png", "test/b/z.png"),
+        *("train/b/other-bytes.bmp", "train/a/2.png", "test/b/other-label.bmp"),
     }
-    assert out == {"train/a/copy.png", "train/a/x.png", "train/b/y.png", "test/b/z.png"}
-    report = text.getvalue()
-    assert "left out: train/a/copy.png: a copy of a test image" in report
-    assert "left out: test/b/z.png: the same content has two labels" in report
+    assert all(f"left out: {name}: " in report for name in out)
     split = make_split(kept, Fraction(1), 0)
     assert {file.file for file in split.train_files} >= {"train/b/twice.png", "train/b/again.png"}
+
+
+def test_the_same_image_in_other_bytes_is_left_out_where_it_could_be_split(tmp_path: Path) -> None:
+    """Copies of a file stay together in any split, and so do the images of a patient."""
+    rows = []
+    for label in "ab":
+        for number in range(10):
+            png(tmp_path / f"{label}{number}.png")
+            rows.append(f"{label}{number}.png,{label},p{number}")
+    for name, original, group in (("x", "a2", ""), ("y", "a3", "p3"), ("z", "b1", "p9")):
+        bmp(tmp_path / f"{original}.png", tmp_path / f"{name}.bmp")
+        rows.append(f"{name}.bmp,{original[0]},{group}")
+    shutil.copy(tmp_path / "a4.png", tmp_path / "copy.png")
+    rows.append("copy.png,a,")
+    (tmp_path / "dataset.csv").write_text("\n".join(["path,label,group", *rows]))
+    kept, out, _ = without_copies(tmp_path)
+    assert out == {"x.bmp", "z.bmp"}
+    split = make_split(kept, Fraction(1), 0)
+    pixels = [
+        {content_hash(read_images(tmp_path / file.file)[0]) for file in files}
+        for files in (split.train_files, split.test_files)
+    ]
+    assert pixels[0].isdisjoint(pixels[1])
+
+
+def bmp(source: Path, target: Path) -> None:
+    with Image.open(source) as image:
+        image.save(target)
+
+
+def without_copies(folder: Path) -> tuple[Dataset, set[str], str]:
+    """A data set without copies, the names of those left out, and the report."""
+    dataset, text = read_dataset(folder), io.StringIO()
+    pixels = leave_out_unreadable(dataset.items, repr, Console(file=io.StringIO()))
+    kept = leave_out_copies(dataset, pixels, Console(file=text, width=200))
+    out = {
+        item.path.relative_to(dataset.root).as_posix()
+        for item in set(dataset.items) - set(kept.items)
+    }
+    return kept, out, text.getvalue()
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:

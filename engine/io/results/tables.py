@@ -1,4 +1,4 @@
-"""Predictions as a table for the terminal, as CSV and as JSON."""
+"""Predictions as a table for the terminal, as CSV, as JSON and as JSON Lines."""
 
 import csv
 import io
@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from medfocus.engine.io.journal import ResultRow
+from medfocus.engine.io.results.journal import ResultRow
 from medfocus.terminal import printable
 
 
 def json_text(rows: list[ResultRow]) -> str:
-    """A JSON list with one object per image, from `Prediction.to_json`."""
+    """A JSON list with one object per image, from `Prediction.to_dict`."""
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def jsonl_text(rows: list[ResultRow]) -> str:
+    """JSON Lines: one object per image and line, from `Prediction.to_json`."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def csv_text(rows: list[ResultRow], classes: Sequence[str]) -> str:

@@ -1,0 +1,98 @@
+"""Image files of every format: recognised by their content, decoded one image at a time."""
+
+import stat
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from PIL import UnidentifiedImageError
+
+from medfocus.engine.io.dicom import DicomFile
+from medfocus.engine.io.frames import Frame
+from medfocus.engine.io.pictures import FORMATS, PictureFile
+from medfocus.errors import ImageError
+
+_SUPPORTED = f"give a file in one of {', '.join(FORMATS)} or DICOM"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class ImageFile(Protocol):
+    """An open file of one or more images, which are decoded one at a time."""
+
+    @property
+    def frames(self) -> int:
+        """How many images it holds; one more if some that it announces are missing.
+
+        Known for sure only once the last was decoded.
+        """
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Memory that decoding one image takes at its peak, in bytes."""
+
+    def frame(self, index: int) -> Frame:
+        """Decode one image.
+
+        Raises:
+            ImageError: damaged, truncated or unsupported data.
+        """
+
+
+def open_path(path: Path, name: str) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        ImageError: it is missing, may not be read, or is no regular file.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            problem, hint = "is not a regular file", "give the path of one image file"
+            raise ImageError(name, problem, hint, code="image.not_an_image")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise ImageError(name, "does not exist", "check the path", code="image.not_found") from None
+    except PermissionError:
+        problem, hint = "may not be read by this user", "change the file's permissions"
+        raise ImageError(name, problem, hint, code="image.not_permitted") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise ImageError(name, f"cannot be opened ({reason})", "check the path") from None
+
+
+def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
+    """Recognise a file by its content, and read its header.
+
+    PNG, JPEG, TIFF (one image per page), WebP, BMP and DICOM (one image per frame). EXIF
+    orientation is applied, and alpha is composited over black. What has more than 8 bits has no
+    fixed scale and is min-max normalised, with a warning.
+
+    Args:
+        file: open at its start; has to stay open while images are decoded.
+        name: of the file, in errors; its suffix counts only where the content is ambiguous.
+        max_pixels: limit on one image.
+
+    Raises:
+        ImageError: no image, or a damaged one.
+    """
+    head = file.read(132)
+    file.seek(0)
+    if not head:
+        raise ImageError(name, "is empty", "copy the file again", code="image.empty")
+    if head.startswith(_LFS_POINTER):
+        problem = "is a Git LFS pointer, not the image"
+        raise ImageError(name, problem, "git lfs pull", code="image.lfs_pointer")
+    suffix = Path(name).suffix.lower()
+    if head[128:] == b"DICM" or suffix in (".dcm", ".dicom"):
+        return DicomFile(file, name, max_pixels)
+    try:
+        return PictureFile(file, name, max_pixels)
+    except UnidentifiedImageError:
+        if suffix:
+            problem = "is not in a supported image format, whatever its suffix"
+            raise ImageError(name, problem, _SUPPORTED, code="image.not_an_image") from None
+    file.seek(0)  # DICOM files often have no suffix, and some no "DICM" mark
+    return DicomFile(file, name, max_pixels)
+
+
+def frame_name(name: str, index: int, frames: int) -> str:
+    """What one image of a file is called: the file, with "#index" if it holds several."""
+    return name if frames == 1 else f"{name}#{index}"

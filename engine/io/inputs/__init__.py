@@ -1,0 +1,1 @@
+"""What a command line refers to: files, folders, patterns, archives."""

@@ -1,0 +1,26 @@
+"""What reading one image may take."""
+
+from dataclasses import dataclass
+
+from medfocus.engine.io.images import MAX_PIXELS
+from medfocus.errors import InputError
+
+
+@dataclass(frozen=True)
+class ReadingLimits:
+    """Limits on reading one image: a frame, of a file of several.
+
+    Attributes:
+        seconds: from the request to the decoded pixels, without the time spent waiting for memory.
+        most_bytes: memory of the reading process, beyond what its code takes.
+        max_pixels: rows × columns.
+    """
+
+    seconds: float = 10.0
+    most_bytes: int = 3 * 2**29
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= 3600:
+            hint = "use more than 0, and up to 3600"
+            raise InputError("read_seconds", f"is {self.seconds}", hint)

@@ -1,0 +1,122 @@
+"""Reading files: in processes of their own, or in this one if they are trusted."""
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from medfocus.engine.io.image_file import ImageFile, frame_name, open_image_file, open_path
+from medfocus.engine.io.images import SourceImage, named
+from medfocus.engine.io.reading.limits import ReadingLimits
+from medfocus.engine.io.reading.open_file import OpenFile, Reading
+from medfocus.engine.io.reading.process import ReadingProcess
+from medfocus.errors import MedfocusError, without_traceback
+
+
+class FileReader:
+    """Reads images of files; safe to share between threads, each of which has its own process.
+
+    Args:
+        limits: on reading one image.
+        trust_files: read in this process, without these limits but that on pixels: faster, and a
+            file on which a decoder crashes ends the process.
+    """
+
+    def __init__(self, limits: ReadingLimits | None = None, *, trust_files: bool = False) -> None:
+        self._limits = limits or ReadingLimits()
+        self._trusting = trust_files
+        self._own = threading.local()
+        self._processes: list[ReadingProcess] = []
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def read(
+        self, file: OpenFile, index: int, admit: Callable[[int], None] = lambda _: None
+    ) -> Reading:
+        """Read one image of an open file.
+
+        Args:
+            file: open.
+            index: of the image, from 0.
+            admit: waits until so many bytes may be taken.
+
+        Raises:
+            DeviceError: a process cannot be started.
+        """
+        if self._trusting:
+            return self._read_here(file, index, admit)
+        process: ReadingProcess | None = getattr(self._own, "process", None)
+        if process is None:
+            with self._lock:
+                self._own.process = process = ReadingProcess(self._limits)
+                self._processes.append(process)
+                if self._stopped:
+                    process.stop()
+        return process.read(file, index, admit)
+
+    def read_all(self, path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
+        """Every image of a file.
+
+        Args:
+            path: of the file.
+            name: of the file in errors and results; by default the path.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        name, images, frames = name or os.fspath(path), list[SourceImage](), 1
+        file = OpenFile(name, open_path(Path(path), name))
+        try:
+            while len(images) < frames:
+                frames, outcome = self.read(file, len(images))
+                if isinstance(outcome, MedfocusError):
+                    raise outcome
+                source = frame_name(name, len(images), frames)
+                images.append(named(outcome, source))
+        finally:
+            file.close()
+        return images
+
+    def stop(self) -> None:
+        """Let all reading fail, soon; from any thread."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.stop()
+
+    def close(self) -> None:
+        """End the processes; no thread may be reading any more."""
+        for process in self._processes:
+            process.close()
+
+    def _read_here(self, file: OpenFile, index: int, admit: Callable[[int], None]) -> Reading:
+        opened: ImageFile | None = None
+        with file.lock:
+            try:
+                if file.opened is None:
+                    file.file.seek(0)
+                    file.opened = open_image_file(file.file, file.name, self._limits.max_pixels)
+                opened = file.opened
+                admit(opened.decoding_bytes)
+                frame = opened.frame(index)
+            except MedfocusError as error:
+                return Reading(opened.frames if opened else 1, without_traceback(error))
+            return Reading(opened.frames, frame)
+
+
+_shared = FileReader()
+atexit.register(_shared.close)
+
+
+def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
+    """Every image of a file, read in a process of the calling thread's own.
+
+    Args:
+        path: of the file.
+        name: of the file in errors and results; by default the path.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return _shared.read_all(path, name)

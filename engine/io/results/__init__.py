@@ -1,0 +1,1 @@
+"""Result files: their formats, their journal, one writer at a time."""
