@@ -132,7 +132,10 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[_Page]:
 
         return _Page(_PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes, read)
 
-    return [page(entry) for entry in tiff_entries(opened)]
+    entries = tiff_entries(opened)
+    if not entries:
+        raise _damaged(name)
+    return [page(entry) for entry in entries]
 
 
 def _deep_png(file: BinaryIO, image: Image.Image, name: str) -> Frame:

@@ -144,7 +144,11 @@ class ReadingProcess:
             self._process.kill()
             code = -signal.SIGALRM
         else:
-            code = self._process.wait()
+            try:
+                code = self._process.wait(_GRACE)
+            except subprocess.TimeoutExpired:  # it lives, and has said what it must not
+                self._process.kill()
+                code = self._process.wait()
             self.close()
         self._channel = self._process = self._file = None
         if code == -signal.SIGALRM:

@@ -213,6 +213,14 @@ def test_pages_are_read_in_any_order(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found.frame(index).pixels, expected[index])
 
 
+def test_a_file_without_pages_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "image.tiff"
+    for first in (0, 10**6):  # no page, or one beyond the end
+        path.write_bytes(b"II*\0" + first.to_bytes(4, "little") + bytes(40))
+        with refuses(ImageError, "image.damaged", str(path)):
+            read_images(path)
+
+
 def test_a_circle_of_pages_ends(tmp_path: Path) -> None:
     path = tmp_path / "image.tiff"
     with tifffile.TiffWriter(path) as writer:
