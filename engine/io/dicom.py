@@ -81,6 +81,7 @@ class DicomFile:
     inversion of MONOCHROME1. Functional groups of enhanced multi-frame objects take precedence over
     the data set's own attributes. With no usable window the frame is min-max normalised without its
     pixel padding, with a warning. Colour: to RGB, palettes by their LUT; no ICC profile.
+    docs/pixels.md has the details.
 
     Args:
         file: open at its start; a missing preamble is tolerated.
@@ -122,9 +123,9 @@ class DicomFile:
         """See the class."""
         return self._pixels.frames
 
-    def decoding_bytes(self, index: int) -> int:
+    @property
+    def decoding_bytes(self) -> int:
         """Memory that decoding and rendering one frame takes at its peak, in bytes."""
-        del index  # all frames are alike
         return self._pixels.decoding_bytes
 
     def frame(self, index: int) -> Frame:

@@ -71,7 +71,8 @@ def pixel_data(file: BinaryIO, dataset: pydicom.FileDataset, syntax: UID, name: 
         )
     }
     options = as_pixel_options(dataset, transfer_syntax_uid=syntax, pixel_keyword=_KEYWORDS[tag])
-    options |= counts | {"pixel_vr": vr.decode()}
+    # What is in the unused bits is for `rendered` to remove, which knows HighBit; pydicom does not.
+    options |= counts | {"pixel_vr": vr.decode(), "correct_unused_bits": False}
     return PixelData(file, length, options, _decoder(syntax, name), name)
 
 
@@ -109,7 +110,8 @@ class PixelData:
     @property
     def decoding_bytes(self) -> int:
         """Memory that decoding one frame takes at its peak, in bytes."""
-        return self.rows * self.columns * int(self._options.get("samples_per_pixel") or 1) * 16
+        samples = self.rows * self.columns * int(self._options.get("samples_per_pixel") or 1)
+        return samples * max(16, 4 * int(self._options["bits_allocated"]) // 8)
 
     @property
     def _frame_bits(self) -> int:

@@ -26,7 +26,8 @@ class ImageFile(Protocol):
         Known for sure only once the last was decoded.
         """
 
-    def decoding_bytes(self, index: int) -> int:
+    @property
+    def decoding_bytes(self) -> int:
         """Memory that decoding one image takes at its peak, in bytes."""
 
     def frame(self, index: int) -> Frame:
@@ -62,7 +63,7 @@ def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
     """Recognise a file by its content, and read its header.
 
     PNG, JPEG, TIFF (one image per page), WebP, BMP and DICOM (one image per frame). EXIF
-    orientation is applied, and alpha is composited over black. Grey of more than 8 bits has no
+    orientation is applied, and alpha is composited over black. What has more than 8 bits has no
     fixed scale and is min-max normalised, with a warning.
 
     Args:

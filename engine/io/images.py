@@ -12,7 +12,7 @@ from medfocus.engine.io.arrays import TensorLike, channels_last, rgb
 from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.in_memory import InMemoryFile
 from medfocus.engine.io.notices import Notice
-from medfocus.engine.io.pictures import from_pillow
+from medfocus.engine.io.pictures import rgb_of_pillow
 from medfocus.errors import ImageError
 
 # Limit on one image, checked before decoding; below the limit of pillow itself.
@@ -55,7 +55,7 @@ def converted(image: InMemoryImage, name: str) -> SourceImage:
         ImageError: it is no image.
     """
     if isinstance(image, Image.Image):
-        return named(from_pillow(image, name, MAX_PIXELS), name)
+        return named(rgb_of_pillow(image, name, MAX_PIXELS), name)
     if isinstance(image, np.ndarray):
         array = image
     elif isinstance(image, TensorLike):

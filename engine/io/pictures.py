@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG, TIFF, WebP, BMP) and pillow images to uint8 RGB."""
+"""PNG, JPEG, TIFF, WebP and BMP files, and pillow images, to uint8 RGB."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,41 +19,48 @@ from medfocus.errors import ImageError, MedfocusError
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # and BigTIFF, of either byte order
 _ORIENTATION = 274  # the tag, of TIFF and EXIF
-# Bytes per pixel that reading needs at most, measured: 4 for pillow's image, 3 for ours, as many
-# again to turn it, and what a decoder holds (WebP's: 8); for a deep PNG the samples twice.
-_PILLOW_BYTES, _DEEP_PNG_BYTES = 20, 28
 _ROWS = 64  # converted at a time
+# Bytes per pixel that reading needs at most, measured: 4 for pillow's image, as many again to turn
+# it, 3 for ours; WebP's decoder holds another 8.
+_PILLOW_BYTES, _WEBP_BYTES = 12, 20
 
 
-class Page(NamedTuple):
-    """One image of a file, not yet decoded.
+class _Page(NamedTuple):
+    """One image, not yet decoded: the bytes that decoding takes at most, and what decodes it."""
 
-    Attributes:
-        height, width: as stored, in pixels.
-        nbytes: that `read` needs at most, with the frame itself.
-        read: decodes it, while the file is open; raises an ImageError.
-    """
-
-    height: int
-    width: int
     nbytes: int
     read: Callable[[], Frame]
 
 
 class PictureFile:
-    """An open file of pictures; see `ImageFile` and `pages`."""
+    """An open picture file; a TIFF may hold several pages.
+
+    A page that is a reduced copy of another one, or a mask for it, is not an image of its own.
+
+    Raises:
+        UnidentifiedImageError: none of `FORMATS`.
+        ImageError: damaged.
+    """
 
     def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
-        self._name, self._pages = name, pages(file, name, max_pixels)
+        self._name = name
+        head = file.read(26)
+        file.seek(0)
+        with _decoding(name, max_pixels):
+            if head[:4] in _TIFF_MAGIC:
+                self._pages = _tiff_pages(file, name, max_pixels)
+            else:
+                self._pages = [_only_page(file, head, name, max_pixels)]
 
     @property
     def frames(self) -> int:
         """See `ImageFile`."""
         return len(self._pages)
 
-    def decoding_bytes(self, index: int) -> int:
-        """See `ImageFile`."""
-        return self._pages[index].nbytes
+    @property
+    def decoding_bytes(self) -> int:
+        """See `ImageFile`; of the page that takes most."""
+        return max(page.nbytes for page in self._pages)
 
     def frame(self, index: int) -> Frame:
         """See `ImageFile`."""
@@ -63,45 +70,7 @@ class PictureFile:
             raise _damaged(self._name) from None
 
 
-def pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
-    """The images of a file: the pages of a TIFF, and one of the other formats.
-
-    A page that is a reduced copy of another one, or a mask for it, is not an image of its own.
-
-    Args:
-        file: open, at its beginning.
-        name: of the file, in errors.
-        max_pixels: limit on each image.
-
-    Raises:
-        UnidentifiedImageError: none of these formats.
-        ImageError: too large, or damaged.
-    """
-    head = file.read(26)
-    file.seek(0)
-    with _decoding(name, max_pixels):
-        if head[:4] in _TIFF_MAGIC:
-            return _tiff_pages(file, name, max_pixels)
-        image = Image.open(file, formats=FORMATS)
-        check_size(image.width * image.height, name, max_pixels)
-        count = getattr(image, "n_frames", 1)
-    deep_png = image.format == "PNG" and head[24] == 16
-    pixels, size = image.width * image.height, file.seek(0, 2)
-
-    def read() -> Frame:
-        with _decoding(name, max_pixels):
-            frame = _deep_png(file, image, name) if deep_png else _from_pillow(image, name)
-        if count == 1:
-            return frame
-        text = f"animated: the first of its {count} frames is used"
-        notice = Notice("pixels.first_of_animation", text)
-        return frame._replace(warnings=(*frame.warnings, notice))
-
-    nbytes = (_DEEP_PNG_BYTES if deep_png else _PILLOW_BYTES) * pixels + size
-    return [Page(image.height, image.width, nbytes, read)]
-
-
-def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
+def rgb_of_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
     """A pillow image's current frame; the image itself stays as it is.
 
     EXIF orientation is applied, alpha is composited over black, and grey of more than 8 bits is
@@ -118,7 +87,28 @@ def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
         return _from_pillow(image, name)
 
 
-def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
+def _only_page(file: BinaryIO, head: bytes, name: str, max_pixels: int) -> _Page:
+    image = Image.open(file, formats=FORMATS)
+    count: int = getattr(image, "n_frames", 1)
+    deep_png = image.format == "PNG" and head[24] == 16
+    each = _WEBP_BYTES if image.format == "WEBP" else _PILLOW_BYTES
+    if deep_png:  # the samples, their copies, and ours; measured like the others
+        each = 4 + 6 * {2: 3, 4: 2, 6: 4}.get(head[25], 1)  # channels, by PNG's colour type
+
+    def read() -> Frame:
+        check_size(image.width * image.height, name, max_pixels)
+        with _decoding(name, max_pixels):
+            frame = _deep_png(file, image, name) if deep_png else _from_pillow(image, name)
+        if count == 1:
+            return frame
+        text = f"animated: the first of its {count} frames is used"
+        notice = Notice("pixels.first_of_animation", text)
+        return frame._replace(warnings=(*frame.warnings, notice))
+
+    return _Page(each * image.width * image.height, read)
+
+
+def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[_Page]:
     # Not at the top: most runs meet no TIFF, and a machine for GPU checks need not have tifffile.
     from medfocus.engine.io.pixels.tiff import TiffEntry, opened_tiff, tiff_entries, tiff_frame
 
@@ -127,24 +117,29 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
     @cache
     def by_pillow() -> Image.Image:
         file.seek(0)
-        return Image.open(file, formats=("TIFF",))
+        try:
+            return Image.open(file, formats=("TIFF",))
+        except UnidentifiedImageError:
+            raise _damaged(name) from None
 
-    def page(entry: TiffEntry) -> Page:
-        check_size(max(entry.height * entry.width, entry.tile), name, max_pixels)
+    def page(entry: TiffEntry) -> _Page:
+        pixels = entry.height * entry.width
 
         def read() -> Frame:
+            check_size(max(pixels, entry.tile), name, max_pixels)
             with _decoding(name, max_pixels):
                 if not entry.by_pillow:
                     return tiff_frame(opened, entry, name)
                 image = by_pillow()
                 image.seek(entry.number)
-                return from_pillow(image, name, max_pixels)
+                return rgb_of_pillow(image, name, max_pixels)
 
-        pixels = entry.height * entry.width
-        nbytes = _PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes
-        return Page(entry.height, entry.width, nbytes, read)
+        return _Page(_PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes, read)
 
-    return [page(entry) for entry in tiff_entries(opened)]
+    entries = tiff_entries(opened)
+    if not entries:
+        raise _damaged(name)
+    return [page(entry) for entry in entries]
 
 
 def _deep_png(file: BinaryIO, image: Image.Image, name: str) -> Frame:
@@ -196,5 +191,5 @@ def _decoding(name: str, max_pixels: int) -> Iterator[None]:
 
 
 def _damaged(name: str) -> ImageError:
-    problem = "is damaged, cut short or unsupported"
+    problem = "is damaged, cut short or of an unsupported kind"
     return ImageError(name, problem, "export it again", code="image.damaged")

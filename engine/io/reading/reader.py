@@ -98,7 +98,7 @@ class FileReader:
                     file.file.seek(0)
                     file.opened = open_image_file(file.file, file.name, self._limits.max_pixels)
                 opened = file.opened
-                admit(opened.decoding_bytes(index))
+                admit(opened.decoding_bytes)
                 frame = opened.frame(index)
             except MedfocusError as error:
                 return Reading(opened.frames if opened else 1, without_traceback(error))

@@ -3,7 +3,8 @@
     → {"name": "a.dcm", "frame": 0}           with a file descriptor if the file is a new one
     ← {"frames": 1, "bytes": 4194304}         how many images, and what decoding this one takes
     → {}                                      there is room for it
-    ← {"frames": 1, "shape": [512, 512], "warnings": [], "aspect": 1.0}, and its pixels
+    ← {"frames": 1, "shape": [512, 512], "pixel_aspect": 1.0,
+       "warnings": [["pixels.constant", "all pixels …"]]}     with a descriptor of its pixels
 
 Either answer may be {"frames": 1, "error": [class, item, problem, hint, code]} instead.
 """
@@ -79,25 +80,26 @@ class Worker:
                 assert self._file is not None
                 self._file.seek(0)
                 self._opened = open_image_file(self._file, name, self._limits.max_pixels)
-            wanted = self._opened.decoding_bytes(index)
+            wanted = self._opened.decoding_bytes
             if wanted > self._limits.most_bytes:
                 raise _too_large(name, self._limits.most_bytes)
         channel.send(self._engine, {"frames": self._opened.frames, "bytes": wanted})
         if channel.receive(self._engine) is None:
             return
         with _alarm(self._limits.seconds):
-            pixels, warnings, aspect = self._opened.frame(index)
+            pixels, notices, aspect = self._opened.frame(index)
         if self._complained():
-            warnings = (*warnings, COMPLAINT)
+            notices = (*notices, COMPLAINT)
         shared = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with open(shared, "wb", closefd=False) as stream:
                 stream.write(np.ascontiguousarray(pixels).data)
+            shape = pixels.shape[:2]
             answer = {
                 "frames": self._opened.frames,
-                "shape": pixels.shape[:2],
-                "warnings": [[notice.code, notice] for notice in warnings],
-                "aspect": aspect,
+                "shape": shape,
+                "pixel_aspect": float(aspect),
+                "warnings": [[notice.code, notice] for notice in notices],
             }
             channel.send(self._engine, answer, shared)
         finally:

@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from medfocus.engine.io import pictures
 from medfocus.engine.io.arrays import rgb
 from medfocus.engine.io.images import MAX_PIXELS, SourceImage
+from medfocus.engine.io.pictures import PictureFile
 from medfocus.errors import ImageError
 from tests.engine.io.read import read_images
 from tests.errors import refuses
@@ -198,7 +198,7 @@ def test_reduced_copies_and_masks_are_no_images(tmp_path: Path) -> None:
     )
 
 
-def test_pages_are_read_in_any_order_and_known_before(tmp_path: Path) -> None:
+def test_pages_are_read_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "image.tiff"
     shallow = (COLOUR // 16).astype(np.uint8)
     with tifffile.TiffWriter(path) as writer:
@@ -207,10 +207,18 @@ def test_pages_are_read_in_any_order_and_known_before(tmp_path: Path) -> None:
         writer.write(shallow[::-1], photometric="rgb")
     expected = [shallow, stretched(TWELVE), shallow[::-1]]
     with path.open("rb") as file:
-        found = pictures.pages(file, "image", MAX_PIXELS)
-        assert [(page.height, page.width) for page in found] == [(37, 53)] * 3
+        found = PictureFile(file, "image", MAX_PIXELS)
+        assert found.frames == 3
         for index in (2, 0, 1, 1, 0, 2):
-            np.testing.assert_array_equal(found[index].read().pixels, expected[index])
+            np.testing.assert_array_equal(found.frame(index).pixels, expected[index])
+
+
+def test_a_file_without_pages_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "image.tiff"
+    for first in (0, 10**6):  # no page, or one beyond the end
+        path.write_bytes(b"II*\0" + first.to_bytes(4, "little") + bytes(40))
+        with refuses(ImageError, "image.damaged", str(path)):
+            read_images(path)
 
 
 def test_a_circle_of_pages_ends(tmp_path: Path) -> None:
@@ -248,12 +256,12 @@ def test_a_page_needs_no_more_than_it_says(tmp_path: Path, array: np.ndarray, op
     photometric = "minisblack" if array.ndim == 2 else "rgb"
     path = tiff(tmp_path, array, photometric=photometric, **options)
     with path.open("rb") as file:
-        (page,) = pictures.pages(file, "image", MAX_PIXELS)
+        picture = PictureFile(file, "image", MAX_PIXELS)
         tracemalloc.start()
-        page.read()
+        picture.frame(0)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert peak <= page.nbytes + ALSO
+    assert peak <= picture.decoding_bytes + ALSO
 
 
 @pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "lzma"])
