@@ -112,7 +112,8 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         metavar="S",
         type=float,
         default=ReadingLimits.seconds,
-        help="limit on reading one image of a file, in seconds (default: %(default)g)",
+        help="limit on reading one image of a file, in seconds of processor time (default:"
+        " %(default)g)",
     )
     add(
         "--trust-files",

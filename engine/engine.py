@@ -82,8 +82,9 @@ class Engine:
                 independent of other images.
             memory_limit: bytes of the device's memory that the engine may take with `max_batch`
                 images under way, measured on blank images before the engine is returned.
-            read_seconds: limit on reading one image of a file. A file that takes longer, takes more
-                than 1.5 GiB of memory, or crashes a decoder, costs itself only.
+            read_seconds: of processor time, the limit on reading one image of a file. A file that
+                takes longer, takes more than 1.5 GiB of memory, or crashes a decoder, costs itself
+                only.
             trust_files: read files in this process, without that protection: a little faster.
 
         Raises:

@@ -35,7 +35,7 @@ from medfocus.engine.runtime.request_batcher import RequestBatcher
 from medfocus.engine.runtime.worker_pool import WorkerPool
 from medfocus.errors import DeviceError, InputError, MedfocusError, without_traceback
 
-MOST_BYTES = 2**30  # of decoded images, queued and under way
+MOST_BYTES = 3 * 2**28  # of decoded images: being decoded, queued and under way
 
 CLOSED = InputError("engine", "is closed", "load it again", code="engine.closed")
 _T = TypeVar("_T")

@@ -11,7 +11,7 @@ class ReadingLimits:
     """Limits on reading one image: a frame, of a file of several.
 
     Attributes:
-        seconds: from the request to the decoded pixels, without the time spent waiting for memory.
+        seconds: of processor time; while it waits for a disk it may take six times as long.
         most_bytes: memory of the reading process, beyond what its code takes.
         max_pixels: rows × columns.
     """

@@ -22,8 +22,11 @@ from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.errors import DeviceError, ImageError, InputError, MedfocusError
 
-# The process ends itself in time; one that a disk holds cannot be ended, and is not waited for.
-_GRACE = 5.0  # seconds
+# The process ends itself once it has used its time. One that uses none, since a disk keeps it waiting,
+# is not waited for longer than this many times that, and the time in which it may start.
+_PATIENCE = 6
+_START = 30.0  # seconds
+_GRACE = 5.0  # seconds for a process to end that has said what it must not
 _PROGRAM = (
     "import json, sys\n"
     "descriptor, limits, sys.path[:] = json.loads(sys.argv[1])\n"
@@ -111,7 +114,7 @@ class ReadingProcess:
     def _start(self) -> None:
         self._owner = os.getpid()
         self._channel, others = channel.pair()
-        self._channel.settimeout(self._limits.seconds + _GRACE)
+        self._channel.settimeout(_START + self._limits.seconds * _PATIENCE)
         given = json.dumps([others.fileno(), astuple(self._limits), sys.path])
         with others:
             try:
@@ -142,16 +145,16 @@ class ReadingProcess:
             return _STOPPED
         if unresponsive:
             self._process.kill()
-            code = -signal.SIGALRM
+            code = -signal.SIGPROF
         else:
             try:
                 code = self._process.wait(_GRACE)
-            except subprocess.TimeoutExpired:  # it lives, and has said what it must not
+            except subprocess.TimeoutExpired:
                 self._process.kill()
                 code = self._process.wait()
             self.close()
         self._channel = self._process = self._file = None
-        if code == -signal.SIGALRM:
+        if code == -signal.SIGPROF:
             return ImageError(
                 name,
                 f"took more than {self._limits.seconds:g} s to read",
