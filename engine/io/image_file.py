@@ -62,7 +62,7 @@ def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
     """Recognise a file by its content, and read its header.
 
     PNG, JPEG, TIFF (one image per page), WebP, BMP and DICOM (one image per frame). EXIF
-    orientation is applied, and alpha is composited over black. Grey of more than 8 bits has no
+    orientation is applied, and alpha is composited over black. What has more than 8 bits has no
     fixed scale and is min-max normalised, with a warning.
 
     Args:

@@ -19,9 +19,9 @@ from medfocus.errors import ImageError, MedfocusError
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # and BigTIFF, of either byte order
 _ORIENTATION = 274  # the tag, of TIFF and EXIF
-# Bytes per pixel that reading needs at most, measured: 4 for pillow's image, 3 for ours, as many
-# again to turn it, and what a decoder holds (WebP's: 8); for a deep PNG the samples twice.
-_PILLOW_BYTES, _DEEP_PNG_BYTES = 20, 28
+# Bytes per pixel that reading needs at most, measured: 4 for pillow's image, as many again to turn
+# it, 3 for ours; WebP's decoder holds another 8.
+_PILLOW_BYTES, _WEBP_BYTES = 12, 20
 _ROWS = 64  # converted at a time
 
 
@@ -86,7 +86,6 @@ def pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
         check_size(image.width * image.height, name, max_pixels)
         count = getattr(image, "n_frames", 1)
     deep_png = image.format == "PNG" and head[24] == 16
-    pixels, size = image.width * image.height, file.seek(0, 2)
 
     def read() -> Frame:
         with _decoding(name, max_pixels):
@@ -97,8 +96,10 @@ def pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
         notice = Notice("pixels.first_of_animation", text)
         return frame._replace(warnings=(*frame.warnings, notice))
 
-    nbytes = (_DEEP_PNG_BYTES if deep_png else _PILLOW_BYTES) * pixels + size
-    return [Page(image.height, image.width, nbytes, read)]
+    each = _WEBP_BYTES if image.format == "WEBP" else _PILLOW_BYTES
+    if deep_png:  # the samples, their copies, and ours; measured like the others
+        each = 4 + 6 * {2: 3, 4: 2, 6: 4}.get(head[25], 1)  # channels, by PNG's colour type
+    return [Page(image.height, image.width, each * image.width * image.height, read)]
 
 
 def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
@@ -130,9 +131,10 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
         return Image.open(file, formats=("TIFF",))
 
     def page(entry: TiffEntry) -> Page:
-        check_size(max(entry.height * entry.width, entry.tile), name, max_pixels)
+        pixels = entry.height * entry.width
 
         def read() -> Frame:
+            check_size(max(pixels, entry.tile), name, max_pixels)
             with _decoding(name, max_pixels):
                 if not entry.by_pillow:
                     return tiff_frame(opened, entry, name)
@@ -140,11 +142,13 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
                 image.seek(entry.number)
                 return from_pillow(image, name, max_pixels)
 
-        pixels = entry.height * entry.width
         nbytes = _PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes
         return Page(entry.height, entry.width, nbytes, read)
 
-    return [page(entry) for entry in tiff_entries(opened)]
+    entries = tiff_entries(opened)
+    if not entries:
+        raise _damaged(name)
+    return [page(entry) for entry in entries]
 
 
 def _deep_png(file: BinaryIO, image: Image.Image, name: str) -> Frame:

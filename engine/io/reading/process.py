@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import mmap
 import os
 import signal
@@ -84,7 +85,7 @@ class ReadingProcess:
                 return Reading(frames, _error(answer["error"]))
             pixels = _mapped(answer["shape"], *descriptors)
             notices = tuple(Notice(str(code), str(text)) for code, text in answer["warnings"])
-            return Reading(frames, Frame(pixels, notices, float(answer["aspect"])))
+            return Reading(frames, Frame(pixels, notices, _aspect(answer["aspect"])))
         except (EOFError, TimeoutError) as ended:
             return Reading(frames, self._ended_by(file.name, isinstance(ended, TimeoutError)))
         except BaseException:
@@ -143,7 +144,11 @@ class ReadingProcess:
             self._process.kill()
             code = -signal.SIGALRM
         else:
-            code = self._process.wait()
+            try:
+                code = self._process.wait(_GRACE)
+            except subprocess.TimeoutExpired:  # it lives, and has said what it must not
+                self._process.kill()
+                code = self._process.wait()
             self.close()
         self._channel = self._process = self._file = None
         if code == -signal.SIGALRM:
@@ -164,6 +169,12 @@ class ReadingProcess:
 
 def _count(value: object) -> int:
     if type(value) is not int or value < 1:
+        raise EOFError
+    return value
+
+
+def _aspect(value: object) -> float:
+    if type(value) is not float or not 0 < value < math.inf:
         raise EOFError
     return value
 

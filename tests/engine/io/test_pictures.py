@@ -213,6 +213,26 @@ def test_pages_are_read_in_any_order_and_known_before(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[index].read().pixels, expected[index])
 
 
+def test_a_file_without_pages_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "image.tiff"
+    for first in (0, 10**6):  # no page, or one beyond the end
+        path.write_bytes(b"II*\0" + first.to_bytes(4, "little") + bytes(40))
+        with refuses(ImageError, "image.damaged", str(path)):
+            read_images(path)
+
+
+def test_one_page_that_is_too_large_does_not_cost_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "image.tiff"
+    with tifffile.TiffWriter(path) as writer:
+        for array in (TWELVE, TWELVE.repeat(2, axis=0)):
+            writer.write(array.astype(np.uint16), photometric="minisblack")
+    with path.open("rb") as file:
+        first, second = pictures.pages(file, "image", TWELVE.size)
+        np.testing.assert_array_equal(first.read().pixels, stretched(TWELVE))
+        with refuses(ImageError, "image.too_large", "image"):
+            second.read()
+
+
 def test_a_circle_of_pages_ends(tmp_path: Path) -> None:
     path = tmp_path / "image.tiff"
     with tifffile.TiffWriter(path) as writer:
