@@ -111,10 +111,8 @@ def from_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
     Raises:
         ImageError: no pixels, too many of them, or damaged.
     """
+    _check_not_empty(image.width * image.height, name)
     check_size(image.width * image.height, name, max_pixels)
-    if 0 in image.size:
-        hint = "give an image of at least 1 x 1"
-        raise ImageError(name, "has no pixels", hint, code="image.empty")
     with _decoding(name, max_pixels):
         return _from_pillow(image, name)
 
@@ -134,6 +132,7 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
         pixels = entry.height * entry.width
 
         def read() -> Frame:
+            _check_not_empty(pixels, name)
             check_size(max(pixels, entry.tile), name, max_pixels)
             with _decoding(name, max_pixels):
                 if not entry.by_pillow:
@@ -143,7 +142,7 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[Page]:
                 return from_pillow(image, name, max_pixels)
 
         nbytes = _PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes
-        return Page(entry.height, entry.width, nbytes, read)
+        return Page(entry.height, entry.width, max(nbytes, 1), read)
 
     entries = tiff_entries(opened)
     if not entries:
@@ -197,6 +196,12 @@ def _decoding(name: str, max_pixels: int) -> Iterator[None]:
         raise too_large(name, "its declared size", max_pixels) from None
     except Exception:  # of any class: nobody knows what a decoder raises on damaged data
         raise _damaged(name) from None
+
+
+def _check_not_empty(pixels: int, name: str) -> None:
+    if not pixels:
+        hint = "give an image of at least 1 x 1"
+        raise ImageError(name, "has no pixels", hint, code="image.empty")
 
 
 def _damaged(name: str) -> ImageError:
