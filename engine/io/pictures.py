@@ -80,9 +80,7 @@ def rgb_of_pillow(image: Image.Image, name: str, max_pixels: int) -> Frame:
         ImageError: no pixels, too many of them, or damaged.
     """
     check_size(image.width * image.height, name, max_pixels)
-    if 0 in image.size:
-        hint = "give an image of at least 1 x 1"
-        raise ImageError(name, "has no pixels", hint, code="image.empty")
+    _check_not_empty(image.width * image.height, name)
     with _decoding(name, max_pixels):
         return _from_pillow(image, name)
 
@@ -126,6 +124,7 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[_Page]:
         pixels = entry.height * entry.width
 
         def read() -> Frame:
+            _check_not_empty(pixels, name)
             check_size(max(pixels, entry.tile), name, max_pixels)
             with _decoding(name, max_pixels):
                 if not entry.by_pillow:
@@ -134,7 +133,8 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> list[_Page]:
                 image.seek(entry.number)
                 return rgb_of_pillow(image, name, max_pixels)
 
-        return _Page(_PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes, read)
+        nbytes = _PILLOW_BYTES * pixels if entry.by_pillow else entry.nbytes
+        return _Page(max(nbytes, 1), read)
 
     entries = tiff_entries(opened)
     if not entries:
@@ -188,6 +188,12 @@ def _decoding(name: str, max_pixels: int) -> Iterator[None]:
         raise too_large(name, "its declared size", max_pixels) from None
     except Exception:  # of any class: nobody knows what a decoder raises on damaged data
         raise _damaged(name) from None
+
+
+def _check_not_empty(pixels: int, name: str) -> None:
+    if not pixels:
+        hint = "give an image of at least 1 x 1"
+        raise ImageError(name, "has no pixels", hint, code="image.empty")
 
 
 def _damaged(name: str) -> ImageError:

@@ -88,6 +88,9 @@ class Worker:
             return
         with _alarm(self._limits.seconds):
             pixels, notices, aspect = self._opened.frame(index)
+        frames = self._opened.frames
+        if frames == 1:
+            self._opened = None  # a decoder keeps what it has decoded
         if self._complained():
             notices = (*notices, COMPLAINT)
         shared = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -96,13 +99,11 @@ class Worker:
                 stream.write(np.ascontiguousarray(pixels).data)
             shape = pixels.shape[:2]
             answer = {
-                "frames": self._opened.frames,
+                "frames": frames,
                 "shape": shape,
                 "pixel_aspect": float(aspect),
                 "warnings": [[notice.code, notice] for notice in notices],
             }
-            if self._opened.frames == 1:
-                self._opened = None  # decoders keep what they have decoded
             channel.send(self._engine, answer, shared)
         finally:
             os.close(shared)

@@ -24,7 +24,7 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (13, 21, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0]
 
 
-def only(source: Any, name: str | None = None) -> SourceImage:
+def only(source: Any, name: str = "the image") -> SourceImage:
     (image,) = read_images(source, name)
     assert image.pixels.dtype == np.uint8
     assert image.pixels.ndim == 3
