@@ -31,7 +31,7 @@ from medfocus.engine.io.results.output import (
 from medfocus.engine.io.results.tables import table
 from medfocus.errors import MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode
-from medfocus.file_errors import unwritable
+from medfocus.files.file_errors import unwritable
 from medfocus.terminal import printable
 
 _FAILURES_SHOWN = 10

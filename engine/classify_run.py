@@ -13,7 +13,6 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medfocus.atomic_write import atomic_write
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.engine import Engine
 from medfocus.engine.io.inputs.files import InputFile
@@ -24,6 +23,7 @@ from medfocus.engine.overlay import draw
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import ImageError
+from medfocus.files.atomic_write import atomic_write
 
 
 class _Answer(NamedTuple):

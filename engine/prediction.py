@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfocus.atomic_write import atomic_write
 from medfocus.engine.io.notices import Notice
 from medfocus.errors import InputError, MedfocusError
+from medfocus.files.atomic_write import atomic_write
 
 _ROWS_AT_ONCE = 512  # bounds the temporaries of a large image's mask
 

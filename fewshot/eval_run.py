@@ -16,7 +16,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from medfocus.atomic_write import atomic_write
 from medfocus.errors import InputError
 from medfocus.fewshot.adapt.names import Adaptation
 from medfocus.fewshot.backbones import Backbones, choose_device, load_backbones
@@ -37,6 +36,7 @@ from medfocus.fewshot.study.reporting.report import write_report
 from medfocus.fewshot.study.reporting.summary import console_table, summarise
 from medfocus.fewshot.study.run import Run
 from medfocus.fewshot.study.worker import StudyConfig, Worker
+from medfocus.files.atomic_write import atomic_write
 from medfocus.models.head import Head
 from medfocus.models.weights import sha256
 from medfocus.settings import FocusMode

@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from medfocus.atomic_write import atomic_write_all
 from medfocus.errors import InputError
 from medfocus.fewshot.adapt.fit import Task, fit_head
 from medfocus.fewshot.backbones import load_backbones
@@ -16,6 +15,7 @@ from medfocus.fewshot.data.splitting.splits import Fraction, Shots, Split, make_
 from medfocus.fewshot.examples import load_examples
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.fewshot.model_options import read_data, weight_sources
+from medfocus.files.atomic_write import atomic_write_all
 from medfocus.models.head import Head
 from medfocus.settings import Focus
 

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from medfocus.atomic_write import atomic_write
 from medfocus.engine.preprocess.batch import MASK_STRIDE
 from medfocus.errors import FileError
 from medfocus.fewshot.backbones import Backbones
+from medfocus.files.atomic_write import atomic_write
 
 log = logging.getLogger(__name__)
 

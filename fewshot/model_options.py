@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from medfocus.command_line import whole_number
 from medfocus.fewshot.adapt.names import STEPS
+from medfocus.files.user_folders import cache_folder
 from medfocus.models.options import add_weight_options
 from medfocus.terminal import printable
-from medfocus.user_folders import cache_folder
 
 if TYPE_CHECKING:  # the modules import torch, which --help does not need
     from rich.console import Console

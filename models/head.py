@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from medfocus.atomic_write import atomic_write
 from medfocus.errors import WeightsError
+from medfocus.files.atomic_write import atomic_write
 from medfocus.models.graphs import Cache
 from medfocus.settings import FocusMode
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medfocus.errors import WeightsError
-from medfocus.file_errors import reason
+from medfocus.files.file_errors import reason
 
 LFS_POINTER = b"version https://git-lfs.github.com"
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from medfocus import telemetry as _telemetry
-from medfocus import user_folders as _user_folders
+from medfocus.files import user_folders as _user_folders
 
 if TYPE_CHECKING:
     from medfocus.engine import Engine, Prediction

@@ -15,9 +15,9 @@ from medfocus import __version__
 from medfocus.commands import COMMANDS
 from medfocus.errors import FileError, MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode, exit_code_of
-from medfocus.file_errors import reason
+from medfocus.files.file_errors import reason
+from medfocus.files.user_folders import keep_caches_together
 from medfocus.terminal import printable
-from medfocus.user_folders import keep_caches_together
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from PIL import Image
 from rich.progress import track
 
 from medfocus.errors import FileError, InputError
-from medfocus.file_errors import unwritable
+from medfocus.files.file_errors import unwritable
 from medfocus.phantoms.catalogue import ORGANS, LesionKind
 from medfocus.phantoms.phantom import make_phantom
 

@@ -33,7 +33,7 @@ from medfocus.engine.artifact.layout import HEAD_WEIGHTS
 from medfocus.engine.backends.registry import NAMES
 from medfocus.errors import InputError, MedfocusError
 from medfocus.exit_codes import ExitCode
-from medfocus.file_errors import unwritable
+from medfocus.files.file_errors import unwritable
 from medfocus.terminal import printable
 
 MAX_WIDTH = 200  # columns of a table

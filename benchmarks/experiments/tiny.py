@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, track
 
-from medfocus.atomic_write import atomic_write
 from medfocus.engine import Engine, Prediction
 from medfocus.export.engine_directory import ModelBundle, build
 from medfocus.fewshot.adapt.fit import Task, fit_head
@@ -23,6 +22,7 @@ from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.evaluation.intervals import wilson
 from medfocus.fewshot.examples import load_examples
 from medfocus.fewshot.focus_store import FocusStore
+from medfocus.files.atomic_write import atomic_write
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.clip.text import CLASS_PROMPT
 from medfocus.models.head import Head

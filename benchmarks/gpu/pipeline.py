@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from medfocus.atomic_write import atomic_write
 from medfocus.benchmarks.baselines.models import Models
 from medfocus.benchmarks.baselines.upstream import SAM2_CONFIGS, upstream_models
 from medfocus.benchmarks.bench.environment import environment_of
@@ -43,6 +42,7 @@ from medfocus.benchmarks.gpu.pipeline_goals import COMPILED, EAGER, SEGMENTER, S
 from medfocus.engine import Engine
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers
 from medfocus.engine.io.images import SourceImage
+from medfocus.files.atomic_write import atomic_write
 from medfocus.models.presets import preset
 
 BATCH = 32

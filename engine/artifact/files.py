@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medfocus.engine.artifact.manifest import FILE_NAME, HINT, FileRecord
 from medfocus.errors import EngineDirectoryError
-from medfocus.file_errors import reason
+from medfocus.files.file_errors import reason
 
 
 def directory_error(

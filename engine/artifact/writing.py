@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from medfocus.atomic_write import flush_folder, flush_tree
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.files import (
     digest_line,
@@ -16,7 +15,8 @@ from medfocus.engine.artifact.files import (
     sibling,
 )
 from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME, Manifest, to_json
-from medfocus.sole_writer import sole_writer
+from medfocus.files.atomic_write import flush_folder, flush_tree
+from medfocus.files.sole_writer import sole_writer
 
 
 @contextmanager

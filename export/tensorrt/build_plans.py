@@ -16,8 +16,8 @@ from medfocus.engine.backends.tensorrt.library import (
 )
 from medfocus.engine.runtime import cuda
 from medfocus.export.tensorrt.profiles import MOST_POINTS, input_dimensions, profiles
+from medfocus.files.user_folders import cache_folder
 from medfocus.settings import Prompts
-from medfocus.user_folders import cache_folder
 
 Attention = Literal["native", "plugin"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import tensorrt as trt
 from rich.progress import Progress, TaskID
 
-from medfocus.atomic_write import atomic_write
 from medfocus.engine.backends.tensorrt.plan_runner import Logger
 from medfocus.errors import EngineDirectoryError, FileError
 from medfocus.export.tensorrt.profiles import Profile
+from medfocus.files.atomic_write import atomic_write
 
 
 class Builder:

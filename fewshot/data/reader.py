@@ -8,7 +8,7 @@ from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.folder import read_folder
 from medfocus.fewshot.data.recipes import read_recipe
 from medfocus.fewshot.data.table import read_table
-from medfocus.file_errors import unreadable
+from medfocus.files.file_errors import unreadable
 
 TABLE = "dataset.csv"
 """A folder with a table of this name is read by that table."""

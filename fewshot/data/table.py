@@ -10,7 +10,7 @@ from medfocus.errors import InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
 from medfocus.fewshot.data.folder import VALIDATION_NOTE, part_of
 from medfocus.fewshot.data.splitting.groups import group_of, patient_group
-from medfocus.file_errors import unreadable
+from medfocus.files.file_errors import unreadable
 from medfocus.models.clip.class_names import check_distinct, class_name
 from medfocus.models.clip.text import CLASS_PROMPT
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from medfocus.atomic_write import atomic_write
 from medfocus.errors import DeviceError, InputError
 from medfocus.fewshot.adapt.fit import Adaptation
 from medfocus.fewshot.data.splitting.contents import fingerprint
 from medfocus.fewshot.data.splitting.splits import Fraction, Shots, Split, make_split
 from medfocus.fewshot.study.run import Masks, Run, Setting
 from medfocus.fewshot.study.worker import StudyConfig, Worker, one_thread
-from medfocus.file_errors import unreadable
+from medfocus.files.atomic_write import atomic_write
+from medfocus.files.file_errors import unreadable
 from medfocus.settings import FocusMode
 
 PROCESSES = 8  # maximum: each holds the models and the images in memory

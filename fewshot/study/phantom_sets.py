@@ -17,8 +17,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from medfocus.atomic_write import atomic_write
 from medfocus.errors import FileError
+from medfocus.files.atomic_write import atomic_write
 from medfocus.phantoms.anatomies import ANATOMIES
 from medfocus.phantoms.catalogue import LesionKind
 from medfocus.phantoms.distractors import add_distractors

@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-from medfocus.atomic_write import flush_folder, flush_tree
 from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.reader import read_dataset
 from medfocus.fewshot.study.phantom_sets import PHANTOM_SETS, write_set
-from medfocus.file_errors import unwritable
+from medfocus.files.atomic_write import flush_folder, flush_tree
+from medfocus.files.file_errors import unwritable
 
 
 def phantom_datasets(folder: Path) -> dict[str, Dataset]:

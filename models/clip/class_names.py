@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medfocus.errors import FileError, InputError
-from medfocus.file_errors import unreadable
+from medfocus.files.file_errors import unreadable
 
 _JOINT = re.compile(r"(?<=\w)[-_ ](?=\w)")  # between two words; "HER2-" is not "HER2"
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from medfocus.atomic_write import atomic_write
+from medfocus.files.atomic_write import atomic_write
 
 WARM_UP = 200  # steps
 AVERAGING = 0.995  # decay of the exponential moving average of the weights, which is shipped

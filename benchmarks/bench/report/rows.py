@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medfocus.atomic_write import atomic_write
 from medfocus.benchmarks.bench.environment import Environment
 from medfocus.benchmarks.bench.timing.clock import Ratio
 from medfocus.errors import FileError
-from medfocus.file_errors import unreadable
+from medfocus.files.atomic_write import atomic_write
+from medfocus.files.file_errors import unreadable
 
 MEASURED = "measured"
 BOTH = "both models"

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medfocus.engine.io.dicom import silence_pydicom
 from medfocus.engine.io.sniff import HEAD_BYTES, Kind, kind_of
 from medfocus.errors import FileError, ImageError
-from medfocus.file_errors import unreadable, unwritable
+from medfocus.files.file_errors import unreadable, unwritable
 
 MEMBER_LIMIT = 2**30  # bytes of one inflated member; no image of permitted size needs more
 MEMBERS_LIMIT = 10**6

@@ -15,7 +15,7 @@ from medfocus.engine.io.inputs.archives import dicomdir_files, zip_members
 from medfocus.engine.io.inputs.walk import LEFTOVERS, Walk
 from medfocus.engine.io.sniff import IMAGE_KINDS, Kind, kind_of_file
 from medfocus.errors import FileError, InputError
-from medfocus.file_errors import unreadable
+from medfocus.files.file_errors import unreadable
 
 # Files whose name says that they are images are taken whatever they hold, so that a damaged one is
 # an error and not a file that was skipped.

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medfocus.file_errors import unreadable
+from medfocus.files.file_errors import unreadable
 
 # Folders that systems and programs leave in data: macOS's archives, network drives, file systems,
 # notebooks.

@@ -22,8 +22,8 @@ from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.errors import DeviceError, ImageError, InputError, MedfocusError
 
-# The process ends itself once it has used its time. One that uses none, since a disk keeps it waiting,
-# is not waited for longer than this many times that, and the time in which it may start.
+# The process ends itself once it has used its time. One that uses none, since a disk keeps it
+# waiting, is not waited for longer than this many times that, and the time in which it may start.
 _PATIENCE = 6
 _START = 30.0  # seconds
 _GRACE = 5.0  # seconds for a process to end that has said what it must not

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfocus.errors import FileError
-from medfocus.file_errors import unreadable, unwritable
+from medfocus.files.file_errors import unreadable, unwritable
 
 ResultRow = dict[str, Any]  # Prediction.to_json
 FileKey = tuple[str, int, int]  # a file as it was classified: name, size, modification time in ns

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from medfocus.atomic_write import atomic_write, is_stream
 from medfocus.engine.io.results.journal import ResultRow, journal_path
 from medfocus.engine.io.results.tables import csv_text, json_text, jsonl_text
 from medfocus.errors import FileError, InputError
-from medfocus.file_errors import unwritable
-from medfocus.sole_writer import sole_writer
+from medfocus.files.atomic_write import atomic_write, is_stream
+from medfocus.files.file_errors import unwritable
+from medfocus.files.sole_writer import sole_writer
 
 FORMATS = ("csv", "json", "jsonl")
 STDOUT = Path("-")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medfocus.fewshot.data.dataset import Dataset
-from medfocus.file_errors import unreadable
+from medfocus.files.file_errors import unreadable
 from medfocus.models.weights import sha256
 
 _MANY = 1000  # files; hashing more may take seconds, so progress is shown

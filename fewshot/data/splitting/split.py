@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfocus.atomic_write import atomic_write
+from medfocus.files.atomic_write import atomic_write
 
 SCHEMA = 1
 HEAD = "head"  # a key that a split without a head lacks

@@ -9,7 +9,7 @@ from medfocus.fewshot.data.dataset import Dataset
 from medfocus.fewshot.data.splitting.contents import content_hashes
 from medfocus.fewshot.data.splitting.leaks import check_no_overlap, file_name
 from medfocus.fewshot.data.splitting.split import HEAD, SCHEMA, Split, SplitFile
-from medfocus.file_errors import unreadable
+from medfocus.files.file_errors import unreadable
 
 _HINT = "make a new split"
 _TYPES = {

@@ -11,7 +11,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from medfocus.atomic_write import atomic_write
 from medfocus.fewshot.study.reporting.explain import Explanation
 from medfocus.fewshot.study.reporting.gallery import GalleryItem
 from medfocus.fewshot.study.reporting.hits import HitGain
@@ -22,6 +21,7 @@ from medfocus.fewshot.study.reporting.plots import (
 )
 from medfocus.fewshot.study.reporting.summary import cells, csv_text, points, summarise
 from medfocus.fewshot.study.run import Run
+from medfocus.files.atomic_write import atomic_write
 
 SIDE = 224  # pixels, of a gallery picture
 

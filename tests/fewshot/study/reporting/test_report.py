@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfocus.atomic_write import atomic_write
 from medfocus.errors import FileError
 from medfocus.fewshot.study.reporting.explain import Explanation
 from medfocus.fewshot.study.reporting.gallery import GalleryItem
 from medfocus.fewshot.study.reporting.hits import hit_gains
 from medfocus.fewshot.study.reporting.report import write_report
+from medfocus.files.atomic_write import atomic_write
 from tests.errors import refuses
 from tests.fewshot.study.fake_runs import IMAGES, fake_study
 

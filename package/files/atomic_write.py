@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
-from medfocus.file_errors import unwritable
+from medfocus.files.file_errors import unwritable
 
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP)
 _OPEN_FILES = ("/dev/fd/", "/dev/std", "/proc/")  # another name of what this process has open

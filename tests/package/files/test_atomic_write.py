@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from medfocus.atomic_write import atomic_write, atomic_write_all
 from medfocus.errors import FileError
+from medfocus.files.atomic_write import atomic_write, atomic_write_all
 from tests.errors import refuses
 
 

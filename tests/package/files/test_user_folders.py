@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medfocus.user_folders import cache_folder, keep_caches_together, replace_missing_home
+from medfocus.files.user_folders import cache_folder, keep_caches_together, replace_missing_home
 
 # Without HOME and without an entry in the list of users, as for HOME=~, this finds no folder.
 WITHOUT_ENTRY = """
