@@ -221,14 +221,6 @@ def test_a_file_without_pages_is_damaged(tmp_path: Path) -> None:
             read_images(path)
 
 
-def test_a_file_without_pages_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "image.tiff"
-    for first in (0, 10**6):  # no page, or one beyond the end
-        path.write_bytes(b"II*\0" + first.to_bytes(4, "little") + bytes(40))
-        with refuses(ImageError, "image.damaged", str(path)):
-            read_images(path)
-
-
 @pytest.mark.parametrize("photometric", ["minisblack", "palette"])
 def test_a_page_without_pixels_is_empty(tmp_path: Path, photometric: str) -> None:
     colours = {"colormap": np.zeros((3, 256), np.uint16)} if photometric == "palette" else {}
@@ -236,10 +228,10 @@ def test_a_page_without_pixels_is_empty(tmp_path: Path, photometric: str) -> Non
     with tifffile.TiffFile(path, mode="r+") as file:
         file.pages.first.tags["ImageWidth"].overwrite(0)
     with path.open("rb") as stream:
-        (page,) = pictures.pages(stream, "image", MAX_PIXELS)
-        assert page.nbytes > 0
+        picture = PictureFile(stream, "image", MAX_PIXELS)
+        assert picture.decoding_bytes > 0
         with refuses(ImageError, "image.empty", "image"):
-            page.read()
+            picture.frame(0)
 
 
 def test_one_page_that_is_too_large_does_not_cost_the_others(tmp_path: Path) -> None:
@@ -248,10 +240,10 @@ def test_one_page_that_is_too_large_does_not_cost_the_others(tmp_path: Path) -> 
         for array in (TWELVE, TWELVE.repeat(2, axis=0)):
             writer.write(array.astype(np.uint16), photometric="minisblack")
     with path.open("rb") as file:
-        first, second = pictures.pages(file, "image", TWELVE.size)
-        np.testing.assert_array_equal(first.read().pixels, stretched(TWELVE))
+        picture = PictureFile(file, "image", TWELVE.size)
+        np.testing.assert_array_equal(picture.frame(0).pixels, stretched(TWELVE))
         with refuses(ImageError, "image.too_large", "image"):
-            second.read()
+            picture.frame(1)
 
 
 def test_a_circle_of_pages_ends(tmp_path: Path) -> None:
