@@ -111,7 +111,7 @@ class PixelData:
     def decoding_bytes(self) -> int:
         """Memory that decoding one frame takes at its peak, in bytes."""
         samples = self.rows * self.columns * int(self._options.get("samples_per_pixel") or 1)
-        return samples * max(16, 4 * int(self._options["bits_allocated"]) // 8)
+        return samples * max(16, int(self._options.get("bits_allocated") or 0) // 2)
 
     @property
     def _frame_bits(self) -> int:

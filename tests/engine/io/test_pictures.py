@@ -221,6 +221,31 @@ def test_a_file_without_pages_is_damaged(tmp_path: Path) -> None:
             read_images(path)
 
 
+@pytest.mark.parametrize("photometric", ["minisblack", "palette"])
+def test_a_page_without_pixels_is_empty(tmp_path: Path, photometric: str) -> None:
+    colours = {"colormap": np.zeros((3, 256), np.uint16)} if photometric == "palette" else {}
+    path = tiff(tmp_path, np.zeros((4, 4), np.uint8), photometric=photometric, **colours)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["ImageWidth"].overwrite(0)
+    with path.open("rb") as stream:
+        picture = PictureFile(stream, "image", MAX_PIXELS)
+        assert picture.decoding_bytes > 0
+        with refuses(ImageError, "image.empty", "image"):
+            picture.frame(0)
+
+
+def test_one_page_that_is_too_large_does_not_cost_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "image.tiff"
+    with tifffile.TiffWriter(path) as writer:
+        for array in (TWELVE, TWELVE.repeat(2, axis=0)):
+            writer.write(array.astype(np.uint16), photometric="minisblack")
+    with path.open("rb") as file:
+        picture = PictureFile(file, "image", TWELVE.size)
+        np.testing.assert_array_equal(picture.frame(0).pixels, stretched(TWELVE))
+        with refuses(ImageError, "image.too_large", "image"):
+            picture.frame(1)
+
+
 def test_a_circle_of_pages_ends(tmp_path: Path) -> None:
     path = tmp_path / "image.tiff"
     with tifffile.TiffWriter(path) as writer:
