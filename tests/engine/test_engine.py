@@ -36,6 +36,7 @@ from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD, SAM2_MEAN, SAM2_STD, ZERO_SHOT
 from medfocus.settings import Selection
 from tests.conftest import CLASSES, random_bundle
+from tests.engine.io.read import shipped
 from tests.engine.runtime.schedules import DEADLINE
 from tests.errors import refuses
 
@@ -602,14 +603,22 @@ def test_a_forked_process_has_no_engine(engine_directory: Path) -> None:
 
 
 def test_a_file_in_any_form_is_one_image(engine_directory: Path) -> None:
-    path = Path(get_testdata_file("CT_small.dcm", download=False))
+    path = shipped("CT_small.dcm")
     content, dataset = path.read_bytes(), dcmread(path)
     bare = Dataset()
     bare.update(dataset)
     with Engine.load(engine_directory) as engine, path.open("rb") as file:
         (expected,) = engine.classify(path, strict=True)
-        forms = [str(path), content, bytearray(content), file, io.BytesIO(content), dataset, bare]
-        for form in (forms[0], content, dataset, io.BytesIO(content)):
+        forms: list[Any] = [
+            str(path),
+            content,
+            bytearray(content),
+            file,
+            io.BytesIO(content),
+            dataset,
+            bare,
+        ]
+        for form in (*forms[:3], dataset, io.BytesIO(content)):
             (alone,) = engine.classify(form, strict=True)
             assert alone.probabilities == pytest.approx(expected.probabilities)
         for number, prediction in enumerate(engine.classify(forms, strict=True)):
@@ -624,13 +633,13 @@ def test_a_file_in_any_form_is_one_image(engine_directory: Path) -> None:
 def test_futures_and_awaitables(engine_directory: Path) -> None:
     images = pictures(6)
 
-    async def answers() -> list[list[Prediction]]:
+    async def answers(engine: Engine) -> list[list[Prediction]]:
         return await asyncio.gather(*(engine.aclassify(image, strict=True) for image in images))
 
     with Engine.load(engine_directory) as engine:
         expected = engine.classify(images)
         futures = [engine.submit(image) for image in images]
-        for found in ([future.result() for future in futures], asyncio.run(answers())):
+        for found in ([future.result() for future in futures], asyncio.run(answers(engine))):
             for (one,), other in zip(found, expected, strict=True):
                 assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
         assert isinstance(engine.submit([]).exception(), InputError)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, features
-from pydicom.data import get_testdata_file
 
 from medfocus.engine.io.image_file import open_path
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.errors import DeviceError, ImageError, MedfocusError
+from tests.engine.io.read import shipped
 
 # Every compression that DICOM files are read in, grey and colour, one frame and several.
 DICOM = (
@@ -54,11 +54,11 @@ def originals() -> list[bytes]:
     random_ = np.random.default_rng(5)
     colour = random_.integers(0, 256, (48, 64, 3), dtype=np.uint8)
     deep = random_.integers(0, 2**16, (48, 64), dtype=np.uint16)
-    whole = [Path(get_testdata_file(name, download=False)).read_bytes() for name in DICOM]
+    whole = [shipped(name).read_bytes() for name in DICOM]
 
     def saved(image: Image.Image, kind: str, **options: object) -> None:
         file = io.BytesIO()
-        image.save(file, kind, **options)  # type: ignore[arg-type]
+        image.save(file, kind, **options)
         whole.append(file.getvalue())
 
     picture = Image.fromarray(colour)

@@ -1,11 +1,19 @@
 """Sources of any kind, read in the test's own process."""
 
 import os
+from pathlib import Path
 from typing import Any
+
+from pydicom.data import get_testdata_file
 
 from medfocus.engine.io.images import MAX_PIXELS, SourceImage, converted
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
+
+
+def shipped(name: str) -> Path:
+    """A file of pydicom's collection."""
+    return Path(str(get_testdata_file(name, download=False)))
 
 
 def read_images(

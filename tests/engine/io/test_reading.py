@@ -9,7 +9,6 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless
 
@@ -21,13 +20,9 @@ from medfocus.engine.io.reading.process import ReadingProcess
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.errors import ImageError, InputError
 from tests.engine.io import mutation
-from tests.engine.io.read import read_images
+from tests.engine.io.read import read_images, shipped
 from tests.errors import refuses
 from tests.waiting import wait_until
-
-
-def shipped(name: str) -> Path:
-    return Path(get_testdata_file(name, download=False))
 
 
 def opened(path: Path) -> OpenFile:
@@ -185,10 +180,11 @@ def test_what_a_decoder_prints_becomes_a_warning(reader: FileReader) -> None:
 def test_a_process_whose_engine_is_gone_ends() -> None:
     process = ReadingProcess(ReadingLimits())
     process.read(opened(shipped("CT_small.dcm")), 0, lambda _: None)
-    assert process._process is not None
-    assert process._channel is not None
-    process._channel.close()
-    wait_until(lambda: process._process.poll() is not None)
+    child, engine = process._process, process._channel
+    assert child is not None
+    assert engine is not None
+    engine.close()
+    wait_until(lambda: child.poll() is not None)
     process.close()
 
 

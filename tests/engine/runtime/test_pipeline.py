@@ -575,12 +575,15 @@ def test_stats_tell_how_long_work_waited_for_a_thread(monkeypatch: pytest.Monkey
         future.result(DEADLINE)
         return least, subject.stats().stages[stage].waited - before
 
+    def read() -> Future[object]:
+        return subject.read(lambda admit: None)
+
     def prepare() -> Future[object]:
         one = request(1)
         subject.submit([one])
         return one.future  # type: ignore[return-value]
 
-    for stage, work in (("read", lambda: subject.read(lambda admit: None)), ("prepare", prepare)):
+    for stage, work in (("read", read), ("prepare", prepare)):
         least, found = waited(stage, work)
         assert found >= least
     subject.close()
