@@ -172,7 +172,13 @@ def test_an_entry_that_no_candidate_fits_is_named(monkeypatch: pytest.MonkeyPatc
         tune.modelled(tune.groups(90)[0])
 
 
-@pytest.mark.parametrize("kernel", [*CASES, *FIXED_CASES])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(kernel, marks=[pytest.mark.long] if kernel == "window_attention" else [])
+        for kernel in (*CASES, *FIXED_CASES)
+    ],
+)
 def test_the_launches_that_tuning_times_run(kernel: str) -> None:
     """With one image."""
     if kernel in CASES:

@@ -334,6 +334,7 @@ def test_gradients_of_the_kernel(pool: bool, wanted: tuple[bool, bool], device: 
             torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.long
 def test_torch_can_trace_the_operator(device: str) -> None:
     qkv, padding = draw(2, 6, 6, 1, 16, torch.float32, device)
     arguments = (qkv.requires_grad_(), padding.requires_grad_(), 1, 4, True)

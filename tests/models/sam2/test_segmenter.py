@@ -54,17 +54,17 @@ def test_a_batch_equals_upstream_image_by_image(
 ) -> None:
     predictor, ours = full_size
     size, prompts = ours.image_size, 2
-    images = pictures(3, size)
+    images = pictures(2, size)
     random = np.random.default_rng(19)
-    points = random.uniform(0, size, (3, prompts, 2, 2)).astype(np.float32)
-    labels = random.integers(0, 2, (3, prompts, 2))
-    corners = random.uniform(0, size, (3, prompts, 2, 2)).astype(np.float32)
+    points = random.uniform(0, size, (2, prompts, 2, 2)).astype(np.float32)
+    labels = random.integers(0, 2, (2, prompts, 2))
+    corners = random.uniform(0, size, (2, prompts, 2, 2)).astype(np.float32)
     boxes = np.concatenate([corners.min(2), corners.max(2)], -1)  # (B, P, 4)
     # Through upstream's transforms, so that the inputs are upstream's too.
     inputs = torch.stack([predictor._transforms(image) for image in images])
     by_points = ours(inputs, torch.tensor(points), torch.tensor(labels))
     by_boxes = ours(
-        inputs, torch.zeros(3, prompts, 0, 2), torch.zeros(3, prompts, 0).int(), torch.tensor(boxes)
+        inputs, torch.zeros(2, prompts, 0, 2), torch.zeros(2, prompts, 0).int(), torch.tensor(boxes)
     )
     by_both = ours(inputs, torch.tensor(points), torch.tensor(labels), torch.tensor(boxes))
     for row, image in enumerate(images):
