@@ -82,10 +82,15 @@ def mutated(seed: int) -> Iterator[bytes]:
     """Endlessly many damaged files."""
     draw, whole = random.Random(seed), originals()
     while True:
-        data = bytearray(draw.choice(whole))
-        for _ in range(draw.choice((1, 1, 2, 4, 16))):
-            _mutate(data, draw)
-        yield bytes(data)
+        yield damaged(draw.choice(whole), draw)
+
+
+def damaged(whole: bytes, draw: random.Random) -> bytes:
+    """A file with some of its bytes changed."""
+    data = bytearray(whole)
+    for _ in range(draw.choice((1, 1, 2, 4, 16))):
+        _mutate(data, draw)
+    return bytes(data)
 
 
 def _mutate(data: bytearray, draw: random.Random) -> None:
