@@ -78,9 +78,7 @@ def _prepared(directory: EngineDirectory, backend: Backend) -> Models:
         pixels = np.stack([classifier_view(image, manifest.preprocessing) for image in images])
         shown = normalise(pixels, second.mean, second.std)
         settings = manifest.preprocessing, manifest.focus
-        weights = [
-            pooling(image.pixels.shape[:2], *settings, image.pixel_aspect) for image in images
-        ]
+        weights = [pooling(i.pixels.shape[:2], *settings, i.pixel_aspect) for i in images]
         rows, cols = (np.stack(half) for half in zip(*weights, strict=True))
         embedding, *_ = backend.classify(shown, focus_logits, rows, cols)
         return embedding

@@ -23,9 +23,9 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TypeVar
 
+from medfocus.engine.io.reading.byte_budget import ByteBudget
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.runtime.batch_buffers import BatchBuffers
-from medfocus.engine.runtime.byte_budget import ByteBudget
 from medfocus.engine.runtime.execution import Event, Stream, ThreadStream
 from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.memory import is_out_of_memory

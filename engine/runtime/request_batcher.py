@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from medfocus.engine.runtime.byte_budget import ByteBudget
+from medfocus.engine.io.reading.byte_budget import ByteBudget
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 from medfocus.errors import MedfocusError, without_traceback
 
