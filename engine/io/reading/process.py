@@ -89,7 +89,7 @@ class ReadingProcess:
             pixels = _mapped(answer["shape"], *descriptors)
             notices = tuple(Notice(str(code), str(text)) for code, text in answer["warnings"])
             return Reading(frames, Frame(pixels, notices, _aspect(answer["pixel_aspect"])))
-        except (EOFError, TimeoutError) as ended:
+        except (EOFError, ConnectionError, TimeoutError) as ended:
             return Reading(frames, self._ended_by(file.name, isinstance(ended, TimeoutError)))
         except BaseException:
             self.close()  # it may be in the middle of a request

@@ -45,7 +45,6 @@ DICOM = (
     "image_dfl.dcm",
 )
 FRAMES = 3  # read of each file
-LARGEST = 2 * 2**30  # bytes that no process may pass
 SLOWEST = 10.0  # seconds that no file may take
 
 

@@ -167,7 +167,17 @@ def test_every_use_of_tensorrt_has_the_right_types(tmp_path: Path) -> None:
 def copy_package(target: Path) -> None:
     """Copy medfocus into one tree: mypy does not check installed packages as sources."""
     unneeded = shutil.ignore_patterns("*.safetensors", "__pycache__", "results")
-    for name in ("errors", "settings", "atomic_write", "engine", "export", "models", "kernels"):
+    for name in (
+        "errors",
+        "settings",
+        "files",
+        "telemetry",
+        "terminal",
+        "engine",
+        "export",
+        "models",
+        "kernels",
+    ):
         source = find_spec(f"medfocus.{name}")
         assert source is not None
         assert source.origin is not None
