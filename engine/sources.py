@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from medfocus.engine.io.images import ImageSource
-from medfocus.engine.io.in_memory import is_in_memory_file
+from medfocus.engine.io.in_memory import InMemoryFile
 from medfocus.engine.preprocess.prompts import Box, Points
 from medfocus.engine.runtime.read_ahead import PromptedSource
 from medfocus.errors import InputError
@@ -62,6 +62,6 @@ def with_prompts(
 
 def _is_one_image(given: object) -> bool:
     """Whether it is an image itself, not a collection of images."""
-    if isinstance(given, str | os.PathLike | Image.Image) or is_in_memory_file(given):
+    if isinstance(given, str | os.PathLike | Image.Image | InMemoryFile):
         return True
     return getattr(given, "ndim", None) in (2, 3)

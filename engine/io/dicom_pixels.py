@@ -93,11 +93,7 @@ class PixelData:
         self.columns: int = options["columns"]
         self.frames: int = options["number_of_frames"]
         self._file, self._decoder, self._name = file, decoder, name
-        # The unused bits of each value are the rendering's to interpret.
-        self._options = options | {
-            "decoding_plugin": _plugin(decoder, options),
-            "correct_unused_bits": False,
-        }
+        self._options = options | {"decoding_plugin": _plugin(decoder, options)}
         self._start = file.tell()
         self._encoded: Iterator[bytes] = iter(())
         self._source = _CutNoticing(file)

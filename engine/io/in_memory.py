@@ -28,12 +28,6 @@ class DicomDataset(Protocol):
 
 
 InMemoryFile = bytes | bytearray | memoryview | Readable | DicomDataset
-_KINDS = (bytes, bytearray, memoryview, Readable, DicomDataset)
-
-
-def is_in_memory_file(given: object) -> bool:
-    """Whether it is a whole file, though not a path."""
-    return isinstance(given, _KINDS)
 
 
 def copied(given: InMemoryFile, name: str) -> BinaryIO:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from medfocus.engine.io.image_file import frame_name, open_path
 from medfocus.engine.io.images import ImageSource, InMemoryImage, SourceImage, converted, named
-from medfocus.engine.io.in_memory import copied, is_in_memory_file
+from medfocus.engine.io.in_memory import InMemoryFile, copied
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.reading.open_file import OpenFile
 from medfocus.engine.preprocess.prompts import Box, Points, own_prompt
@@ -173,23 +173,23 @@ class _Stream:
         else:
             self._pipeline.announce(1)
         given = item.source
-        is_path = isinstance(given, str | os.PathLike)
-        name = os.fspath(given) if is_path else f"item {number}"  # type: ignore[arg-type]
+        name = os.fspath(given) if isinstance(given, str | os.PathLike) else f"item {number}"
         source = _Source(number, name, item.box, item.points)
         try:
-            if is_path:
+            if isinstance(given, str | os.PathLike):
                 source.file = OpenFile(name, open_path(Path(name), name))
                 # So that a slow disk reads many files at once, and not as many as processes decode.
                 os.posix_fadvise(source.file.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-            elif is_in_memory_file(given):
-                source.file = OpenFile(name, copied(given, name))  # type: ignore[arg-type]
+                read = self._read(source, 0)
+            elif isinstance(given, InMemoryFile):
+                source.file = OpenFile(name, copied(given, name))
+                read = self._read(source, 0)
+            else:
+                read = self._converted(source, given)
         except MedfocusError as error:
             self._pipeline.announce(-1)
-            source.reads.append(_done(source, error))
-        else:
-            source.reads.append(
-                self._read(source, 0) if source.file else self._converted(source, given)  # type: ignore[arg-type]
-            )
+            read = _done(source, error)
+        source.reads.append(read)
         self._sources.append(source)
         self.pulled.put(source)
         if self._stopped:

@@ -68,7 +68,7 @@ class ReadingProcess:
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             self.close()
             self._start()
-        if self._stopped:
+        if self._stopped:  # looked at after the start, before which `stop` finds nothing to end
             return Reading(index + 1, _STOPPED)
         assert self._channel is not None
         frames = index + 1
