@@ -109,12 +109,15 @@ class RequestBatcher:
             if half < self.max_batch:
                 self.max_batch = half
                 log.warning("out of memory: at most %d images run together from now on", half)
-            self._requests.extendleft(reversed(requests))
+            self._requests.extendleft(reversed(requests))  # last, for a log may raise
             self._changed.notify_all()
             return True
 
     def settle(self, request: ImageRequest, outcome: GraphOutputs | MedfocusError) -> None:
-        """Resolve a request with its outputs or its error."""
+        """Resolve a request with its outputs or its error, once."""
+        if request.settled:
+            return
+        request.settled = True
         self._release(request)
         if not (request.begun or request.future.set_running_or_notify_cancel()):
             return  # cancelled by its caller
