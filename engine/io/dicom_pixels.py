@@ -94,7 +94,7 @@ class PixelData:
         self.columns: int = options["columns"]
         self.frames: int = options["number_of_frames"]
         samples = self.rows * self.columns * int(options.get("samples_per_pixel") or 1)
-        self.decoding_bytes = samples * max(16, int(options.get("bits_allocated") or 0) // 2)
+        self.decoding_bytes: int = samples * max(16, int(options.get("bits_allocated") or 0) // 2)
         self._file, self._decoder, self._name = file, decoder, name
         self._options = options | {"decoding_plugin": _plugin(decoder, options)}
         self._start = file.tell()
