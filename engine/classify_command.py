@@ -1,7 +1,7 @@
 """`medfocus classify`: files, folders, patterns and archives to a table, CSV, JSON or JSON Lines.
 
-Exit codes: 0 success; 1 some inputs failed; 2 wrong usage; 4 input or output error, before the
-first image or in the middle of a run; 130 interrupted.
+Exit codes: 0 success; 1 some inputs failed; 2 wrong usage; 3 the engine's answers are wrong on this
+machine; 4 input or output error, before the first image or in the middle of a run; 130 interrupted.
 """
 
 import argparse
@@ -53,7 +53,7 @@ medfocus classify engines/demo scans/ --overlays pictures/
 medfocus classify engines/demo 'study/*.dcm' study.zip -o results.jsonl
 find scans -newer last.csv | medfocus classify engines/demo --from - --format csv
 """,
-        {ExitCode.SOME_FAILED: MEANINGS[ExitCode.SOME_FAILED]},
+        {code: MEANINGS[code] for code in (ExitCode.SOME_FAILED, ExitCode.REFUSED)},
     )
     add = parser.add_argument
     add("engine_directory", metavar="ENGINE_DIR", help="engine directory, from medfocus export")

@@ -66,8 +66,13 @@ class Engine:
         memory_limit: int | None = None,
         read_seconds: float = ReadingLimits.seconds,
         trust_files: bool = False,
+        verify: bool = True,
     ) -> "Engine":
         """Read an engine directory, check every hash, load its graphs and allocate its buffers.
+
+        Then one of the engine's check images is classified, and the answer compared with that of
+        the float32 model: a runtime may compute otherwise here than where the engine was exported.
+        With `auto`, a backend that misses its limits is logged as a warning, and the next is taken.
 
         Args:
             path: the directory.
@@ -86,12 +91,14 @@ class Engine:
                 takes longer, takes more than 1.5 GiB of memory, or crashes a decoder, costs itself
                 only.
             trust_files: read files in this process, without that protection: a little faster.
+            verify: classify that check image, which takes the time of one image.
 
         Raises:
             EngineDirectoryError: incomplete, changed, or of an unknown schema.
             WeightsError: tensors that do not fit the architectures that the manifest names.
             InputError: an unknown or unavailable backend or device, a setting out of its range,
                 or more memory than allowed.
+            ParityError: the answer for the check image is too far from the float32 model's.
             DeviceError: a GPU that fails, or too little memory for the buffers.
         """
         directory = read_engine_directory(path)
@@ -102,7 +109,7 @@ class Engine:
         if memory_limit is not None and memory_limit <= 0:
             raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
         reader = FileReader(ReadingLimits(read_seconds), trust_files=trust_files)
-        loaded, pool = load_within(memory_limit, directory, backend, device, images)
+        loaded, pool = load_within(memory_limit, directory, backend, device, images, verify=verify)
         pipeline = Pipeline(
             *pool,
             max_batch=images,
