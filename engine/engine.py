@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
@@ -21,7 +22,8 @@ from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
 from medfocus.engine.prediction import Prediction
-from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
+from medfocus.engine.runtime.image_request import Kept
 from medfocus.engine.runtime.metrics import Span, Stats
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, stream_sources
@@ -146,19 +148,26 @@ class Engine:
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> list[Prediction]:
         """Classify a batch of images.
 
         Args:
             batch: paths, bytes of files, binary files, pydicom Datasets, uint8 or float arrays and
                 tensors, PIL images, or one of these; an array of four dimensions is a batch itself.
-            boxes: per item (left, top, right, bottom) in pixels of the image, or None.
+            boxes: per item (left, top, right, bottom) in pixels of the image, or None; for a file
+                of several frames also {frame: box}, from 0, and the other frames have none.
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
-                for inside and 0 for outside; or None.
+                for inside and 0 for outside; or None; or {frame: points}.
             strict: raise the first error of an item instead of returning it in the prediction.
+            embeddings: give each prediction its `embedding`. Asked for by call, and not by engine:
+                callers that share an engine want different things of it.
+            keep_masks: give each prediction its focus mask and patch focus. They are most of its
+                memory; without them it still says whether and how well it was focused.
 
         Returns:
             The predictions, in the order of the items: one per image, and for a file of several
@@ -175,7 +184,15 @@ class Engine:
                 problem = f"has {len(prompts)} entries for {len(sources)} images"
                 hint = "give one per image, None for an image that has none"
                 raise InputError(name, problem, hint, code="input.count_mismatch")
-        predictions = list(self.stream(sources, boxes=boxes, points=points))
+        predictions = list(
+            self.stream(
+                sources,
+                boxes=boxes,
+                points=points,
+                embeddings=embeddings,
+                keep_masks=keep_masks,
+            )
+        )
         for prediction in predictions:
             if strict and prediction.error is not None:
                 raise prediction.error
@@ -185,9 +202,11 @@ class Engine:
         self,
         sources: Iterable[ImageSource],
         *,
-        boxes: Iterable[Box | None] | None = None,
-        points: Iterable[Points | None] | None = None,
+        boxes: Iterable[PerFrame[Box] | None] | None = None,
+        points: Iterable[PerFrame[Points] | None] | None = None,
         batch_size: int | None = None,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> Iterator[Prediction]:
         """Classify a stream of images in bounded memory; predictions come in their order.
 
@@ -202,20 +221,27 @@ class Engine:
             boxes: like those of `classify`, one per source.
             points: like those of `classify`, one per source.
             batch_size: sources that are read ahead of those under way; by default `max_batch`.
+            embeddings: see `classify`.
+            keep_masks: see `classify`.
 
         Raises:
             InputError: not one entry of boxes or points per source, a closed engine.
             DeviceError: the backend failed in an earlier call. If it fails in this one, each
                 remaining prediction has that error.
         """
-        pending = self._stream(sources, boxes, points, batch_size)
+        kept = Kept(masks=keep_masks, embedding=embeddings)
+        pending = self._stream(sources, boxes, points, batch_size, kept)
         return (self._prediction(item) for item in pending)
 
     def stream_each(
-        self, sources: Iterable[ImageSource], *, batch_size: int | None = None
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[PerFrame[Box] | None] | None = None,
+        keep_masks: bool = True,
     ) -> Iterator[list[Prediction]]:
         """Like `stream`, but yields one list per source: the predictions of its frames."""
-        pending = self._stream(sources, None, None, batch_size)
+        pending = self._stream(sources, boxes, None, None, Kept(masks=keep_masks))
         for _, frames in groupby(pending, key=lambda item: item.number):
             yield [self._prediction(item) for item in frames]
 
@@ -223,9 +249,11 @@ class Engine:
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> "Future[list[Prediction]]":
         """`classify` in the background; it may be called as often as there are images.
 
@@ -236,7 +264,15 @@ class Engine:
         Raises:
             InputError: a closed engine.
         """
-        call = partial(self.classify, batch, boxes=boxes, points=points, strict=strict)
+        call = partial(
+            self.classify,
+            batch,
+            boxes=boxes,
+            points=points,
+            strict=strict,
+            embeddings=embeddings,
+            keep_masks=keep_masks,
+        )
         try:
             return self._callers.submit(call)
         except RuntimeError:
@@ -246,13 +282,52 @@ class Engine:
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> list[Prediction]:
         """`classify` for asyncio: the event loop goes on meanwhile."""
-        future = self.submit(batch, boxes=boxes, points=points, strict=strict)
+        future = self.submit(
+            batch,
+            boxes=boxes,
+            points=points,
+            strict=strict,
+            embeddings=embeddings,
+            keep_masks=keep_masks,
+        )
         return await asyncio.wrap_future(future)
+
+    def encode_image(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """The image embeddings that the classes are compared with, steered by the focus masks.
+
+        As open_clip's `encode_image` gives them: not normalised, and with focus mode `none` equal.
+        An adaptation of the encoder (LoRA, visual prompts) is part of them.
+
+        Args:
+            batch: see `classify`.
+            boxes: see `classify`.
+            points: see `classify`.
+
+        Returns:
+            float32 (N, E), one row per image in their order; a file of several frames has one row
+            per frame.
+
+        Raises:
+            MedfocusError: see `classify`; the first image that cannot be read or embedded, for
+                which there is no row.
+        """
+        found = self.classify(
+            batch, boxes=boxes, points=points, strict=True, embeddings=True, keep_masks=False
+        )
+        return np.stack([one.embedding for one in found if one.embedding is not None])
 
     def stats(self) -> Stats:
         """What the engine has done since it was loaded, and its current load."""
@@ -275,9 +350,10 @@ class Engine:
     def _stream(
         self,
         sources: Iterable[ImageSource],
-        boxes: Iterable[Box | None] | None,
-        points: Iterable[Points | None] | None,
+        boxes: Iterable[PerFrame[Box] | None] | None,
+        points: Iterable[PerFrame[Points] | None] | None,
         batch_size: int | None,
+        kept: Kept,
     ) -> Iterator[PendingPrediction]:
         if batch_size is not None and batch_size < 1:
             raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
@@ -290,7 +366,7 @@ class Engine:
         prompted = with_prompts(sources, boxes, points)
         size = batch_size or self._pipeline.max_batch
         count = len(sources) if isinstance(sources, Sized) else None
-        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count)
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count, kept)
 
     def _prediction(self, item: PendingPrediction) -> Prediction:
         try:
@@ -313,6 +389,7 @@ class Engine:
             image_size=item.image_size,
             patch_focus=outputs.patch_focus if steered else None,
             warnings=item.warnings,
+            embedding=outputs.embedding,
         )
 
 

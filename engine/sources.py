@@ -9,7 +9,7 @@ from PIL import Image
 
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.in_memory import InMemoryFile
-from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.read_ahead import PromptedSource
 from medfocus.errors import InputError
 
@@ -36,8 +36,8 @@ def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
 
 def with_prompts(
     sources: Iterable[ImageSource],
-    boxes: Iterable[Box | None] | None,
-    points: Iterable[Points | None] | None,
+    boxes: Iterable[PerFrame[Box] | None] | None,
+    points: Iterable[PerFrame[Points] | None] | None,
 ) -> Iterator[PromptedSource]:
     """Pair each source with its prompts, one source at a time.
 
