@@ -15,6 +15,7 @@ from rich.console import Console
 import medfocus
 from medfocus.command_line import command_parser, noting, print_error, run, whole_number
 from medfocus.engine.artifact.manifest import Manifest, to_json
+from medfocus.engine.backends.device import device_option
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
 from medfocus.engine.engine import Engine
@@ -156,9 +157,11 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
     )
     add(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        metavar="DEVICE",
+        type=device_option,
         default="auto",
-        help="auto takes CUDA where the backend can use it, otherwise the CPU (default: auto)",
+        help="cpu, cuda for the first GPU, cuda:1 for the second; auto takes CUDA where the backend"
+        " can use it, otherwise the CPU (default: auto)",
     )
     return parser
 

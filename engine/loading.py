@@ -4,10 +4,16 @@ from contextlib import nullcontext
 
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import device_name, parsed
 from medfocus.engine.backends.registry import load_backend
-from medfocus.engine.runtime import cuda
 from medfocus.engine.runtime.buffer_pool import BufferPool
-from medfocus.engine.runtime.memory import Usage, clear_frames, is_out_of_memory, measured
+from medfocus.engine.runtime.memory import (
+    Usage,
+    clear_frames,
+    free_on_gpu,
+    is_out_of_memory,
+    measured,
+)
 from medfocus.errors import DeviceError, InputError
 
 
@@ -65,12 +71,13 @@ def _load(
 ) -> tuple[Backend, BufferPool]:
     manifest = directory.manifest
     hint = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
-    with measured() if memory_limit is not None else nullcontext(Usage()) as usage:
+    gpu = parsed(device)[1]
+    with measured(gpu) if memory_limit is not None else nullcontext(Usage()) as usage:
         loaded = load_backend(directory, backend, device)
         pool = None
         try:
             if memory_limit is not None and loaded.device == "cuda":
-                cuda.call("cudaMemGetInfo")  # fails here if memory cannot be measured
+                free_on_gpu(gpu)  # fails here if it cannot be measured
             pool = loaded.buffer_pool(manifest, images)
             if memory_limit is not None:
                 pool.warm_up(manifest, images)
@@ -81,7 +88,8 @@ def _load(
             if not is_out_of_memory(error):
                 raise
             problem = f"has too little memory for {images} images at once ({error})"
-            raise DeviceError(loaded.device, problem, hint, code="device.out_of_memory") from error
+            place = device_name(loaded.device, loaded.ordinal)
+            raise DeviceError(place, problem, hint, code="device.out_of_memory") from error
     taken = getattr(usage, loaded.device)
     if memory_limit is not None and taken > memory_limit:
         pool.close()

@@ -612,6 +612,9 @@ def test_a_result_is_replaced_whole(
         ["engine", "images", "--batch-size", "-1"],
         ["engine", "images", "--format", "xml"],
         ["engine", "images", "--backend", "other"],
+        ["engine", "images", "--device", "cuda:x"],
+        ["engine", "images", "--top-k", "0"],
+        ["engine", "images", "--mask-format", "tif"],
         ["engine", "images", "--unknown"],
     ],
 )
