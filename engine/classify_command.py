@@ -19,7 +19,7 @@ from medfocus.engine.backends.device import device_option
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
 from medfocus.engine.engine import Engine
-from medfocus.engine.evidence_files import MASK_FORMATS, EvidenceFolders, make_folders
+from medfocus.engine.evidence.files import MASK_FORMATS, EvidenceFolders, make_folders
 from medfocus.engine.io.inputs.boxes import FileBoxes, read_boxes
 from medfocus.engine.io.inputs.files import Found, InputFile, find_files, read_list
 from medfocus.engine.io.reading.limits import ReadingLimits

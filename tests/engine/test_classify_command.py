@@ -26,7 +26,7 @@ from PIL import Image
 from medfocus.engine import classify_command
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_command import main
-from medfocus.engine.evidence_files import evidence_name
+from medfocus.engine.evidence.files import evidence_name
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import DeviceError, EngineDirectoryError, MedfocusError
