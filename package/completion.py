@@ -11,7 +11,7 @@ from medfocus.exit_codes import ExitCode
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 _FOLDERS = ("DIR", "ENGINE_DIR")
-_FILES = ("FILE", "OLD.json", "INPUT", "DATASET")
+_FILES = ("FILE", "OLD.json", "INPUT", "CSV", "DATASET")
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NARROWEST = 320  # a panel's least width, so that its captions fit
 _SCALE = 110  # the colour scale's length
 _CAPTIONS = 52  # height of the captions
+_TEXT_ALONE = 820  # width of a picture without panels: that of two square ones
 _LEAST_SQUARE = 200  # the least side of a patch focus that is drawn without its image
 _BLANK = (128, 128, 128)  # in place of an image that is not there
 
@@ -58,10 +59,13 @@ def draw(pixels: NDArray[np.uint8], prediction: "Prediction", box: Box) -> Image
 def draw_without_image(prediction: "Prediction") -> Image.Image:
     """Draw what a prediction holds itself: the focus mask, and the patch focus as CLIP saw it.
 
+    Where no region was found, or masks were not kept, only label and probabilities.
+
     Raises:
         InputError: the prediction is an error.
     """
-    if prediction.focus_logits is None or prediction.image_size is None:
+    logits = prediction.focus_logits
+    if logits is None or prediction.image_size is None or logits.max() <= 0:
         return _composed(prediction, ())
     blank = Image.new("RGB", panel_size(*prediction.image_size), _BLANK)
     side = max(blank.height, _LEAST_SQUARE)
@@ -76,8 +80,8 @@ def _composed(prediction: "Prediction", panels: Sequence[Panel]) -> Image.Image:
         hint = "draw only predictions that have a label"
         raise InputError(prediction.source, "has no label to draw", hint)
     width = max([_NARROWEST, *(panel.width for panel, _, _ in panels)])
-    columns = len(panels) or 2
-    text = header(prediction, columns * width + (columns - 1) * MARGIN)
+    across = len(panels) * (width + MARGIN) - MARGIN if panels else _TEXT_ALONE
+    text = header(prediction, across)
     top = text.height + 2 * MARGIN
     caption_top = top + max([0, *(panel.height for panel, _, _ in panels)]) + 8
     height = caption_top + _CAPTIONS if panels else top
