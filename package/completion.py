@@ -52,4 +52,6 @@ def _subparsers() -> dict[str, argparse.ArgumentParser]:
         for action in found[name]._actions:
             if action.metavar in kinds:
                 action.complete = kinds[action.metavar]  # where shtab looks for it
+            elif action.metavar == "DEVICE":  # names of more GPUs are accepted as well
+                action.choices = [*({"auto"} & {action.default}), "cpu", "cuda"]
     return found

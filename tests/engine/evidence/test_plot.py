@@ -160,7 +160,7 @@ def test_a_notebook_shows_what_there_is_and_reads_no_file(
         {"focused": False, "focus_score": None},
         {"image_size": (0, 0)},
         {"focus_logits": np.zeros((0, 0), np.float32)},
-        {"patch_focus": np.full((4, 4), np.nan, np.float32)},
+        {"patch_focus": np.zeros((0, 0), np.float32)},
         {"label": "absent"},
     ],
 )
