@@ -15,10 +15,11 @@ from rich.console import Console
 import medfocus
 from medfocus.command_line import command_parser, noting, print_error, run, whole_number
 from medfocus.engine.artifact.manifest import Manifest, to_json
+from medfocus.engine.backends.device import device_option
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
 from medfocus.engine.engine import Engine
-from medfocus.engine.evidence_files import MASK_FORMATS, EvidenceFolders, make_folders
+from medfocus.engine.evidence.files import MASK_FORMATS, EvidenceFolders, make_folders
 from medfocus.engine.io.inputs.boxes import FileBoxes, read_boxes
 from medfocus.engine.io.inputs.files import Found, InputFile, find_files, read_list
 from medfocus.engine.io.reading.limits import ReadingLimits
@@ -156,9 +157,11 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
     )
     add(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        metavar="DEVICE",
+        type=device_option,
         default="auto",
-        help="auto takes CUDA where the backend can use it, otherwise the CPU (default: auto)",
+        help="cpu, cuda for the first GPU, cuda:1 for the second; auto takes CUDA where the backend"
+        " can use it, otherwise the CPU (default: auto)",
     )
     return parser
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medfocus.engine.engine import Engine
-from medfocus.engine.evidence_files import EvidenceFolders, write_evidence
+from medfocus.engine.evidence.files import EvidenceFolders, write_evidence
 from medfocus.engine.io.inputs.boxes import Box, FileBoxes
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.engine.io.inputs.staging import staging

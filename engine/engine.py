@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import device_name
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
@@ -80,7 +81,7 @@ class Engine:
             path: the directory.
             backend: `auto` for the fastest that can be used, or the name of one: `torch`,
                 `onnxruntime`, `openvino`, `tensorrt`.
-            device: `auto`, `cpu` or `cuda`.
+            device: `auto`, `cpu`, `cuda` for the first GPU, or `cuda:1` for the second.
             max_batch: most images per batch; by default the largest batch size that the engine
                 was exported for.
             max_wait_ms: milliseconds for which an incomplete batch waits for more images. With 0
@@ -120,7 +121,8 @@ class Engine:
             reader=reader,
             release=loaded.close,
         )
-        log.info("engine loaded: backend %s on %s", loaded.name, loaded.device)
+        place = device_name(loaded.device, loaded.ordinal)
+        log.info("engine loaded: backend %s on %s", loaded.name, place)
         return cls(manifest, loaded, pipeline)
 
     def __enter__(self) -> "Engine":
@@ -141,8 +143,8 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu` or `cuda`."""
-        return self._backend.device
+        """Where it runs: `cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
+        return device_name(self._backend.device, self._backend.ordinal)
 
     def classify(
         self,

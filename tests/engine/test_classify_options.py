@@ -13,7 +13,7 @@ from PIL import Image
 
 from medfocus.engine import Engine, Prediction
 from medfocus.engine.classify_command import main
-from medfocus.engine.evidence_files import evidence_name
+from medfocus.engine.evidence.files import evidence_name
 from medfocus.engine.io.inputs.boxes import read_boxes
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.errors import FileError, InputError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medfocus.engine.io.image_file import ImageFile, frame_name, open_image_file, open_path
 from medfocus.engine.io.images import SourceImage, named
+from medfocus.engine.io.in_memory import InMemoryFile, copied
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.engine.io.reading.process import ReadingProcess
@@ -115,6 +116,32 @@ atexit.register(_shared.close)
 def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
     """Every image of a file, read in a process of the calling thread's own: see `each_image`."""
     return list(each_image(path, name))
+
+
+def read_image(given: str | os.PathLike[str] | InMemoryFile, name: str, frame: int) -> SourceImage:
+    """One image of a file, read in a process of the calling thread's own.
+
+    Args:
+        given: a path, or a file in memory.
+        name: of the image, in errors.
+        frame: which image, from 0, if the file holds several.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if isinstance(given, InMemoryFile):
+        file = OpenFile(name, copied(given, name))
+    else:
+        file = OpenFile(name, open_path(Path(given), name))
+    try:
+        frames, outcome = _shared.read(file, 0)
+        if frames > 1 and frame:
+            _, outcome = _shared.read(file, frame)
+    finally:
+        file.close()
+    if isinstance(outcome, MedfocusError):
+        raise outcome
+    return named(outcome, name)
 
 
 def each_image(path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
