@@ -235,7 +235,7 @@ def _identity(
     manifest: Manifest, options: argparse.Namespace, boxes: Mapping[InputFile, FileBoxes]
 ) -> ResultRow:
     """Everything that a file's result depends on besides the file."""
-    listed = sorted((file.name, repr(own.box)) for file, own in boxes.items())
+    listed = sorted((file.name, repr(own)) for file, own in boxes.items())
     return {
         "medfocus": medfocus.__version__,
         "manifest": hashlib.sha256(to_json(manifest).encode()).hexdigest(),

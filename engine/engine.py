@@ -162,7 +162,8 @@ class Engine:
             batch: paths, bytes of files, binary files, pydicom Datasets, uint8 or float arrays and
                 tensors, PIL images, or one of these; an array of four dimensions is a batch itself.
             boxes: per item (left, top, right, bottom) in pixels of the image, or None; for a file
-                of several frames also {frame: box}, from 0, and the other frames have none.
+                of several frames also {frame: box}, from 0, and the other frames have none. One
+                for a frame that is not there is an error, in a prediction of its own.
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
                 for inside and 0 for outside; or None; or {frame: points}.
             strict: raise the first error of an item instead of returning it in the prediction.
