@@ -12,7 +12,7 @@ from medfocus.engine.io.pictures import FORMATS, PictureFile
 from medfocus.engine.io.sniff import HEAD_BYTES, kind_of
 from medfocus.errors import ImageError
 
-_SUPPORTED = f"give a file in one of {', '.join(FORMATS)} or DICOM"
+_SUPPORTED = f"give a file in one of {', '.join(FORMATS)}, DICOM or NIfTI"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -62,9 +62,9 @@ def open_path(path: Path, name: str) -> BinaryIO:
 def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
     """Recognise a file by its content, and read its header.
 
-    PNG, JPEG, TIFF (one image per page), WebP, BMP and DICOM (one image per frame). EXIF
-    orientation is applied, and alpha is composited over black. What has more than 8 bits has no
-    fixed scale and is min-max normalised, with a warning.
+    PNG, JPEG, TIFF (one image per page), WebP, BMP, DICOM (one image per frame) and NIfTI (one per
+    slice). EXIF orientation is applied, and alpha is composited over black. Pictures of more than 8
+    bits have no fixed scale and are min-max normalised, with a warning.
 
     Args:
         file: open at its start; has to stay open while images are decoded.
@@ -87,6 +87,11 @@ def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
     named_so = suffix in ("", ".dcm", ".dicom") or suffix[1:].isdigit()
     if kind == "DICOM" or (kind is None and named_so):
         return DicomFile(file, name, max_pixels)
+    if kind == "NIfTI":
+        # Not at the top: most runs meet none, and importing nibabel takes a third of a second.
+        from medfocus.engine.io.volumes.nifti import NiftiFile
+
+        return NiftiFile(file, name, max_pixels)
     try:
         return PictureFile(file, name, max_pixels)
     except UnidentifiedImageError:
