@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 
@@ -24,7 +25,9 @@ from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.prompts import Box, Points
 from medfocus.engine.runtime.metrics import Span, Stats
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
-from medfocus.engine.runtime.read_ahead import PendingPrediction, stream_sources
+from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
+from medfocus.engine.series.prediction import SeriesPrediction
+from medfocus.engine.series.run import answer_series
 from medfocus.engine.sources import as_list, with_prompts
 from medfocus.errors import InputError, MedfocusError, OutputError, without_traceback
 
@@ -135,6 +138,26 @@ class Engine:
         """Where it runs: `cpu` or `cuda`."""
         return self._backend.device
 
+    @overload
+    def classify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[Box | None] | None = ...,
+        points: Sequence[Points | None] | None = ...,
+        strict: bool = ...,
+        group: None = None,
+    ) -> list[Prediction]: ...
+    @overload
+    def classify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[Box | None] | None = ...,
+        points: Sequence[Points | None] | None = ...,
+        strict: bool = ...,
+        group: Literal["series"],
+    ) -> list[SeriesPrediction]: ...
     def classify(
         self,
         batch: ImageSource | Iterable[ImageSource],
@@ -142,7 +165,8 @@ class Engine:
         boxes: Sequence[Box | None] | None = None,
         points: Sequence[Points | None] | None = None,
         strict: bool = False,
-    ) -> list[Prediction]:
+        group: Literal["series"] | None = None,
+    ) -> list[Prediction] | list[SeriesPrediction]:
         """Classify a batch of images.
 
         Args:
@@ -152,10 +176,12 @@ class Engine:
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
                 for inside and 0 for outside; or None.
             strict: raise the first error of an item instead of returning it in the prediction.
+            group: `series` for one answer per DICOM series or NIfTI volume.
 
         Returns:
             The predictions, in the order of the items: one per image, and for a file of several
-            frames one per frame.
+            frames one per frame. With `group`, one per study, in the order in which the items
+            begin them.
 
         Raises:
             InputError: an empty batch, not one entry of boxes or points per item, a closed engine.
@@ -168,12 +194,34 @@ class Engine:
                 problem = f"has {len(prompts)} entries for {len(sources)} images"
                 hint = "give one per image, None for an image that has none"
                 raise InputError(name, problem, hint, code="input.count_mismatch")
+        if group is not None:
+            studies = list(self.stream(sources, boxes=boxes, points=points, group=group))
+            _raise_first(strict, (each for study in studies for each in study.slices))
+            return studies
         predictions = list(self.stream(sources, boxes=boxes, points=points))
-        for prediction in predictions:
-            if strict and prediction.error is not None:
-                raise prediction.error
+        _raise_first(strict, predictions)
         return predictions
 
+    @overload
+    def stream(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[Box | None] | None = ...,
+        points: Iterable[Points | None] | None = ...,
+        batch_size: int | None = ...,
+        group: None = None,
+    ) -> Iterator[Prediction]: ...
+    @overload
+    def stream(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[Box | None] | None = ...,
+        points: Iterable[Points | None] | None = ...,
+        batch_size: int | None = ...,
+        group: Literal["series"],
+    ) -> Iterator[SeriesPrediction]: ...
     def stream(
         self,
         sources: Iterable[ImageSource],
@@ -181,7 +229,8 @@ class Engine:
         boxes: Iterable[Box | None] | None = None,
         points: Iterable[Points | None] | None = None,
         batch_size: int | None = None,
-    ) -> Iterator[Prediction]:
+        group: Literal["series"] | None = None,
+    ) -> Iterator[Prediction] | Iterator[SeriesPrediction]:
         """Classify a stream of images in bounded memory; predictions come in their order.
 
         Reading, segmentation and classification of different images overlap, with each other and
@@ -195,12 +244,18 @@ class Engine:
             boxes: like those of `classify`, one per source.
             points: like those of `classify`, one per source.
             batch_size: sources that are read ahead of those under way; by default `max_batch`.
+            group: `series` for one answer per DICOM series or NIfTI volume. All sources are pulled
+                and their headers read before the first is classified; in memory are the answers of
+                one series.
 
         Raises:
-            InputError: not one entry of boxes or points per source, a closed engine.
+            InputError: not one entry of boxes or points per source, a closed engine; with `group`,
+                an array or a picture in memory.
             DeviceError: the backend failed in an earlier call. If it fails in this one, each
                 remaining prediction has that error.
         """
+        if group is not None:
+            return self._series(group, sources, boxes, points, batch_size)
         pending = self._stream(sources, boxes, points, batch_size)
         return (self._prediction(item) for item in pending)
 
@@ -209,8 +264,7 @@ class Engine:
     ) -> Iterator[list[Prediction]]:
         """Like `stream`, but yields one list per source: the predictions of its frames."""
         pending = self._stream(sources, None, None, batch_size)
-        for _, frames in groupby(pending, key=lambda item: item.number):
-            yield [self._prediction(item) for item in frames]
+        return (predictions for _, predictions in self._by_source(pending))
 
     def submit(
         self,
@@ -272,6 +326,43 @@ class Engine:
         points: Iterable[Points | None] | None,
         batch_size: int | None,
     ) -> Iterator[PendingPrediction]:
+        prompted = with_prompts(sources, boxes, points)
+        return self._run(prompted, batch_size, len(sources) if isinstance(sources, Sized) else None)
+
+    def _run(
+        self, prompted: Iterator[PromptedSource], batch_size: int | None, count: int | None
+    ) -> Iterator[PendingPrediction]:
+        size = self._checked(batch_size)
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count)
+
+    def _series(
+        self,
+        group: str,
+        sources: Iterable[ImageSource],
+        boxes: Iterable[Box | None] | None,
+        points: Iterable[Points | None] | None,
+        batch_size: int | None,
+    ) -> Iterator[SeriesPrediction]:
+        if group != "series":
+            problem, hint = "is no way to group images", "use series, or None"
+            raise InputError("group", problem, hint, code="input.unknown_choice")
+        self._checked(batch_size)
+        return answer_series(
+            with_prompts(sources, boxes, points),
+            self._pipeline,
+            lambda items: self._by_source(self._run(iter(items), batch_size, len(items))),
+            self.manifest.join,
+        )
+
+    def _by_source(
+        self, pending: Iterator[PendingPrediction]
+    ) -> Iterator[tuple[int, list[Prediction]]]:
+        """Each source's number and the predictions of its frames."""
+        for number, frames in groupby(pending, key=lambda item: item.number):
+            yield number, [self._prediction(item) for item in frames]
+
+    def _checked(self, batch_size: int | None) -> int:
+        """Sources to read ahead; an error if the engine cannot run any."""
         if batch_size is not None and batch_size < 1:
             raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
         if self._pipeline.forked:
@@ -280,10 +371,7 @@ class Engine:
             raise InputError("engine", problem, hint, code="engine.forked")
         if self._pipeline.failure is not None:
             raise without_traceback(self._pipeline.failure)
-        prompted = with_prompts(sources, boxes, points)
-        size = batch_size or self._pipeline.max_batch
-        count = len(sources) if isinstance(sources, Sized) else None
-        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count)
+        return batch_size or self._pipeline.max_batch
 
     def _prediction(self, item: PendingPrediction) -> Prediction:
         try:
@@ -307,6 +395,12 @@ class Engine:
             patch_focus=outputs.patch_focus if steered else None,
             warnings=item.warnings,
         )
+
+
+def _raise_first(strict: bool, predictions: Iterable[Prediction]) -> None:
+    for prediction in predictions:
+        if strict and prediction.error is not None:
+            raise prediction.error
 
 
 def _failed(name: str, error: MedfocusError) -> Prediction:

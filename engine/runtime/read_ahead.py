@@ -33,11 +33,24 @@ from medfocus.settings import Prompts
 
 @dataclass(frozen=True, eq=False)
 class PromptedSource:
-    """One source, and the caller's prompt for it."""
+    """One source, and the caller's prompt for it.
+
+    Attributes:
+        source: what the caller gave.
+        box: of `own_prompt`.
+        points: of `own_prompt`.
+        name: in errors and results; None for its path, or its number.
+    """
 
     source: ImageSource
     box: Box | None = None
     points: Points | None = None
+    name: str | None = None
+
+
+def source_name(source: ImageSource, number: int) -> str:
+    """A source's name in errors and results: its path, or its number among the sources."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"item {number}"
 
 
 class PendingPrediction(NamedTuple):
@@ -173,7 +186,7 @@ class _Stream:
         else:
             self._pipeline.announce(1)
         given = item.source
-        name = os.fspath(given) if isinstance(given, str | os.PathLike) else f"item {number}"
+        name = item.name or source_name(given, number)
         source = _Source(number, name, item.box, item.points)
         try:
             if isinstance(given, str | os.PathLike):

@@ -13,6 +13,7 @@ from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.volumes.nifti_header import NiftiHeader, damaged, read_header
 from medfocus.engine.io.volumes.nifti_levels import Window, shown, window_of
+from medfocus.engine.io.volumes.parts import MOST_PARTS, Part
 from medfocus.engine.io.volumes.planes import planes
 from medfocus.errors import ImageError
 
@@ -95,6 +96,17 @@ class NiftiFile:
         if not self._header.oriented:
             notices = (*notices, ORIENTATION_UNKNOWN)
         return Frame(pixels, notices, view.pixel_aspect)
+
+    def parts(self) -> list[Part]:
+        """One for each volume.
+
+        Raises:
+            ImageError: more than `MOST_PARTS`.
+        """
+        if self.volumes > MOST_PARTS:
+            problem = f"has {self.volumes} volumes"
+            raise ImageError(self._name, problem, "split it", code="image.too_large")
+        return [Part(number * self.depth, self.depth) for number in range(self.volumes)]
 
     @property
     def _contiguous(self) -> bool:
