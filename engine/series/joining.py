@@ -53,6 +53,6 @@ def joined(probabilities: NDArray[np.float64], scores: Sequence[float | None], r
         else:
             notices = (NONE_FOCUSED,)
     kept = probabilities[slices].astype(np.float64)  # (n, C)
-    answer = kept.max(axis=0) if rule == "max" else kept.mean(axis=0)
-    answer /= answer.sum()
+    highest = kept.max(axis=0)
+    answer = highest / highest.sum() if rule == "max" else kept.mean(axis=0)
     return Joined(answer, int(slices[kept[:, answer.argmax()].argmax()]), notices)
