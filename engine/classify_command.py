@@ -17,9 +17,11 @@ from medfocus.command_line import command_parser, noting, print_error, run, whol
 from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
+from medfocus.engine.classify_series import classify_studies
 from medfocus.engine.engine import Engine
 from medfocus.engine.io.inputs.files import Found, find_files, read_list
 from medfocus.engine.io.reading.limits import ReadingLimits
+from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.io.results.journal import ResultRow, journal_path, open_journal
 from medfocus.engine.io.results.output import (
     FORMATS,
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         """
 medfocus classify engines/demo scans/ --overlays pictures/
 medfocus classify engines/demo 'study/*.dcm' study.zip -o results.jsonl
+medfocus classify engines/demo study/ brain.nii.gz --group series
 find scans -newer last.csv | medfocus classify engines/demo --from - --format csv
 """,
         {ExitCode.SOME_FAILED: MEANINGS[ExitCode.SOME_FAILED]},
@@ -63,8 +66,8 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         metavar="INPUT",
         nargs="*",
         default=[],
-        help="image or DICOM file, folder (searched with its subfolders), pattern in quotes, zip"
-        " archive of images, or DICOMDIR",
+        help="image, DICOM or NIfTI file, folder (searched with its subfolders), pattern in quotes,"
+        " zip archive of images, or DICOMDIR",
     )
     inputs.add_argument(
         "--from",
@@ -72,6 +75,12 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         metavar="FILE",
         help="read the inputs from this file, one per line, or from stdin with - (this or INPUT is"
         " required)",
+    )
+    parser.add_argument(
+        "--group",
+        choices=("series",),
+        help="series: one answer per DICOM series or NIfTI volume, joined from those of its slices"
+        " (default: one per image)",
     )
     output = parser.add_argument_group("output")
     add = output.add_argument
@@ -92,7 +101,8 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         "--overlays",
         metavar="DIR",
         type=Path,
-        help="also write one PNG per image that shows its focus mask (default: none)",
+        help="also write one PNG per image that shows its focus mask, or per series one of the"
+        " slice that speaks most for its answer (default: none)",
     )
     add(
         "--restart",
@@ -163,7 +173,14 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
         if journal is not None:
             note = "to resume, run the same command again"
         with noting(note, KeyboardInterrupt, MedfocusError, OSError):
-            rows = classify_files(engine, found.files, journal, options.overlays, console)
+            if options.group == "series":
+                limits = ReadingLimits(options.read_seconds)
+                reader = FileReader(limits, trust_files=options.trust_files)
+                rows = classify_studies(
+                    engine, found.files, reader, journal, options.overlays, console
+                )
+            else:
+                rows = classify_files(engine, found.files, journal, options.overlays, console)
             if kind == "table":
                 Console().print(table(rows))
             else:
@@ -205,6 +222,7 @@ def _identity(manifest: Manifest, options: argparse.Namespace) -> ResultRow:
         "manifest": hashlib.sha256(to_json(manifest).encode()).hexdigest(),
         "backend": options.backend,
         "device": options.device,
+        "group": options.group,
         "overlays": options.overlays and str(options.overlays.absolute()),
     }
 
@@ -220,8 +238,9 @@ def _make_folder(overlays: Path | None) -> None:
 
 
 def _summarise(rows: list[ResultRow], console: Console) -> int:
-    failures = [row["error"] for row in rows if row["error"]]
-    console.print(f"{len(rows) - len(failures)} classified, {len(failures)} failed")
+    failed = sum(row["error"] is not None for row in rows)
+    console.print(f"{len(rows) - failed} classified, {failed} failed")
+    failures = [each["error"] for row in rows for each in row.get("slices", [row]) if each["error"]]
     print_error(*failures[:_FAILURES_SHOWN])
     if len(failures) > _FAILURES_SHOWN:
         print_error(f"and {len(failures) - _FAILURES_SHOWN} more")

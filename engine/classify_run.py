@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.engine import Engine
+from medfocus.engine.io.images import SourceImage
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.engine.io.inputs.staging import staging
 from medfocus.engine.io.reading.reader import read_images
@@ -26,7 +27,7 @@ from medfocus.errors import ImageError
 from medfocus.files.atomic_write import atomic_write
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     """A file, the path that it was read from (None if that failed), and its predictions."""
 
     file: InputFile
@@ -61,18 +62,10 @@ def classify_files(
     if rows:
         console.print(f"resuming: {len(rows)} of {len(files)} files are already classified")
     pending = [file for file in files if file not in rows]
-    progress = Progress(
-        TextColumn("classifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with progress:
+    with progress_bar("classifying", console) as progress:
         task = progress.add_task("", total=len(files), completed=len(rows), failed=0)
         failed = 0
-        for file, path, predictions in _answers(engine, pending):
+        for file, path, predictions in answers(engine, pending):
             rows[file] = [prediction.to_dict() for prediction in predictions]
             if any(prediction.error for prediction in predictions):
                 failed += 1
@@ -85,9 +78,21 @@ def classify_files(
     return [row for file in files for row in rows[file]]
 
 
-def _answers(engine: Engine, files: Iterable[InputFile]) -> Iterator[_Answer]:
+def progress_bar(doing: str, console: Console) -> Progress:
+    """A bar that also counts what has failed, as the field `failed`."""
+    return Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def answers(engine: Engine, files: Iterable[InputFile]) -> Iterator[Answer]:
     """The answers in the order of the files; a file's copy from an archive lasts that long."""
-    asked: deque[_Answer] = deque()
+    asked: deque[Answer] = deque()
 
     with staging() as staged:
 
@@ -96,9 +101,9 @@ def _answers(engine: Engine, files: Iterable[InputFile]) -> Iterator[_Answer]:
                 try:
                     path = staged(file)
                 except ImageError as error:
-                    asked.append(_Answer(file, None, [_failed(file.name, error)]))
+                    asked.append(Answer(file, None, [_failed(file.name, error)]))
                 else:
-                    asked.append(_Answer(file, path, []))
+                    asked.append(Answer(file, path, []))
                     yield path
 
         for predictions in engine.stream_each(sources()):
@@ -107,10 +112,10 @@ def _answers(engine: Engine, files: Iterable[InputFile]) -> Iterator[_Answer]:
             file, path, _ = asked.popleft()
             assert path is not None
             if file.member is None:
-                yield _Answer(file, path, predictions)
+                yield Answer(file, path, predictions)
             else:
                 renamed = [_renamed(each, str(path), file.name) for each in predictions]
-                yield _Answer(file, path, renamed)
+                yield Answer(file, path, renamed)
                 path.unlink(missing_ok=True)
         yield from asked
 
@@ -141,16 +146,21 @@ def _renamed(prediction: Prediction, path: str, name: str) -> Prediction:
 def _draw_overlays(
     folder: Path, path: Path, predictions: list[Prediction], manifest: Manifest
 ) -> None:
-    classifier = manifest.preprocessing.classifier
     for image, prediction in zip(read_images(path), predictions, strict=True):
-        height, width = image.pixels.shape[:2]
-        seen = Geometry.fit(
-            height, width, classifier.size, classifier.resize_mode, image.pixel_aspect
-        )
-        box = seen.top, seen.left, seen.bottom, seen.right
-        stream = io.BytesIO()
-        draw(image.pixels, prediction, box).save(stream, "PNG")
-        atomic_write(folder / overlay_name(prediction.source), stream.getvalue())
+        write_overlay(folder, image, prediction, manifest, prediction.source)
+
+
+def write_overlay(
+    folder: Path, image: SourceImage, prediction: Prediction, manifest: Manifest, name: str
+) -> None:
+    """Write the picture of a prediction for an image, under `overlay_name` of `name`."""
+    classifier = manifest.preprocessing.classifier
+    height, width = image.pixels.shape[:2]
+    seen = Geometry.fit(height, width, classifier.size, classifier.resize_mode, image.pixel_aspect)
+    box = seen.top, seen.left, seen.bottom, seen.right
+    stream = io.BytesIO()
+    draw(image.pixels, prediction, box).save(stream, "PNG")
+    atomic_write(folder / overlay_name(name), stream.getvalue())
 
 
 def overlay_name(source: str) -> str:

@@ -146,3 +146,24 @@ def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[S
         ImageError: it cannot be read.
     """
     return _shared.read_all(path, name)
+
+
+def read_image(path: str | os.PathLike[str], index: int, name: str) -> SourceImage:
+    """One image of a file, as `read_images` reads all.
+
+    Args:
+        path: of the file.
+        index: of the image, from 0.
+        name: of the image in errors and results.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    file = OpenFile(name, open_path(Path(path), name))
+    try:
+        outcome = _shared.read(file, index).outcome
+    finally:
+        file.close()
+    if isinstance(outcome, MedfocusError):
+        raise outcome
+    return named(outcome, name)
