@@ -38,6 +38,7 @@ class ImageRequest:
         future: receives the outputs or the error.
         submitted: when the request was made, on the clock of `time.perf_counter`.
         begun: whether it has been in a batch; it can then no longer be cancelled.
+        settled: whether the future has its outputs or its error.
     """
 
     image: SourceImage
@@ -45,6 +46,7 @@ class ImageRequest:
     future: "Future[GraphOutputs]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.perf_counter)
     begun: bool = False
+    settled: bool = False
 
     @property
     def prompts_shape(self) -> tuple[int, int]:

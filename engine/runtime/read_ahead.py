@@ -199,7 +199,7 @@ class _Stream:
                 read = self._read(source, 0)
             else:
                 read = self._converted(source, given)
-        except MedfocusError as error:
+        except Exception as error:
             self._pipeline.announce(-1)
             read = _done(source, error)
         source.reads.append(read)

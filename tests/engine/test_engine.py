@@ -602,6 +602,32 @@ def test_a_forked_process_has_no_engine(engine_directory: Path) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize(("before", "code"), [("onnxruntime", 0), ("openvino", 7), ("torch", 7)])
+def test_loading_after_a_fork_works_or_is_refused(
+    exported_engine: Path, before: str, code: int
+) -> None:
+    """In processes of their own: this one has loaded every runtime."""
+    script = f"""
+import os, sys
+import numpy as np
+from medfocus import Engine
+from medfocus.errors import InputError
+images = [np.full((40, 40), 100, np.uint8)] * 2
+with Engine.load({str(exported_engine)!r}, {before!r}, "cpu") as engine:
+    engine.classify(images)
+if not (process := os.fork()):
+    try:
+        with Engine.load({str(exported_engine)!r}, {before!r}, "cpu") as engine:
+            engine.classify(images, strict=True)
+    except InputError as error:
+        os._exit(7 if error.code == "engine.forked" else 1)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=4 * DEADLINE)
+    assert done.returncode == code
+
+
 def test_a_file_in_any_form_is_one_image(engine_directory: Path) -> None:
     path = shipped("CT_small.dcm")
     content, dataset = path.read_bytes(), dcmread(path)

@@ -1,8 +1,6 @@
 """The PyTorch backend: the original graphs, in half precision through autocast."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, HEAD_WEIGHTS, SE
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers, captures_of
 from medfocus.engine.backends.torch.cuda_stream import CudaStream
+from medfocus.engine.backends.torch.exact_convolutions import ExactConvolutions
 from medfocus.engine.backends.torch.half_weights import store_half
 from medfocus.engine.runtime.buffer_pool import BATCHES_ON_GPU, BufferPool, host_buffer_pool
 from medfocus.engine.runtime.graphs import Array
@@ -91,7 +90,7 @@ class TorchBackend:
 
     def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
         """As `segment`, on the device."""
-        with self._autocast("segmenter"), _exact_float32(self.device):
+        with self._autocast("segmenter"), self._exact_float32():
             found: SegmenterOutput = self._segmenter(image, points, labels)
         return found
 
@@ -99,7 +98,7 @@ class TorchBackend:
         self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
     ) -> ClassifierOutput:
         """As `classify`, on the device."""
-        with self._autocast("classifier"), _exact_float32(self.device):
+        with self._autocast("classifier"), self._exact_float32():
             found: ClassifierOutput = self._classifier(image, focus_logits, rows, cols)
         return found
 
@@ -129,42 +128,11 @@ class TorchBackend:
         # No weight cache: allocated during a capture, it would belong to the CUDA graph.
         return torch.autocast(self.device, dtype, enabled=half, cache_enabled=False)
 
+    def _exact_float32(self) -> AbstractContextManager[object]:
+        return ExactConvolutions() if self.device == "cuda" else nullcontext()
+
     def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
-
-
-_exact_users = 0
-_exact_lock = threading.Lock()
-_found: list[str] = []
-
-
-@contextmanager
-def _exact_float32(device: Device) -> Iterator[None]:
-    """Compute float32 in float32: on CUDA, cuDNN by default rounds convolution inputs to TF32.
-
-    The setting is global to the process, and the two streams' threads use it concurrently: the
-    first to enter sets it, and the last to leave restores it.
-    """
-    if device == "cpu":
-        yield
-        return
-    global _exact_users
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    settings = (conv, torch.backends.cuda.matmul)
-    with _exact_lock:
-        _exact_users += 1
-        if _exact_users == 1:
-            _found[:] = [setting.fp32_precision for setting in settings]
-            for setting in settings:
-                setting.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        with _exact_lock:
-            _exact_users -= 1
-            if _exact_users == 0:
-                for setting, precision in zip(settings, _found, strict=True):
-                    setting.fp32_precision = precision
 
 
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:

@@ -2,7 +2,8 @@
 
     python -m tests.engine.io.mutation 100000 --seed 7
 
-reads so many of them as an engine does, and prints what became of them.
+reads so many of them as an engine does, and prints what became of them. Those that end their
+reading process, or must not do what they do, are kept in the current folder.
 """
 
 import argparse
@@ -45,6 +46,8 @@ DICOM = (
     "image_dfl.dcm",
 )
 FRAMES = 3  # read of each file
+_UNEXPECTED = "what must not happen"
+_KEPT = ("image.decoder_crashed", "image.too_slow", _UNEXPECTED)
 SLOWEST = 10.0  # seconds that no file may take
 
 
@@ -158,13 +161,15 @@ def main() -> None:
         for number, data in zip(range(options.count), mutated(options.seed), strict=False):
             path.write_bytes(data)
             begun = time.monotonic()
+            found = [_UNEXPECTED]
             try:
-                outcomes.update(read(reader, path))
-            except BaseException:
-                kept = Path(f"mutated-{options.seed}-{number}.bin")
-                kept.write_bytes(data)
-                print(f"kept as {kept}")
-                raise
+                found = read(reader, path)
+            finally:
+                if not set(found).isdisjoint(_KEPT):
+                    kept = Path(f"mutated-{options.seed}-{number}.bin")
+                    kept.write_bytes(data)
+                    print(f"kept as {kept}: {', '.join(found)}")
+            outcomes.update(found)
             slowest = max(slowest, time.monotonic() - begun)
             assert slowest < FRAMES * (SLOWEST + 5)
     reader.close()
