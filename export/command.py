@@ -114,6 +114,13 @@ def _add_class_options(parser: argparse.ArgumentParser) -> None:
         help="of SAM2's candidate masks: the best one, or the union of all that pass"
         " (default: best)",
     )
+    add(
+        "--join",
+        metavar="RULE",
+        default="mean",
+        help="how the slices of a series become one answer: mean, max, or focused:K, the mean of"
+        " the K slices of highest focus score (default: mean)",
+    )
 
 
 def _add_build_options(parser: argparse.ArgumentParser) -> None:

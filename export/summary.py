@@ -41,6 +41,7 @@ def _models(manifest: Manifest) -> Table:
             f" weights {models.sam2.weights_sha256[:12]}",
         ),
         ("focus", f"{manifest.focus.mode}, selection {manifest.selection.policy}"),
+        ("slices of a series", f"joined by {manifest.join}"),
         ("classes", ", ".join(manifest.classes)),
         ("precision", precision.dtype + (f", {blocks} blocks in fp32" if blocks else "")),
         ("batch sizes", ", ".join(map(str, manifest.buckets))),
