@@ -9,11 +9,15 @@ if TYPE_CHECKING:
     from medfocus.engine.series.prediction import SeriesPrediction
 
 __all__ = ["Engine", "Prediction", "SeriesPrediction"]
-_MODULES = {"Engine": "engine", "Prediction": "prediction", "SeriesPrediction": "series.prediction"}
+_MODULES = {
+    "Engine": "medfocus.engine.engine",
+    "Prediction": "medfocus.engine.prediction",
+    "SeriesPrediction": "medfocus.engine.series.prediction",
+}
 
 
 # On first use, so that a process that only reads files starts quickly.
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(f"medfocus.engine.{_MODULES[name]}"), name)
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,9 @@ FOLDERS = ("package", "kernels", "models", "phantoms", "engine", "export", "fews
 
 
 AREAS = "input|file|image|dicom|weights|model|head|engine|parity|backend|device|output|kernel"
-CODE = re.compile(rf"({AREAS}|dataset|split|bench|pixels)\.(?!safetensors$|plan$|csv$)[a-z_]+")
+CODE = re.compile(
+    rf"({AREAS}|dataset|split|bench|pixels|series)\.(?!safetensors$|plan$|csv$)[a-z_]+"
+)
 
 
 def raised() -> Iterator[str]:

@@ -54,7 +54,8 @@ def _slices(study: Study, answered: Mapping[int, list[Prediction]]) -> list[Pred
 
 def _joined(study: Study, slices: Sequence[Prediction], rule: str) -> SeriesPrediction:
     good = [number for number, each in enumerate(slices) if each.error is None]
-    notices = study.notices
+    of_slices = dict.fromkeys(notice for each in slices for notice in each.warnings)
+    notices = (*study.notices, *of_slices)
     if not good:
         error = slices[0].error
         return SeriesPrediction(study.source, None, {}, tuple(slices), rule, None, notices, error)

@@ -21,7 +21,8 @@ class SeriesPrediction:
         slices: their predictions, in their order in the volume. Those with an error do not count.
         joined: how: `mean`, `max` or `focused:K`, as the engine's manifest says.
         evidence: index of the slice that speaks most for `label`; None if there is an error.
-        warnings: how the study was put together: sentences, each with its `code`.
+        warnings: how the study was put together, and those of its slices, each once: sentences,
+            each with its `code`.
         error: why there is no prediction: that of the first slice, if all have one.
     """
 
