@@ -1,12 +1,12 @@
 """`medfocus classify`: files, folders, patterns and archives to a table, CSV, JSON or JSON Lines.
 
-Exit codes: 0 success; 1 some inputs failed; 2 wrong usage; 4 input or output error, before the
-first image or in the middle of a run; 130 interrupted.
+Exit codes: 0 success; 1 some inputs failed; 2 wrong usage; 3 the engine's answers are wrong on this
+machine; 4 input or output error, before the first image or in the middle of a run; 130 interrupted.
 """
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
 from medfocus.engine.classify_series import classify_studies
 from medfocus.engine.engine import Engine
-from medfocus.engine.io.inputs.files import Found, find_files, read_list
+from medfocus.engine.evidence_files import MASK_FORMATS, EvidenceFolders, make_folders
+from medfocus.engine.io.inputs.boxes import FileBoxes, read_boxes
+from medfocus.engine.io.inputs.files import Found, InputFile, find_files, read_list
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.io.results.journal import ResultRow, journal_path, open_journal
@@ -31,9 +33,8 @@ from medfocus.engine.io.results.output import (
     write_results,
 )
 from medfocus.engine.io.results.tables import table
-from medfocus.errors import MedfocusError
+from medfocus.errors import InputError, MedfocusError
 from medfocus.exit_codes import MEANINGS, ExitCode
-from medfocus.files.file_errors import unwritable
 from medfocus.terminal import printable
 
 _FAILURES_SHOWN = 10
@@ -51,12 +52,12 @@ def parser() -> argparse.ArgumentParser:
         "classify",
         "Classify images with an engine directory, and say where the model was made to look.",
         """
-medfocus classify engines/demo scans/ --overlays pictures/
+medfocus classify engines/demo scans/ --overlays pictures/ --masks masks/
 medfocus classify engines/demo 'study/*.dcm' study.zip -o results.jsonl
 medfocus classify engines/demo study/ brain.nii.gz --group series
 find scans -newer last.csv | medfocus classify engines/demo --from - --format csv
 """,
-        {ExitCode.SOME_FAILED: MEANINGS[ExitCode.SOME_FAILED]},
+        {code: MEANINGS[code] for code in (ExitCode.SOME_FAILED, ExitCode.REFUSED)},
     )
     add = parser.add_argument
     add("engine_directory", metavar="ENGINE_DIR", help="engine directory, from medfocus export")
@@ -82,6 +83,13 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         help="series: one answer per DICOM series or NIfTI volume, joined from those of its slices"
         " (default: one per image)",
     )
+    parser.add_argument(
+        "--boxes",
+        metavar="CSV",
+        type=Path,
+        help="read from this file what to look at: columns file,left,top,right,bottom, in pixels,"
+        " file as results name it (default: the engine's own prompts for each image)",
+    )
     output = parser.add_argument_group("output")
     add = output.add_argument
     add(
@@ -103,6 +111,25 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         type=Path,
         help="also write one PNG per image that shows its focus mask, or per series one of the"
         " slice that speaks most for its answer (default: none)",
+    )
+    add(
+        "--masks",
+        metavar="DIR",
+        type=Path,
+        help="also write one focus mask per image, as large as the image (default: none)",
+    )
+    add(
+        "--mask-format",
+        choices=MASK_FORMATS,
+        default=MASK_FORMATS[0],
+        help="of the masks: png is 0 and 255, npy a NumPy array of bool (default: %(default)s)",
+    )
+    add(
+        "--top-k",
+        metavar="K",
+        type=whole_number(1),
+        help="show the K most probable classes, and write their probabilities only (default: show"
+        " one, write all)",
     )
     add(
         "--restart",
@@ -149,12 +176,14 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
 def _classify(options: argparse.Namespace, console: Console) -> int:
     kind = format_of(options.output, options.format)
     output = resumable(options.output)
+    evidence = EvidenceFolders(options.overlays, options.masks, options.mask_format)
     with ExitStack() as stack:
         stack.enter_context(sole_writer_of(output))
         with noting("no image was classified", KeyboardInterrupt):
             inputs = options.inputs if options.listed is None else read_list(options.listed)
-            found = find_files(inputs, _own_output(options, output))
+            found = find_files(inputs, _not_inputs(options, output))
             _report_skipped(found, console, everything=options.verbose > 0)
+            boxes = {} if options.boxes is None else read_boxes(options.boxes, found.files)
             engine = Engine.load(
                 options.engine_directory,
                 backend=options.backend,
@@ -163,10 +192,11 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
                 read_seconds=options.read_seconds,
                 trust_files=options.trust_files,
             )
-            _make_folder(options.overlays)
+            _check_boxes(options.boxes, engine.manifest)
+            make_folders(evidence, engine.manifest)
             journal = None
             if output is not None:
-                identity = _identity(engine.manifest, options)
+                identity = _identity(engine.manifest, options, boxes) | evidence.identity
                 path = journal_path(output)
                 journal = stack.enter_context(open_journal(path, identity, options.restart))
         note = "nothing was kept; with -o FILE, the same command resumes when it is run again"
@@ -177,21 +207,21 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
                 limits = ReadingLimits(options.read_seconds)
                 reader = FileReader(limits, trust_files=options.trust_files)
                 rows = classify_studies(
-                    engine, found.files, reader, journal, options.overlays, console
+                    engine, found.files, reader, boxes, journal, evidence, console
                 )
             else:
-                rows = classify_files(engine, found.files, journal, options.overlays, console)
+                rows = classify_files(engine, found.files, boxes, journal, evidence, console)
             if kind == "table":
-                Console().print(table(rows))
+                Console().print(table(rows, options.top_k or 1))
             else:
-                write_results(rows, engine.manifest.classes, options.output, kind)
+                write_results(rows, engine.manifest.classes, options.output, kind, options.top_k)
     return _summarise(rows, console)
 
 
-def _own_output(options: argparse.Namespace, output: Path | None) -> list[Path]:
-    """What this command writes: not an input, so that such a run can resume."""
+def _not_inputs(options: argparse.Namespace, output: Path | None) -> list[Path]:
+    """What this command writes, so that such a run can resume, and the table of boxes."""
     files = [output, options.output, journal_path(output)] if output else []
-    return files + ([options.overlays] if options.overlays else [])
+    return files + [path for path in (options.overlays, options.masks, options.boxes) if path]
 
 
 def _report_skipped(found: Found, console: Console, everything: bool) -> None:
@@ -215,26 +245,25 @@ def _report_skipped(found: Found, console: Console, everything: bool) -> None:
             )
 
 
-def _identity(manifest: Manifest, options: argparse.Namespace) -> ResultRow:
+def _identity(
+    manifest: Manifest, options: argparse.Namespace, boxes: Mapping[InputFile, FileBoxes]
+) -> ResultRow:
     """Everything that a file's result depends on besides the file."""
+    listed = sorted((file.name, repr(own.box)) for file, own in boxes.items())
     return {
         "medfocus": medfocus.__version__,
         "manifest": hashlib.sha256(to_json(manifest).encode()).hexdigest(),
         "backend": options.backend,
         "device": options.device,
         "group": options.group,
-        "overlays": options.overlays and str(options.overlays.absolute()),
+        "boxes": hashlib.sha256(repr(listed).encode()).hexdigest(),
     }
 
 
-def _make_folder(overlays: Path | None) -> None:
-    """Fail before the first image, not after it, if pictures cannot be written."""
-    if overlays is None:
-        return
-    try:
-        overlays.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(overlays, error) from error
+def _check_boxes(boxes: Path | None, manifest: Manifest) -> None:
+    if boxes is not None and manifest.focus.mode == "none":
+        problem, hint = "this engine does not segment, so a box changes nothing", "leave it out"
+        raise InputError("--boxes", problem, hint, code="input.mismatch")
 
 
 def _summarise(rows: list[ResultRow], console: Console) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from medfocus.engine.artifact.manifest import Manifest
-from medfocus.engine.classify_run import answers, progress_bar, write_overlay
+from medfocus.engine.classify_run import answers, progress_bar
 from medfocus.engine.engine import MOST_THREADS, Engine
+from medfocus.engine.evidence_files import EvidenceFolders, write_masks, write_overlay
+from medfocus.engine.io.inputs.boxes import FileBoxes
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.engine.io.inputs.staging import staging
 from medfocus.engine.io.reading.reader import FileReader, read_image
@@ -33,8 +35,9 @@ def classify_studies(
     engine: Engine,
     files: Sequence[InputFile],
     reader: FileReader,
+    boxes: Mapping[InputFile, FileBoxes],
     journal: Journal | None,
-    overlays: Path | None,
+    evidence: EvidenceFolders,
     console: Console,
 ) -> list[ResultRow]:
     """The rows of all studies, in the order in which the files begin them.
@@ -43,13 +46,15 @@ def classify_studies(
         engine: classifies them.
         files: from `find_files`.
         reader: reads their headers, and is closed then.
+        boxes: from `read_boxes`, for some of the files.
         journal: studies in it are not classified again; the others are added, except those with a
             slice that failed.
-        overlays: folder for one picture per study, of the slice that speaks most for its label.
+        evidence: which files to write: one mask per slice, and one picture per study, of the slice
+            that speaks most for its label.
         console: shows the progress.
 
     Raises:
-        FileError: the journal or a picture cannot be written.
+        FileError: the journal, a picture or a mask cannot be written.
         DeviceError: the backend failed.
     """
     parts = _headers(files, reader, console)
@@ -64,11 +69,13 @@ def classify_studies(
     with progress_bar("classifying studies", console) as progress:
         task = progress.add_task("", total=len(studies), completed=len(rows), failed=0)
         failed = 0
-        predictions = series_predictions(left, _answers(engine, files, left), engine.manifest.join)
+        answered = _answers(engine, files, boxes, left, bool(evidence.wanted))
+        predictions = series_predictions(left, answered, engine.manifest.join)
         for number, prediction in zip(pending, predictions, strict=True):
             rows[number] = prediction.to_dict()
-            if overlays is not None:
-                _draw(overlays, prediction, files, engine.manifest)
+            write_masks(evidence, [each for each in prediction.slices if each.error is None])
+            if evidence.overlays is not None:
+                _draw(evidence.overlays, prediction, files, engine.manifest)
             if any(each.error for each in prediction.slices):
                 failed += 1
             elif journal is not None:
@@ -125,10 +132,14 @@ def _parts(file: InputFile, path: Path | None, reader: FileReader) -> list[Part]
 
 
 def _answers(
-    engine: Engine, files: Sequence[InputFile], studies: Sequence[Study]
+    engine: Engine,
+    files: Sequence[InputFile],
+    boxes: Mapping[InputFile, FileBoxes],
+    studies: Sequence[Study],
+    keep_masks: bool,
 ) -> Iterator[tuple[int, list[Prediction]]]:
     order = reading_order(studies)
-    answered = answers(engine, [files[number] for number in order])
+    answered = answers(engine, [files[number] for number in order], boxes, keep_masks)
     for number, answer in zip(order, answered, strict=True):
         yield number, answer.predictions
 

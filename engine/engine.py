@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
@@ -22,13 +23,14 @@ from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
 from medfocus.engine.prediction import Prediction
-from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
+from medfocus.engine.runtime.image_request import Kept
 from medfocus.engine.runtime.metrics import Span, Stats
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
 from medfocus.engine.series.prediction import SeriesPrediction
 from medfocus.engine.series.run import answer_series
-from medfocus.engine.sources import as_list, with_prompts
+from medfocus.engine.sources import ClassifyOptions, StreamOptions, as_list, with_prompts
 from medfocus.errors import InputError, MedfocusError, OutputError, without_traceback
 
 log = logging.getLogger(__name__)
@@ -69,8 +71,13 @@ class Engine:
         memory_limit: int | None = None,
         read_seconds: float = ReadingLimits.seconds,
         trust_files: bool = False,
+        verify: bool = True,
     ) -> "Engine":
         """Read an engine directory, check every hash, load its graphs and allocate its buffers.
+
+        Then one of the engine's check images is classified, and the answer compared with that of
+        the float32 model: a runtime may compute otherwise here than where the engine was exported.
+        With `auto`, a backend that misses its limits is logged as a warning, and the next is taken.
 
         Args:
             path: the directory.
@@ -89,12 +96,14 @@ class Engine:
                 takes longer, takes more than 1.5 GiB of memory, or crashes a decoder, costs itself
                 only.
             trust_files: read files in this process, without that protection: a little faster.
+            verify: classify that check image, which takes the time of one image.
 
         Raises:
             EngineDirectoryError: incomplete, changed, or of an unknown schema.
             WeightsError: tensors that do not fit the architectures that the manifest names.
             InputError: an unknown or unavailable backend or device, a setting out of its range,
                 or more memory than allowed.
+            ParityError: the answer for the check image is too far from the float32 model's.
             DeviceError: a GPU that fails, or too little memory for the buffers.
         """
         directory = read_engine_directory(path)
@@ -105,7 +114,7 @@ class Engine:
         if memory_limit is not None and memory_limit <= 0:
             raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
         reader = FileReader(ReadingLimits(read_seconds), trust_files=trust_files)
-        loaded, pool = load_within(memory_limit, directory, backend, device, images)
+        loaded, pool = load_within(memory_limit, directory, backend, device, images, verify=verify)
         pipeline = Pipeline(
             *pool,
             max_batch=images,
@@ -143,28 +152,26 @@ class Engine:
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = ...,
-        points: Sequence[Points | None] | None = ...,
-        strict: bool = ...,
         group: None = None,
+        **options: Unpack[ClassifyOptions],
     ) -> list[Prediction]: ...
     @overload
     def classify(
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = ...,
-        points: Sequence[Points | None] | None = ...,
-        strict: bool = ...,
         group: Literal["series"],
+        **options: Unpack[ClassifyOptions],
     ) -> list[SeriesPrediction]: ...
     def classify(
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
         group: Literal["series"] | None = None,
     ) -> list[Prediction] | list[SeriesPrediction]:
         """Classify a batch of images.
@@ -172,10 +179,15 @@ class Engine:
         Args:
             batch: paths, bytes of files, binary files, pydicom Datasets, uint8 or float arrays and
                 tensors, PIL images, or one of these; an array of four dimensions is a batch itself.
-            boxes: per item (left, top, right, bottom) in pixels of the image, or None.
+            boxes: per item (left, top, right, bottom) in pixels of the image, or None; for a file
+                of several frames also {frame: box}, from 0, and the other frames have none.
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
-                for inside and 0 for outside; or None.
+                for inside and 0 for outside; or None; or {frame: points}.
             strict: raise the first error of an item instead of returning it in the prediction.
+            embeddings: give each prediction its `embedding`. Asked for by call, and not by engine:
+                callers that share an engine want different things of it.
+            keep_masks: give each prediction its focus mask and patch focus. They are most of its
+                memory; without them it still says whether and how well it was focused.
             group: `series` for one answer per DICOM series or NIfTI volume.
 
         Returns:
@@ -194,11 +206,17 @@ class Engine:
                 problem = f"has {len(prompts)} entries for {len(sources)} images"
                 hint = "give one per image, None for an image that has none"
                 raise InputError(name, problem, hint, code="input.count_mismatch")
+        options: StreamOptions = {
+            "boxes": boxes,
+            "points": points,
+            "embeddings": embeddings,
+            "keep_masks": keep_masks,
+        }
         if group is not None:
-            studies = list(self.stream(sources, boxes=boxes, points=points, group=group))
+            studies = list(self.stream(sources, group=group, **options))
             _raise_first(strict, (each for study in studies for each in study.slices))
             return studies
-        predictions = list(self.stream(sources, boxes=boxes, points=points))
+        predictions = list(self.stream(sources, **options))
         _raise_first(strict, predictions)
         return predictions
 
@@ -207,28 +225,26 @@ class Engine:
         self,
         sources: Iterable[ImageSource],
         *,
-        boxes: Iterable[Box | None] | None = ...,
-        points: Iterable[Points | None] | None = ...,
-        batch_size: int | None = ...,
         group: None = None,
+        **options: Unpack[StreamOptions],
     ) -> Iterator[Prediction]: ...
     @overload
     def stream(
         self,
         sources: Iterable[ImageSource],
         *,
-        boxes: Iterable[Box | None] | None = ...,
-        points: Iterable[Points | None] | None = ...,
-        batch_size: int | None = ...,
         group: Literal["series"],
+        **options: Unpack[StreamOptions],
     ) -> Iterator[SeriesPrediction]: ...
     def stream(
         self,
         sources: Iterable[ImageSource],
         *,
-        boxes: Iterable[Box | None] | None = None,
-        points: Iterable[Points | None] | None = None,
+        boxes: Iterable[PerFrame[Box] | None] | None = None,
+        points: Iterable[PerFrame[Points] | None] | None = None,
         batch_size: int | None = None,
+        embeddings: bool = False,
+        keep_masks: bool = True,
         group: Literal["series"] | None = None,
     ) -> Iterator[Prediction] | Iterator[SeriesPrediction]:
         """Classify a stream of images in bounded memory; predictions come in their order.
@@ -244,9 +260,10 @@ class Engine:
             boxes: like those of `classify`, one per source.
             points: like those of `classify`, one per source.
             batch_size: sources that are read ahead of those under way; by default `max_batch`.
-            group: `series` for one answer per DICOM series or NIfTI volume. All sources are pulled
-                and their headers read before the first is classified; in memory are the answers of
-                one series.
+            embeddings: see `classify`.
+            keep_masks: see `classify`.
+            group: see `classify`. All sources are then pulled and their headers read before the
+                first is classified; in memory are the predictions of one series.
 
         Raises:
             InputError: not one entry of boxes or points per source, a closed engine; with `group`,
@@ -254,25 +271,32 @@ class Engine:
             DeviceError: the backend failed in an earlier call. If it fails in this one, each
                 remaining prediction has that error.
         """
+        kept = Kept(masks=keep_masks, embedding=embeddings)
         if group is not None:
-            return self._series(group, sources, boxes, points, batch_size)
-        pending = self._stream(sources, boxes, points, batch_size)
+            return self._series(group, with_prompts(sources, boxes, points), batch_size, kept)
+        pending = self._stream(sources, boxes, points, batch_size, kept)
         return (self._prediction(item) for item in pending)
 
     def stream_each(
-        self, sources: Iterable[ImageSource], *, batch_size: int | None = None
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[PerFrame[Box] | None] | None = None,
+        keep_masks: bool = True,
     ) -> Iterator[list[Prediction]]:
         """Like `stream`, but yields one list per source: the predictions of its frames."""
-        pending = self._stream(sources, None, None, batch_size)
+        pending = self._stream(sources, boxes, None, None, Kept(masks=keep_masks))
         return (predictions for _, predictions in self._by_source(pending))
 
     def submit(
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> "Future[list[Prediction]]":
         """`classify` in the background; it may be called as often as there are images.
 
@@ -283,7 +307,15 @@ class Engine:
         Raises:
             InputError: a closed engine.
         """
-        call = partial(self.classify, batch, boxes=boxes, points=points, strict=strict)
+        call = partial(
+            self.classify,
+            batch,
+            boxes=boxes,
+            points=points,
+            strict=strict,
+            embeddings=embeddings,
+            keep_masks=keep_masks,
+        )
         try:
             return self._callers.submit(call)
         except RuntimeError:
@@ -293,13 +325,52 @@ class Engine:
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> list[Prediction]:
         """`classify` for asyncio: the event loop goes on meanwhile."""
-        future = self.submit(batch, boxes=boxes, points=points, strict=strict)
+        future = self.submit(
+            batch,
+            boxes=boxes,
+            points=points,
+            strict=strict,
+            embeddings=embeddings,
+            keep_masks=keep_masks,
+        )
         return await asyncio.wrap_future(future)
+
+    def encode_image(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """The image embeddings that the classes are compared with, steered by the focus masks.
+
+        As open_clip's `encode_image` gives them: not normalised, and with focus mode `none` equal.
+        An adaptation of the encoder (LoRA, visual prompts) is part of them.
+
+        Args:
+            batch: see `classify`.
+            boxes: see `classify`.
+            points: see `classify`.
+
+        Returns:
+            float32 (N, E), one row per image in their order; a file of several frames has one row
+            per frame.
+
+        Raises:
+            MedfocusError: see `classify`; the first image that cannot be read or embedded, for
+                which there is no row.
+        """
+        found = self.classify(
+            batch, boxes=boxes, points=points, strict=True, embeddings=True, keep_masks=False
+        )
+        return np.stack([one.embedding for one in found if one.embedding is not None])
 
     def stats(self) -> Stats:
         """What the engine has done since it was loaded, and its current load."""
@@ -322,47 +393,44 @@ class Engine:
     def _stream(
         self,
         sources: Iterable[ImageSource],
-        boxes: Iterable[Box | None] | None,
-        points: Iterable[Points | None] | None,
+        boxes: Iterable[PerFrame[Box] | None] | None,
+        points: Iterable[PerFrame[Points] | None] | None,
         batch_size: int | None,
+        kept: Kept,
     ) -> Iterator[PendingPrediction]:
-        prompted = with_prompts(sources, boxes, points)
-        return self._run(prompted, batch_size, len(sources) if isinstance(sources, Sized) else None)
-
-    def _run(
-        self, prompted: Iterator[PromptedSource], batch_size: int | None, count: int | None
-    ) -> Iterator[PendingPrediction]:
-        size = self._checked(batch_size)
-        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count)
+        count = len(sources) if isinstance(sources, Sized) else None
+        return self._run(with_prompts(sources, boxes, points), batch_size, count, kept)
 
     def _series(
         self,
         group: str,
-        sources: Iterable[ImageSource],
-        boxes: Iterable[Box | None] | None,
-        points: Iterable[Points | None] | None,
+        prompted: Iterator[PromptedSource],
         batch_size: int | None,
+        kept: Kept,
     ) -> Iterator[SeriesPrediction]:
         if group != "series":
             problem, hint = "is no way to group images", "use series, or None"
             raise InputError("group", problem, hint, code="input.unknown_choice")
         self._checked(batch_size)
         return answer_series(
-            with_prompts(sources, boxes, points),
+            prompted,
             self._pipeline,
-            lambda items: self._by_source(self._run(iter(items), batch_size, len(items))),
+            lambda items: self._by_source(self._run(iter(items), batch_size, len(items), kept)),
             self.manifest.join,
         )
 
-    def _by_source(
-        self, pending: Iterator[PendingPrediction]
-    ) -> Iterator[tuple[int, list[Prediction]]]:
-        """Each source's number and the predictions of its frames."""
-        for number, frames in groupby(pending, key=lambda item: item.number):
-            yield number, [self._prediction(item) for item in frames]
+    def _run(
+        self,
+        prompted: Iterator[PromptedSource],
+        batch_size: int | None,
+        count: int | None,
+        kept: Kept,
+    ) -> Iterator[PendingPrediction]:
+        size = self._checked(batch_size)
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count, kept)
 
     def _checked(self, batch_size: int | None) -> int:
-        """Sources to read ahead; an error if the engine cannot run any."""
+        """Sources to read ahead; an error if the engine can run none."""
         if batch_size is not None and batch_size < 1:
             raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
         if self._pipeline.forked:
@@ -372,6 +440,13 @@ class Engine:
         if self._pipeline.failure is not None:
             raise without_traceback(self._pipeline.failure)
         return batch_size or self._pipeline.max_batch
+
+    def _by_source(
+        self, pending: Iterator[PendingPrediction]
+    ) -> Iterator[tuple[int, list[Prediction]]]:
+        """Each source's number, and the predictions of its frames."""
+        for number, frames in groupby(pending, key=lambda item: item.number):
+            yield number, [self._prediction(item) for item in frames]
 
     def _prediction(self, item: PendingPrediction) -> Prediction:
         try:
@@ -394,6 +469,7 @@ class Engine:
             image_size=item.image_size,
             patch_focus=outputs.patch_focus if steered else None,
             warnings=item.warnings,
+            embedding=outputs.embedding,
         )
 
 

@@ -1,14 +1,21 @@
 """Loading a backend and its buffers, within the limits that the caller set."""
 
+import logging
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 from medfocus.engine.artifact.directory import EngineDirectory
+from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
-from medfocus.engine.backends.registry import load_backend
+from medfocus.engine.backends.registry import usable_backends
+from medfocus.engine.checking.check_images import CheckImage, read_check_images
+from medfocus.engine.checking.self_check import require_answer
 from medfocus.engine.runtime import cuda
 from medfocus.engine.runtime.buffer_pool import BufferPool
 from medfocus.engine.runtime.memory import Usage, clear_frames, is_out_of_memory, measured
-from medfocus.errors import DeviceError, InputError
+from medfocus.errors import DeviceError, InputError, ParityError
+
+log = logging.getLogger(__name__)
 
 
 def batch_limit(requested: int | None, largest: int, deterministic: bool) -> int:
@@ -38,35 +45,77 @@ def batch_limit(requested: int | None, largest: int, deterministic: bool) -> int
 
 
 def load_within(
-    memory_limit: int | None, directory: EngineDirectory, backend: str, device: str, images: int
+    memory_limit: int | None,
+    directory: EngineDirectory,
+    backend: str,
+    device: str,
+    images: int,
+    *,
+    verify: bool = True,
 ) -> tuple[Backend, BufferPool]:
-    """Load a backend and allocate buffers for batches of `images`.
+    """Load a backend, allocate buffers for batches of `images`, and check its answer.
+
+    With `auto`, a backend that does not give a check image's answer on this machine is logged as a
+    warning, and the next one is taken.
 
     Args:
         memory_limit: bytes that both may take, measured on blank images; None for no limit.
-        directory: see `load_backend`.
-        backend: see `load_backend`.
-        device: see `load_backend`.
+        directory: see `usable_backends`.
+        backend: see `usable_backends`.
+        device: see `usable_backends`.
         images: most images per batch.
+        verify: compare the backend's answer for the engine's first check image.
 
     Raises:
-        InputError: more memory than allowed, or see `load_backend`.
+        InputError: more memory than allowed, or see `usable_backends`.
+        ParityError: the answer is too far from the float32 model's (`parity.missed_here`).
         DeviceError: out of memory.
+        EngineDirectoryError: unusable check images, or see `usable_backends`.
     """
     try:
-        return _load(memory_limit, directory, backend, device, images)
+        check = _first_check_image(directory) if verify else None
+        candidates = usable_backends(directory, backend, device)
+        refusal: ParityError | None = None
+        while True:
+            try:
+                found = _load(memory_limit, candidates, directory.manifest, images, check)
+            except ParityError as error:
+                if backend != "auto":
+                    raise
+                clear_frames(error)
+                log.warning("%s", error)
+                refusal = error
+            else:
+                if found is not None:
+                    return found
+                assert refusal is not None, "without any backend the iterator raises"
+                raise refusal
     except Exception as error:
         clear_frames(error)  # frees the buffers, for a caller who retries with fewer images
         raise
 
 
+def _first_check_image(directory: EngineDirectory) -> CheckImage | None:
+    images = read_check_images(directory)
+    if not images:
+        log.info("this engine has no check images: its answers are not checked on this machine")
+        return None
+    return images[0]
+
+
 def _load(
-    memory_limit: int | None, directory: EngineDirectory, backend: str, device: str, images: int
-) -> tuple[Backend, BufferPool]:
-    manifest = directory.manifest
+    memory_limit: int | None,
+    candidates: Iterator[Backend],
+    manifest: Manifest,
+    images: int,
+    check: CheckImage | None,
+) -> tuple[Backend, BufferPool] | None:
+    """The next backend with its buffers, if there is one."""
     hint = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
     with measured() if memory_limit is not None else nullcontext(Usage()) as usage:
-        loaded = load_backend(directory, backend, device)
+        loaded = next(candidates, None)
+        if loaded is None:
+            return None
         pool = None
         try:
             if memory_limit is not None and loaded.device == "cuda":
@@ -74,6 +123,8 @@ def _load(
             pool = loaded.buffer_pool(manifest, images)
             if memory_limit is not None:
                 pool.warm_up(manifest, images)
+            if check is not None:
+                require_answer(loaded, pool, manifest, check)
         except Exception as error:
             if pool is not None:
                 pool.close()

@@ -30,11 +30,14 @@ class Prediction:
         probabilities: softmax over the classes, by name, in the engine's order; read-only.
         focused: whether a region steered the classifier; False means that plain CLIP was used.
         focus_score: predicted IoU × stability of the focus mask, in [0, 1].
-        focus_logits: float32 (h, w), the focus mask in SAM2's square frame, over the whole image.
+        focus_logits: float32 (h, w), the focus mask in SAM2's square frame, over the whole image;
+            None if the engine does not segment, or with `keep_masks=False`.
         image_size: height and width of the image in pixels.
-        patch_focus: float32 (g, g) in [0, 1], the focus mask's mean over each CLIP patch.
+        patch_focus: float32 (g, g) in [0, 1], the focus mask's mean over each CLIP patch; None
+            where `focus_logits` is.
         warnings: how the image was altered when it was read: sentences, each with its `code`.
         error: why there is no prediction.
+        embedding: float32 (E,), as `Engine.encode_image` gives it; only with `embeddings=True`.
     """
 
     source: str
@@ -47,6 +50,7 @@ class Prediction:
     patch_focus: NDArray[np.float32] | None
     warnings: tuple[Notice, ...] = ()
     error: MedfocusError | None = None
+    embedding: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         read_only = MappingProxyType(dict(self.probabilities))
@@ -99,7 +103,7 @@ class Prediction:
         atomic_write(Path(path), content.getvalue())
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction without its masks, as plain JSON types, for result files."""
+        """The prediction without its arrays, as plain JSON types, for result files."""
         return {
             "source": self.source,
             "label": self.label,

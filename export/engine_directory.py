@@ -8,23 +8,30 @@ import torch
 from safetensors.torch import save
 
 import medfocus
-from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, HEAD_WEIGHTS, SEGMENTER_WEIGHTS
+from medfocus.engine.artifact.layout import (
+    CHECK_IMAGES,
+    CLASSIFIER_WEIGHTS,
+    HEAD_WEIGHTS,
+    SEGMENTER_WEIGHTS,
+)
 from medfocus.engine.artifact.manifest import ClipModel, Manifest, Models, Producer, Sam2Model
 from medfocus.engine.artifact.parity import Parity
 from medfocus.engine.artifact.precision import Precision
 from medfocus.engine.artifact.writing import write_engine_directory, write_manifest, writing
+from medfocus.engine.checking.check_images import to_bytes
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.preprocess.batch import prepare
 from medfocus.errors import InputError
 from medfocus.export.config import ExportConfig
 from medfocus.export.progress import ProgressReporter
+from medfocus.export.validate.check_images import confirmed, draw
 from medfocus.export.validate.comparison import SEGMENTER_SIZE, Images
 from medfocus.models.clip.encoder import FocusCLIP
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.head import Head, graph_tensors
 from medfocus.models.presets import ZERO_SHOT, Preset
 from medfocus.models.sam2.segmenter import Segmenter
-from medfocus.settings import Focus, Selection
+from medfocus.settings import Focus, Prompts, Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +42,9 @@ class ModelBundle:
         preset: names the architectures and CLIP's preprocessing.
         clip, segmenter: the models with their weights; `*_sha256`: of their weight files.
         head: classes, class embeddings, strengths.
-        focus, selection: the settings.
+        focus, selection, prompts: the settings.
+        class_prompts: the templates from whose texts the head's class embeddings were made; none
+            if they were trained.
         native_segmenter: the same SAM2 at its architecture's image size, where `segmenter` has
             another size.
     """
@@ -48,6 +57,8 @@ class ModelBundle:
     head: Head
     focus: Focus
     selection: Selection
+    prompts: Prompts = ZERO_SHOT
+    class_prompts: tuple[str, ...] = ()
     native_segmenter: Segmenter | None = None
 
 
@@ -90,10 +101,16 @@ def build(
                 ):
                     _write(staging / name, save(_contiguous(module)))
         manifest = _manifest(bundle, config)
+        graphs = _graphs(bundle, manifest)
         resized = bundle.native_segmenter is not None and bundle.focus.mode != "none"
         if resized or config.backends != {"torch": "fp32"}:
             calibration = (calibration or images) if config.int8 else ()
-            manifest = _checked(staging, manifest, bundle, config, images, calibration, progress)
+            manifest = _checked(
+                staging, manifest, bundle, graphs, config, images, calibration, progress
+            )
+        checks = confirmed(staging, manifest, draw(*graphs, manifest, progress), progress)
+        if checks:
+            _write(staging / CHECK_IMAGES, to_bytes(checks))
         with progress("hashing"):
             return write_manifest(staging, manifest)
 
@@ -107,6 +124,7 @@ def _checked(
     staging: Path,
     manifest: Manifest,
     bundle: ModelBundle,
+    graphs: tuple[SegmenterGraph, ClassifierGraph],
     config: ExportConfig,
     images: Sequence[SourceImage],
     calibration: Sequence[SourceImage],
@@ -125,7 +143,7 @@ def _checked(
             code="input.too_few_images",
         )
     steered = manifest.focus.mode != "none"
-    segmenter, classifier = _graphs(bundle, manifest)
+    segmenter, classifier = graphs
     gate = Gate.prepare(
         segmenter,
         classifier,
@@ -196,9 +214,10 @@ def _manifest(bundle: ModelBundle, config: ExportConfig) -> Manifest:
         precision=Precision(),
         focus=bundle.focus,
         selection=bundle.selection,
-        prompts=ZERO_SHOT,
+        prompts=bundle.prompts,
         preprocessing=bundle.preset.preprocessing(bundle.clip, bundle.segmenter),
         classes=bundle.head.classes,
+        class_prompts=bundle.class_prompts,
         buckets=config.buckets,
         files={},
         backends=config.backends,

@@ -40,15 +40,31 @@ def _models(manifest: Manifest) -> Table:
             f"{models.sam2.architecture} at {models.sam2.image_size} pixels,"
             f" weights {models.sam2.weights_sha256[:12]}",
         ),
-        ("focus", f"{manifest.focus.mode}, selection {manifest.selection.policy}"),
+        ("focus", manifest.focus.mode),
+        ("prompts", _prompts(manifest)),
+        ("selection", _selection(manifest)),
         ("slices of a series", f"joined by {manifest.join}"),
         ("classes", ", ".join(manifest.classes)),
+        *(("class prompt", template) for template in manifest.class_prompts),
         ("precision", precision.dtype + (f", {blocks} blocks in fp32" if blocks else "")),
         ("batch sizes", ", ".join(map(str, manifest.buckets))),
         ("written by", f"{manifest.producer.name} {manifest.producer.version}"),
     ):
         table.add_row(name, Text(printable(value)))
     return table
+
+
+def _prompts(manifest: Manifest) -> str:
+    prompts = manifest.prompts.labels
+    return f"{len(prompts)}, points each: {len(prompts[0])}"
+
+
+def _selection(manifest: Manifest) -> str:
+    chosen = manifest.selection
+    return (
+        f"{chosen.policy}; area {chosen.min_area:g} to {chosen.max_area:g}, score at least"
+        f" {chosen.min_score:g}, stability at ±{chosen.stability_offset:g}"
+    )
 
 
 def _files(manifest: Manifest) -> Table:
@@ -66,7 +82,7 @@ def size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-_FIGURES: tuple[tuple[str, str, str], ...] = (
+FIGURES: tuple[tuple[str, str, str], ...] = (
     ("embedding cosine", "embedding_cosine", ".6f"),
     ("same label", "top1_agreement", ".1%"),
     ("probability diff.", "probability_difference", ".1e"),
@@ -87,7 +103,7 @@ def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
     names = list(dict.fromkeys([*manifest.backends, *manifest.parity]))
     table = Table("backend", *(Column(Text(printable(name))) for name in names))
     table.add_row("precision", *(manifest.backends.get(name, "fp32") for name in names))
-    for label, figure, form in _FIGURES:
+    for label, figure, form in FIGURES:
         cells = []
         for name in names:
             if name not in manifest.parity:

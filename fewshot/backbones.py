@@ -75,7 +75,8 @@ class Backbones:
 
     def text(self, class_prompts: Sequence[str]) -> Tensor:
         """Embed C class prompts, one sentence each: (C, E) of length 1, on the CPU."""
-        return class_embeddings(self.loaded.model, self.loaded.tokenize, class_prompts, "{}")
+        whole = ("{class}",)
+        return class_embeddings(self.loaded.model, self.loaded.tokenize, class_prompts, whole)
 
     def zero_shot_head(
         self, classes: Sequence[str], class_prompts: Sequence[str], focus: Focus

@@ -20,12 +20,20 @@ from medfocus.settings import (
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# The zero-shot prompts: nine prompts of one foreground point each, on a 3×3 grid. A region of
-# interest lies in the inner part of the field of view, so the rim has no points.
-ZERO_SHOT = Prompts(
-    points=tuple(((x, y),) for y in (0.25, 0.5, 0.75) for x in (0.25, 0.5, 0.75)),
-    labels=((FOREGROUND,),) * 9,
-)
+GRID = 3
+
+
+def prompt_grid(side: int) -> Prompts:
+    """side×side prompts of one foreground point each, evenly spaced.
+
+    A region of interest lies in the inner part of the field of view, so the rim has no points.
+    """
+    places = [number / (side + 1) for number in range(1, side + 1)]
+    points = tuple(((x, y),) for y in places for x in places)
+    return Prompts(points, ((FOREGROUND,),) * len(points))
+
+
+ZERO_SHOT = prompt_grid(GRID)  # the prompts of an image that has none of its own
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`medfocus`: one command for all that this package does. `medfocus COMMAND --help` says more.
 
-Exit codes, of every command: 0 success; 1 some inputs failed; 2 wrong usage; 3 refused by the
-parity gate; 4 input or output error; 130 interrupted.
+Exit codes, of every command: 0 success; 1 some inputs failed; 2 wrong usage; 3 an engine
+that is refused, too far from the float32 model; 4 input or output error; 130 interrupted.
 """
 
 import argparse

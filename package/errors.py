@@ -72,7 +72,7 @@ class EngineDirectoryError(MedfocusError):
 
 
 class ParityError(MedfocusError):
-    """A built engine whose answers are too far from the float32 model's; it was not written."""
+    """An engine whose answers are too far from the float32 model's: not written, or not loaded."""
 
     default_code = "parity.missed"
 

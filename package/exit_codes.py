@@ -20,7 +20,7 @@ MEANINGS = {
     ExitCode.OK: "success",
     ExitCode.SOME_FAILED: "some inputs failed",
     ExitCode.USAGE: "wrong usage: an option or argument that cannot be used, or a missing package",
-    ExitCode.REFUSED: "refused by the parity gate: too far from the float32 model",
+    ExitCode.REFUSED: "refused: an engine whose answers are too far from the float32 model's",
     ExitCode.INPUT_OUTPUT: "input or output error: a file, image, weights, an engine or a device",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }

@@ -1,5 +1,6 @@
 """How the models are used, as data: shared by the models, the export and the engine's manifest."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -17,6 +18,15 @@ BACKGROUND: Final = 0
 FOREGROUND: Final = 1
 BOX_TOP_LEFT: Final = 2
 BOX_BOTTOM_RIGHT: Final = 3
+
+
+CLASS_PLACE: Final = "{class}"  # in the template of a class prompt, the place of the class's name
+
+
+def is_class_template(text: str) -> bool:
+    """Whether a text is the template of a class prompt: {class} once, and no other brace."""
+    before, place, after = text.partition(CLASS_PLACE)
+    return bool(place) and not set("{}") & set(before + after) and text.isprintable()
 
 
 def require(holds: bool, key: str, problem: str) -> None:
@@ -73,7 +83,8 @@ class Selection:
         require(0 <= self.min_area < 1, "min_area", "is not in [0, 1)")
         require(self.min_area < self.max_area <= 1, "max_area", "is not in (min_area, 1]")
         require(0 <= self.min_score <= 1, "min_score", "is not in [0, 1]")
-        require(self.stability_offset >= 0, "stability_offset", "is negative")
+        finite = 0 <= self.stability_offset < math.inf
+        require(finite, "stability_offset", "is not a finite number of at least 0")
 
 
 @dataclass(frozen=True)

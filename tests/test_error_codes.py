@@ -11,7 +11,7 @@ FOLDERS = ("package", "kernels", "models", "phantoms", "engine", "export", "fews
 
 AREAS = "input|file|image|dicom|weights|model|head|engine|parity|backend|device|output|kernel"
 CODE = re.compile(
-    rf"({AREAS}|dataset|split|bench|pixels|series)\.(?!safetensors$|plan$|csv$)[a-z_]+"
+    rf"({AREAS}|boxes|dataset|split|bench|pixels|series)\.(?!safetensors$|plan$|csv$)[a-z_]+"
 )
 
 

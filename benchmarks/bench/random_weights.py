@@ -19,7 +19,7 @@ from sam2.build_sam import build_sam2
 
 from medfocus.benchmarks.baselines.upstream import SAM2_CONFIGS
 from medfocus.models.clip.architecture import build_clip, clip_configuration
-from medfocus.models.clip.text import CLASS_PROMPT
+from medfocus.models.clip.text import class_prompt
 from medfocus.models.presets import PRESETS, preset
 
 MASK_STD, IOU_LOGIT = 3.0, 3.0  # mask logits of some ±8, predicted IoU 0.95
@@ -65,7 +65,7 @@ def _write_text_encoder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     configuration = BertConfig()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    known = sorted(set(f"{CLASS_PROMPT.format('')} {' '.join(CLASSES)}".lower().split()))
+    known = sorted(set(f"{class_prompt('')} {' '.join(CLASSES)}".lower().split()))
     words = [*special, *known]
     words += [f"[unused{place}]" for place in range(len(words), configuration.vocab_size)]
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")

@@ -24,7 +24,7 @@ from medfocus.fewshot.examples import load_examples
 from medfocus.fewshot.focus_store import FocusStore
 from medfocus.files.atomic_write import atomic_write
 from medfocus.models.clip.encoder import FocusCLIP
-from medfocus.models.clip.text import CLASS_PROMPT
+from medfocus.models.clip.text import class_prompt
 from medfocus.models.head import Head
 from medfocus.models.loading import load_clip, load_segmenter
 from medfocus.models.presets import preset
@@ -97,7 +97,7 @@ def _few_shot(folder: Path, mode: FocusMode, backbones: Backbones) -> Head:
 def _zero_shot(mode: FocusMode, backbones: Backbones) -> Head:
     """The head of the class prompts only; the classes in the order of their folders."""
     classes = sorted(kind.name for kind in DEMO_KINDS)
-    prompts = [CLASS_PROMPT.format(name) for name in classes]
+    prompts = [class_prompt(name) for name in classes]
     return backbones.zero_shot_head(classes, prompts, Focus(mode=mode))
 
 

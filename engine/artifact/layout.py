@@ -4,6 +4,8 @@
 SEGMENTER_WEIGHTS = "segmenter.safetensors"
 CLASSIFIER_WEIGHTS = "classifier.safetensors"
 HEAD_WEIGHTS = "head.safetensors"
+# Phantoms with the answers that a backend must give (`engine/checking/`).
+CHECK_IMAGES = "check.safetensors"
 # The graphs for ONNX Runtime, OpenVINO and TensorRT, each with its weights in a second file.
 SEGMENTER_ONNX = "segmenter.onnx"
 CLASSIFIER_ONNX = "classifier.onnx"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from medfocus.engine.artifact.parity import Parity, Thresholds
 from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS, ComputePrecision, Precision
@@ -19,11 +19,12 @@ from medfocus.settings import (
     Preprocessing,
     Prompts,
     Selection,
+    is_class_template,
     join_slices,
     require,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 DIGEST_NAME = "manifest.json.sha256"
 HINT = "export the engine again"
@@ -99,6 +100,8 @@ class Manifest:
         prompts: the zero-shot prompts.
         preprocessing: of both networks' inputs.
         classes: in the order of the probabilities.
+        class_prompts: the templates from whose texts the class embeddings were made; none if they
+            were trained, or if the engine was written before they were recorded.
         buckets: ascending batch sizes that the engine was checked with, up to `MOST_IMAGES`.
         files: all other files of the directory, by relative name.
         backends: the runtimes that the engine was exported for and checked with, and the precision
@@ -123,12 +126,13 @@ class Manifest:
     prompts: Prompts
     preprocessing: Preprocessing
     classes: tuple[str, ...]
+    class_prompts: tuple[str, ...]
     buckets: tuple[int, ...]
     files: Mapping[str, FileRecord]
     backends: Mapping[str, ComputePrecision]
     parity: Mapping[str, Parity]
     thresholds: Mapping[str, Thresholds]
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     join: str = field(default="mean", metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
@@ -140,6 +144,8 @@ class Manifest:
         named = bool(self.classes) and all(name.strip() for name in self.classes)
         require(named, "classes", "is empty or holds an empty name")
         require(len(set(self.classes)) == len(self.classes), "classes", "names a class twice")
+        templates = all(map(is_class_template, self.class_prompts))
+        require(templates, "class_prompts", "holds a text without {class}, or with other braces")
         ascending = list(self.buckets) == sorted(set(self.buckets))
         require(
             bool(self.buckets) and self.buckets[0] > 0 and ascending,
@@ -195,10 +201,12 @@ def from_json(text: str | bytes) -> Manifest:
             "", "is not JSON in UTF-8, or holds a key twice or no usable number"
         ) from error
     version = content.get("schema_version", SCHEMA_VERSION) if isinstance(content, dict) else None
-    if type(version) is int and version != SCHEMA_VERSION:
+    if type(version) is int and version == 1:
+        content = _upgraded(content)
+    elif type(version) is int and version != SCHEMA_VERSION:
         raise EngineDirectoryError(
             f"{FILE_NAME}: schema_version",
-            f"is {version}, and this medfocus reads {SCHEMA_VERSION}",
+            f"is {version}, and this medfocus reads 1 to {SCHEMA_VERSION}",
             "export the engine again with this version, or install the version that wrote it",
             code="engine.schema_unsupported",
         )
@@ -206,6 +214,13 @@ def from_json(text: str | bytes) -> Manifest:
         return read_dataclass(Manifest, content)
     except InputError as error:
         raise _invalid(error.item, error.problem) from error
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema version 1 as one of version 2, which added `class_prompts`."""
+    if "class_prompts" in content:
+        raise _invalid("class_prompts", "is not a known key of schema version 1")
+    return {**content, "class_prompts": [], "schema_version": 2}
 
 
 def _invalid(key: str, problem: str) -> EngineDirectoryError:

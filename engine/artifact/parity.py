@@ -1,8 +1,10 @@
 """How far a backend's outputs are from the float32 PyTorch model's, and the limits for that."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from medfocus.engine.artifact.precision import ComputePrecision
 from medfocus.settings import Device, require
 
 
@@ -68,16 +70,20 @@ class Thresholds:
                 "is not a finite number of at least 0",
             )
 
-    def missed(self, parity: Parity) -> tuple[str, ...]:
-        """The values outside their limits, each as `name value (limit)`."""
+    def missed(self, figures: Mapping[str, float]) -> tuple[str, ...]:
+        """The figures outside their limits, each as `name value (limit)`.
+
+        Args:
+            figures: by the names of `Parity`, all of them or some.
+        """
         return tuple(
-            f"{field.name} {getattr(parity, field.name):.6g} ({self._limit(field.name)})"
+            f"{field.name} {figures[field.name]:.6g} ({self._limit(field.name)})"
             for field in fields(self)
-            if not self._met(field.name, parity)
+            if field.name in figures and not self._met(field.name, figures[field.name])
         )
 
-    def _met(self, name: str, parity: Parity) -> bool:
-        value, limit = getattr(parity, name), getattr(self, name)
+    def _met(self, name: str, value: float) -> bool:
+        limit = getattr(self, name)
         # Comparisons with NaN are False, so NaN does not pass.
         return bool(value >= limit if name in AT_LEAST else value <= limit)
 
@@ -93,3 +99,10 @@ AT_LEAST = (
     "mask_iou_alone",
 )
 SEGMENTER_FIGURES = ("mask_iou", "mask_iou_alone", "mask_logit_error", "score_error")
+
+THRESHOLDS: dict[ComputePrecision, Thresholds] = {
+    "fp32": Thresholds(0.99999, 1.0, 1e-3, 1.0, 1e-3, 0.999, 0.99, 1e-3, 1e-3),
+    "fp16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
+    "bf16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
+    "int8": Thresholds(0.98, 0.98, 0.25, 0.98, 0.05, 0.95, 0.9, 0.3, 0.05),
+}

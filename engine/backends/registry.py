@@ -6,7 +6,7 @@ it in `BACKENDS`; and list its precisions in `artifact/precision.py`.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -61,10 +61,16 @@ _not_to_fork: set[int] = set()
 
 
 def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backend:
+    """The first of `usable_backends`; the arguments and errors are the same."""
+    return next(usable_backends(directory, backend, device))
+
+
+def usable_backends(directory: EngineDirectory, backend: str, device: str) -> Iterator[Backend]:
     """Load an engine directory's graphs into a backend that the export checked them in.
 
     `auto` takes the fastest backend that this engine was exported for, that is installed and that
-    the device supports; each one that it skips is logged with the reason.
+    the device supports; each one that it skips is logged with the reason. Whoever cannot use it
+    closes it, and takes the next.
 
     Args:
         directory: as `read_engine_directory` returns it.
@@ -97,17 +103,23 @@ def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backe
                 f"use {' or '.join(exported)}, or export the engine again with that target",
                 code="backend.not_exported",
             )
-        return _load(directory, backend, device)
-    reasons = []
+        yield _load(directory, backend, device)
+        return
+    reasons, any_loaded = [], False
     for place in DEVICES if device == "auto" else (device,):
         for name in _fastest_first(place):
             if name not in exported:
                 continue
             try:
-                return _load(directory, name, place)
+                loaded = _load(directory, name, place)
             except MedfocusError as error:
                 log.info("skipped backend %s on %s: %s", name, place, error)
                 reasons.append(f"{name}: {error.problem}")
+            else:
+                any_loaded = True
+                yield loaded
+    if any_loaded:
+        return
     raise InputError(
         "backend auto",
         f"none of this engine's backends runs here on {device} ({'; '.join(reasons) or 'none'})",

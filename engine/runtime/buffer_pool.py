@@ -1,5 +1,6 @@
 """What a backend gives a pipeline to run on: batch buffers and the streams of the two graphs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from medfocus.engine.io.images import SourceImage
 from medfocus.engine.runtime.batch_buffers import BatchBuffers, HostBatchBuffers
 from medfocus.engine.runtime.execution import Stream, ThreadStream
 from medfocus.engine.runtime.graphs import Graphs
-from medfocus.engine.runtime.image_request import ImageRequest
+from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
 from medfocus.settings import Device
 
 BATCHES_ON_GPU = 3  # one in each stream, and one being preprocessed
@@ -27,12 +28,18 @@ class BufferPool(NamedTuple):
         side = manifest.preprocessing.segmenter.size
         blank = SourceImage(np.zeros((side, side, 3), np.uint8), "blank image")
         for buffers in self.buffers:
-            buffers.begin([ImageRequest(blank, manifest.prompts) for _ in range(count)])
-            for row in range(count):
-                buffers.prepare(row)
-            segmented = self.segment.submit(buffers.segment)
-            self.classify.submit(buffers.classify, after=segmented).wait()
-            buffers.end()
+            self.run(buffers, [ImageRequest(blank, manifest.prompts) for _ in range(count)])
+
+    def run(self, buffers: BatchBuffers, requests: Sequence[ImageRequest]) -> list[GraphOutputs]:
+        """Run a batch through one of the buffers to its end, before there is a pipeline."""
+        buffers.begin(requests)
+        for row in range(len(requests)):
+            buffers.prepare(row)
+        segmented = self.segment.submit(buffers.segment)
+        self.classify.submit(buffers.classify, after=segmented).wait()
+        outputs = [buffers.outputs(row) for row in range(len(requests))]
+        buffers.end()
+        return outputs
 
     def close(self) -> None:
         """End the streams."""

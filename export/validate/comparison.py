@@ -9,18 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from medfocus.engine.artifact.parity import Parity, Thresholds
-from medfocus.engine.artifact.precision import ComputePrecision
+from medfocus.engine.checking.figures import (
+    cosine,
+    largest_difference,
+    mask_iou,
+    mask_logit_error,
+)
 from medfocus.engine.preprocess.batch import Batch, Prepared, collate, no_focus
 from medfocus.engine.runtime.graphs import Array, Graphs
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.settings import Device, Preprocessing
 
-THRESHOLDS: dict[ComputePrecision, Thresholds] = {
-    "fp32": Thresholds(0.99999, 1.0, 1e-3, 1.0, 1e-3, 0.999, 0.99, 1e-3, 1e-3),
-    "fp16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
-    "bf16": Thresholds(0.999, 0.98, 0.05, 0.98, 0.02, 0.98, 0.9, 0.05, 0.02),
-    "int8": Thresholds(0.98, 0.98, 0.25, 0.98, 0.05, 0.95, 0.9, 0.3, 0.05),
-}
 # A smaller segmenter is another model: it may find other edges, but must find the same regions.
 SEGMENTER_SIZE = Thresholds(0.9, 0.95, 0.5, 0.95, 1.0, 0.85, 0.0, 1.0, 0.2)
 DIFFERENT = 0.9  # masks with a lower IoU with the reference's are segmented again, by themselves
@@ -152,12 +151,14 @@ def mask_iou_alone(
     Only images whose mask differs from the reference's are segmented again.
     """
     rows = [row for batch in batch_rows for row in batch]
-    different = np.flatnonzero(_iou(found.focus_logits, reference.focus_logits[rows]) < DIFFERENT)
+    different = np.flatnonzero(
+        mask_iou(found.focus_logits, reference.focus_logits[rows]) < DIFFERENT
+    )
     worst = 1.0
     for place in different:
         batch = images.batch([rows[place]])
         single, _ = graphs.segment(batch.segmenter, batch.points, batch.labels)
-        worst = min(worst, float(_iou(found.focus_logits[place : place + 1], single)[0]))
+        worst = min(worst, float(mask_iou(found.focus_logits[place : place + 1], single)[0]))
     return worst
 
 
@@ -180,43 +181,18 @@ def compare(
     rows = [row for batch in batch_rows for row in batch]
     return Parity(
         images=len(set(rows)),
-        embedding_cosine=float(_cosine(found.embedding, reference.embedding[rows]).min()),
+        embedding_cosine=float(cosine(found.embedding, reference.embedding[rows]).min()),
         top1_agreement=float((found.labels == reference.labels[rows]).mean()),
-        probability_difference=_largest(found.probabilities, reference.probabilities[rows]),
-        mask_iou=float(_iou(found.focus_logits, reference.focus_logits[rows]).mean()),
+        probability_difference=largest_difference(
+            found.probabilities, reference.probabilities[rows]
+        ),
+        mask_iou=float(mask_iou(found.focus_logits, reference.focus_logits[rows]).mean()),
         focused_agreement=float((found.focused == reference.focused[rows]).mean()),
         mask_iou_alone=mask_iou_alone,
         score_error=float(np.median(np.abs(found.score - reference.score[rows]))),
         mask_logit_error=float(
-            np.median(_logit_error(found.focus_logits, reference.focus_logits[rows]))
+            np.median(mask_logit_error(found.focus_logits, reference.focus_logits[rows]))
         ),
-        patch_focus_difference=_largest(found.patch_focus, reference.patch_focus[rows]),
+        patch_focus_difference=largest_difference(found.patch_focus, reference.patch_focus[rows]),
         device=device,
     )
-
-
-def _cosine(found: Array, expected: Array) -> NDArray[np.float64]:
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    cosine: NDArray[np.float64] = (a * b).sum(-1) / (
-        np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    )
-    return cosine
-
-
-def _iou(found: Array, expected: Array) -> NDArray[np.float64]:
-    a, b = found > 0, expected > 0
-    union = (a | b).sum((1, 2))
-    share: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum(union, 1)
-    # A mask of NaN would count as empty, and must not agree with an empty one.
-    finite = np.isfinite(found).all((1, 2))
-    return np.where(union > 0, share, 1.0) * finite
-
-
-def _logit_error(found: Array, expected: Array) -> NDArray[np.float64]:
-    difference = np.abs(found.astype(np.float64) - expected).max((1, 2))
-    error: NDArray[np.float64] = difference / np.abs(expected).max((1, 2))
-    return error
-
-
-def _largest(found: Array, expected: Array) -> float:
-    return float(np.abs(found.astype(np.float64) - expected).max())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medfocus.engine.artifact.layout import SEGMENTER_ONNX
 from medfocus.engine.artifact.manifest import Manifest
-from medfocus.engine.artifact.parity import SEGMENTER_FIGURES, Parity, Thresholds
+from medfocus.engine.artifact.parity import SEGMENTER_FIGURES, THRESHOLDS, Parity, Thresholds
 from medfocus.engine.artifact.precision import ComputePrecision, Precision
 from medfocus.engine.artifact.writing import unpublished, writing
 from medfocus.engine.backends.base import Backend
@@ -19,7 +19,6 @@ from medfocus.export.config import TARGETS, ExportConfig, files_of
 from medfocus.export.onnx.half_precision import policy
 from medfocus.export.progress import ProgressReporter
 from medfocus.export.validate.comparison import (
-    THRESHOLDS,
     Images,
     Outputs,
     Reference,
@@ -172,7 +171,7 @@ class Gate:
                 backend = load_backend(unpublished(writer.staging, manifest), name, "auto")
             with closing(backend):
                 found = self._compare(backend, f"checking {name} in {precision}")
-            if missed := self._thresholds(precision).missed(found):
+            if missed := self._thresholds(precision).missed(vars(found)):
                 return name, missed
             parity[name] = found
         return None

@@ -1,4 +1,4 @@
-"""The images for checking and calibrating an export: the user's own, and phantoms."""
+"""The images for the parity gate and for calibration: the user's own, and phantoms."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from medfocus.engine.io.inputs.staging import staging
 from medfocus.engine.io.reading.reader import read_images
 from medfocus.phantoms import KINDS, ORGANS, make_phantom
 
-CHECK_IMAGES, CALIBRATION_IMAGES = 64, 128
+GATE_IMAGES, CALIBRATION_IMAGES = 64, 128
 # Phantoms from these seeds on are used for nothing else, and none for both.
 SEED, CALIBRATION_SEED = 40_000_000, 45_000_000
 
 
-def check_images(
-    folder: Path | None, count: int = CHECK_IMAGES, seed: int = SEED
+def gate_images(
+    folder: Path | None, count: int = GATE_IMAGES, seed: int = SEED
 ) -> list[SourceImage]:
     """The images of a folder, and phantoms until there are `count` images.
 

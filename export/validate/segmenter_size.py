@@ -53,7 +53,7 @@ def check_segmenter_size(
     )
     rows = [list(range(len(images)))]
     parity = compare(_resized(found, expected), expected, rows, mask_iou_alone=1.0, device="cpu")
-    if missed := SEGMENTER_SIZE.missed(parity):
+    if missed := SEGMENTER_SIZE.missed(vars(parity)):
         raise ParityError(
             f"segmenter size {used.segmenter.size}",
             f"finds other regions than SAM2's native {size}: " + ", ".join(missed),

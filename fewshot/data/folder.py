@@ -9,7 +9,7 @@ from medfocus.errors import FileError, InputError
 from medfocus.fewshot.data.dataset import Dataset, Item, Part
 from medfocus.fewshot.data.splitting.groups import patient_group
 from medfocus.models.clip.class_names import check_distinct, class_name
-from medfocus.models.clip.text import CLASS_PROMPT
+from medfocus.models.clip.text import class_prompt
 
 LAYOUT = (
     "lay images out as FOLDER/<class>/<image> or FOLDER/{train,test}/<class>/<image>, with val"
@@ -189,7 +189,7 @@ def _dataset(
         name=root.resolve().name,
         root=root,
         classes=classes,
-        prompts=tuple(CLASS_PROMPT.format(name) for name in classes),
+        prompts=tuple(class_prompt(name) for name in classes),
         items=tuple(sorted(items, key=lambda item: item.path)),
         notes=notes + leftover_notes(walk),
     )

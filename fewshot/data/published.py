@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from medfocus.fewshot.data.dataset import Part
-from medfocus.models.clip.text import CLASS_PROMPT
+from medfocus.models.clip.text import class_prompt
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Recipe:
     @property
     def prompts(self) -> tuple[str, ...]:
         """C class prompts."""
-        return tuple(CLASS_PROMPT.format(phrase) for phrase in self.phrases)
+        return tuple(class_prompt(phrase) for phrase in self.phrases)
 
 
 COVID = Recipe(

@@ -12,7 +12,7 @@ from medfocus.fewshot.data.folder import VALIDATION_NOTE, part_of
 from medfocus.fewshot.data.splitting.groups import group_of, patient_group
 from medfocus.files.file_errors import unreadable
 from medfocus.models.clip.class_names import check_distinct, class_name
-from medfocus.models.clip.text import CLASS_PROMPT
+from medfocus.models.clip.text import class_prompt
 
 _REQUIRED = ("path", "label")
 
@@ -66,7 +66,7 @@ def read_table(path: Path, outside: bool = False) -> Dataset:
         name=path.stem,
         root=Path(os.path.commonpath([home, *(file.parent for file in files)])),
         classes=classes,
-        prompts=tuple(CLASS_PROMPT.format(name) for name in classes),
+        prompts=tuple(class_prompt(name) for name in classes),
         items=tuple(sorted((item for _, item in items.values()), key=lambda item: item.path)),
         notes=(VALIDATION_NOTE,) if validation else (),
     )

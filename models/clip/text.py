@@ -5,15 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
+from open_clip import build_zero_shot_classifier
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from medfocus.errors import FileError, InputError
 from medfocus.models.clip.architecture import clip_configuration, text_folder_of
+from medfocus.settings import CLASS_PLACE, is_class_template
 
-CLASS_PROMPT = "This is a photo of {}"  # from the paper
+CLASS_PROMPT = "This is a photo of {class}"  # from the paper
 
 Tokenizer = Callable[[Sequence[str]], Tensor]  # T texts -> (T, context length) int64
 
@@ -64,17 +64,48 @@ def _tokenize(
     return tokens
 
 
-@torch.no_grad()
+def class_prompt(name: str, template: str = CLASS_PROMPT) -> str:
+    """A class prompt: the template with the class's name."""
+    return template.replace(CLASS_PLACE, name)
+
+
+def check_template(template: str) -> str:
+    """The template of a class prompt as it was given.
+
+    Raises:
+        InputError: it does not hold {class} once, holds another brace, or a character that cannot
+            be printed (`input.class_prompt`).
+    """
+    if not is_class_template(template):
+        raise InputError(
+            f"class prompt {template!r}",
+            "does not have the class's name in one place",
+            "write {class} once and no other braces, as in 'a dermoscopy image of {class}'",
+            code="input.class_prompt",
+        )
+    return template
+
+
 def class_embeddings(
-    clip: Any, tokenize: Tokenizer, classes: Sequence[str], prompt: str = CLASS_PROMPT
+    clip: Any,
+    tokenize: Tokenizer,
+    classes: Sequence[str],
+    templates: Sequence[str] = (CLASS_PROMPT,),
 ) -> Tensor:
     """Zero-shot class embeddings: (C, E) float32, each of length 1.
+
+    With several templates it is their mean, each prompt's embedding at length 1 first (the prompt
+    ensemble of CLIP's paper, arXiv 2103.00020, section 3.1.4, as open_clip computes it).
 
     Args:
         clip: both towers, open_clip's `CLIP` or `CustomTextCLIP`.
         tokenize: this CLIP's tokenizer.
         classes: C class names.
-        prompt: a sentence with `{}` in the place of the class name.
+        templates: of class prompts, see `check_template`.
+
+    Raises:
+        InputError: a prompt is too long for the text encoder (`input.text_too_long`).
     """
-    tokens = tokenize([prompt.format(name) for name in classes])
-    return F.normalize(clip.encode_text(tokens).float(), dim=-1)
+    prompts = [partial(class_prompt, template=template) for template in templates]
+    columns: Tensor = build_zero_shot_classifier(clip, tokenize, classes, prompts)  # (E, C)
+    return columns.T.contiguous()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medfocus.engine import classify_command
 from medfocus.engine.classify_command import main
-from medfocus.engine.classify_run import overlay_name
+from medfocus.engine.evidence_files import evidence_name
 from medfocus.errors import DeviceError
 from tests.engine.artifact.test_manifest import MANIFEST
 from tests.engine.series.slices import SERIES, axial, saved
@@ -96,9 +96,9 @@ def test_the_picture_is_that_of_the_evidence(folder: Path, engine: CountingEngin
     assert main(args) == 0
     found = rows("out.json")
     names = {path.name for path in Path("pictures").iterdir()}
-    assert names == {overlay_name(row["source"]) for row in found}
+    assert names == {evidence_name(row["source"], "png") for row in found}
     (row,) = (row for row in found if row["source"] == "scans/volume.nii.gz")
-    with Image.open(Path("pictures", overlay_name(row["source"]))) as shown:
+    with Image.open(Path("pictures", evidence_name(row["source"], "png"))) as shown:
         # The slice on the left of the picture: dark but for the third.
         bright = np.asarray(shown.convert("L"))[150:350, 100:300].mean()
     assert (bright > 128) == (row["evidence"] == "scans/volume.nii.gz#2")

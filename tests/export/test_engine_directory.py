@@ -28,6 +28,7 @@ def test_the_manifest_describes_the_models(engine_directory: Path) -> None:
         "segmenter.safetensors",
         "classifier.safetensors",
         "head.safetensors",
+        "check.safetensors",
     }
 
 

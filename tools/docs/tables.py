@@ -51,7 +51,8 @@ def pivot(source: str, *arguments: str) -> str:
 
 def limits() -> str:
     """The parity gate's limits, one column per precision: the code's own."""
-    from medfocus.export.validate.comparison import SEGMENTER_SIZE, THRESHOLDS
+    from medfocus.engine.artifact.parity import THRESHOLDS
+    from medfocus.export.validate.comparison import SEGMENTER_SIZE
 
     precisions: dict[str, Any] = dict(THRESHOLDS.items()) | {"segmenter size": SEGMENTER_SIZE}
     body = [

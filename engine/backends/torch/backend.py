@@ -102,6 +102,11 @@ class TorchBackend:
             found: ClassifierOutput = self._classifier(image, focus_logits, rows, cols)
         return found
 
+    @property
+    def embedding_size(self) -> int:
+        """E, numbers of an embedding."""
+        return self._classifier.clip.embedding_size
+
     def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
         """See `Backend.buffer_pool`."""
         if self.device == "cpu":

@@ -3,7 +3,7 @@
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from medfocus.engine.io.image_file import (
@@ -70,8 +70,8 @@ class FileReader:
             except MedfocusError as error:
                 return without_traceback(error)
 
-    def read_all(self, path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
-        """Every image of a file.
+    def each(self, path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
+        """Every image of a file, one at a time.
 
         Args:
             path: of the file.
@@ -80,18 +80,21 @@ class FileReader:
         Raises:
             ImageError: it cannot be read.
         """
-        name, images, frames = name or os.fspath(path), list[SourceImage](), 1
+        name, index, frames = name or os.fspath(path), 0, 1
         file = OpenFile(name, open_path(Path(path), name))
         try:
-            while len(images) < frames:
-                frames, outcome = self.read(file, len(images))
+            while index < frames:
+                frames, outcome = self.read(file, index)
                 if isinstance(outcome, MedfocusError):
                     raise outcome
-                source = frame_name(name, len(images), frames)
-                images.append(named(outcome, source))
+                yield named(outcome, frame_name(name, index, frames))
+                index += 1
         finally:
             file.close()
-        return images
+
+    def read_all(self, path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
+        """Every image of a file: see `each`."""
+        return list(self.each(path, name))
 
     def stop(self) -> None:
         """Let all reading fail, soon; from any thread."""
@@ -136,7 +139,12 @@ atexit.register(_shared.close)
 
 
 def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
-    """Every image of a file, read in a process of the calling thread's own.
+    """Every image of a file, read in a process of the calling thread's own: see `each_image`."""
+    return list(each_image(path, name))
+
+
+def each_image(path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
+    """The images of a file one at a time, read in a process of the calling thread's own.
 
     Args:
         path: of the file.
@@ -145,11 +153,11 @@ def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[S
     Raises:
         ImageError: it cannot be read.
     """
-    return _shared.read_all(path, name)
+    return _shared.each(path, name)
 
 
 def read_image(path: str | os.PathLike[str], index: int, name: str) -> SourceImage:
-    """One image of a file, as `read_images` reads all.
+    """One image of a file, as `each_image` reads all.
 
     Args:
         path: of the file.

@@ -47,6 +47,7 @@ MANIFEST = Manifest(
         ClassifierInput(224, 14, "shortest", "bicubic", HALF, HALF),
     ),
     classes=("normal", "Läsion", "肺炎"),
+    class_prompts=("a scan of {class}", "{class}, seen in MRI"),
     buckets=(1, 8, 32),
     files={"plans/a.plan": FileRecord("c" * 64, 12), "head.safetensors": FileRecord("d" * 64, 0)},
     backends={"openvino": "int8", "torch": "fp16"},
@@ -78,7 +79,7 @@ def test_reads_what_it_writes() -> None:
     text = to_json(MANIFEST)
     assert from_json(text) == MANIFEST
     assert to_json(from_json(text.encode())) == text
-    assert text.startswith('{\n  "schema_version": 1,\n  "producer"')
+    assert text.startswith('{\n  "schema_version": 2,\n  "producer"')
     assert "肺炎" in text
 
 
@@ -168,6 +169,9 @@ def test_unknown_keys_are_named(place: str) -> None:
         ("classes", []),
         ("classes", ["a", " "]),
         ("classes", ["a", "a"]),
+        ("class_prompts", ["a scan"]),
+        ("class_prompts", ["{class} and {class}"]),
+        ("class_prompts", ["a {} of {class}"]),
         ("buckets", []),
         ("buckets", [0, 1]),
         ("buckets", [8, 1]),
@@ -202,7 +206,17 @@ def test_values_within_lists_are_named(path: str, value: Any, item: str) -> None
     assert caught.value.item == f"manifest.json: {item}"
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+def test_a_manifest_of_schema_version_1_is_read_as_one_that_records_no_class_prompts() -> None:
+    """As medfocus 0.1 and 0.2 wrote it; the key of version 2 is as unknown to it as any other."""
+    old = content()
+    del old["class_prompts"]
+    old["schema_version"] = 1
+    assert from_json(json.dumps(old)) == replace(MANIFEST, class_prompts=())
+    with invalid("manifest.json: class_prompts"):
+        from_json(json.dumps(old | {"class_prompts": []}))
+
+
+@pytest.mark.parametrize("version", [0, 3, 99])
 def test_another_schema_version_is_refused_first(version: int) -> None:
     with refuses(EngineDirectoryError, "engine.schema_unsupported", "schema_version"):
         from_json(json.dumps({"schema_version": version, "all": "else differs"}))

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medfocus.engine.artifact.parity import Parity, Thresholds
+from medfocus.engine.artifact.parity import THRESHOLDS, Parity, Thresholds
 from medfocus.engine.preprocess.batch import prepare
 from medfocus.export.config import ExportConfig
 from medfocus.export.engine_directory import _graphs, _manifest
 from medfocus.export.progress import ProgressReporter
 from medfocus.export.validate.comparison import (
-    THRESHOLDS,
     Images,
     Outputs,
     Reference,
@@ -65,9 +64,9 @@ def test_batches_are_full_of_images_that_differ(count: int, sizes: set[int]) -> 
 )
 def test_each_figure_has_its_own_limit(figure: str, value: float) -> None:
     changed: dict[str, Any] = {figure: value}
-    (missed,) = LIMITS.missed(replace(PASSING, **changed))
+    (missed,) = LIMITS.missed(vars(replace(PASSING, **changed)))
     assert missed.startswith(f"{figure} {value:.6g}")
-    assert LIMITS.missed(PASSING) == ()
+    assert LIMITS.missed(vars(PASSING)) == ()
 
 
 def test_figures_equal_their_definitions() -> None:
@@ -187,5 +186,5 @@ def test_faults_miss_a_limit(
     faulty = Faulty(reference, fault)
     found = run_graphs(faulty, images, batch_rows, expected)
     iou = mask_iou_alone(faulty, images, found, expected, batch_rows)
-    missed = THRESHOLDS["int8"].missed(compare(found, expected, batch_rows, iou, "cpu"))
+    missed = THRESHOLDS["int8"].missed(vars(compare(found, expected, batch_rows, iou, "cpu")))
     assert (figure is None and not missed) or any(m.startswith(f"{figure} ") for m in missed)

@@ -13,12 +13,12 @@ from rich.console import Console
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, SEGMENTER_WEIGHTS
+from medfocus.engine.artifact.parity import THRESHOLDS
 from medfocus.errors import InputError, ParityError
 from medfocus.export.config import ExportConfig
 from medfocus.export.engine_directory import ModelBundle, build
 from medfocus.export.progress import ProgressReporter
 from medfocus.export.validate import gate, graph_writer
-from medfocus.export.validate.comparison import THRESHOLDS
 from medfocus.export.validate.gate import Gate
 from medfocus.export.validate.graph_writer import GraphWriter
 from medfocus.export.validate.images import phantoms
