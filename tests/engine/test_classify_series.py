@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfocus.engine import classify_command
+from medfocus.engine import Engine, classify_command
 from medfocus.engine.classify_command import main
 from medfocus.engine.evidence_files import evidence_name
 from medfocus.errors import DeviceError
@@ -70,7 +70,10 @@ def test_json_holds_each_study_with_its_slices(
 
 
 def test_csv_and_table_hold_a_line_for_each_study(
-    folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    engine: CountingEngine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert main(["engine", "scans", "--group", "series", "-o", "out.csv"]) == 0
     lines = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
@@ -79,6 +82,7 @@ def test_csv_and_table_hold_a_line_for_each_study(
         (B, "2", "mean"),
     ]
     assert lines[0]["evidence"].startswith("scans/a/")
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["engine", "scans", "--group", "series"]) == 0
     shown = capsys.readouterr().out
     assert "a/ (series 1, 3 slices)" in shown
@@ -179,7 +183,7 @@ def test_archives_are_unpacked_for_headers_and_again_for_pixels(
     assert len(list(Path("pictures").iterdir())) == 2
 
 
-def test_a_slice_that_fails_is_said_and_tried_again(
+def test_a_slice_that_fails_is_said(
     folder: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("scans/b/000.dcm").write_bytes(Path("scans/b/000.dcm").read_bytes()[:-900])
@@ -190,8 +194,33 @@ def test_a_slice_that_fails_is_said_and_tried_again(
     found = rows("out.json")
     assert [row["source"] for row in found] == [A, B, "scans/c.png", "scans/d.dcm"]
     assert [row["label"] is None for row in found] == [False, False, False, True]
-    assert found[1]["warning_codes"] == ["series.slices_failed"]
+    assert "series.slices_failed" in found[1]["warning_codes"]
     said = capsys.readouterr().err
     assert "3 classified, 1 failed" in said
     assert "scans/b/000.dcm: " in said
     assert "DOE" not in said + Path("out.json").read_text()
+
+
+def test_boxes_masks_and_the_most_probable_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine_directory: Path
+) -> None:
+    """With a real engine: a box for one slice of a volume, one mask per slice."""
+    monkeypatch.chdir(tmp_path)
+    coarse = np.random.default_rng(5).integers(0, 1000, (6, 6, 3)).astype(np.int16)
+    volume = coarse.repeat(8, axis=0).repeat(8, axis=1)
+    nib.save(nib.Nifti1Image(volume, np.diag([-1, -1, 4, 1])), "v.nii.gz")
+    Path("boxes.csv").write_text("file,left,top,right,bottom\nv.nii.gz#1,5,5,40,40\n")
+    args = [str(engine_directory), "v.nii.gz", "--group", "series", "-o", "out.json"]
+    assert main([*args, "--boxes", "boxes.csv", "--masks", "masks", "--top-k", "1"]) == 0
+    (row,) = rows("out.json")
+    with Engine.load(engine_directory) as engine:
+        (study,) = engine.classify("v.nii.gz", boxes=[{1: (5, 5, 40, 40)}], group="series")
+    assert row["label"] == study.label
+    assert row["probabilities"] == pytest.approx(dict(study.top(1)), abs=1e-5)
+    for found, expected in zip(row["slices"], study.slices, strict=True):
+        assert found["probabilities"] == pytest.approx(dict(expected.top(1)), abs=1e-5)
+        with Image.open(Path("masks", evidence_name(expected.source, "png"))) as mask:
+            np.testing.assert_array_equal(np.asarray(mask) > 0, expected.focus_mask)
+    Path("boxes.csv").write_text("file,left,top,right,bottom\nv.nii.gz#9,5,5,40,40\n")
+    assert main([*args, "--boxes", "boxes.csv"]) == 1
+    assert [each["error"] is None for each in rows("out.json")[0]["slices"]] == [True] * 3 + [False]

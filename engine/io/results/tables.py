@@ -79,9 +79,9 @@ def table(rows: list[ResultRow], top_k: int = 1) -> Table:
     """A table for the terminal, without the folder that all files share.
 
     An image or study has a line for each of the `top_k` most probable classes. The column `focus`
-    holds the focus score, or "no" if no region steered the classifier. The
-    column of messages is there only if there are any. Studies have one more, the slice that is
-    their evidence; the focus is its.
+    holds the focus score, or "no" if no region steered the classifier. The column of messages is
+    there only if there are any. Studies have one more, the slice that is their evidence; the focus
+    is its.
     """
     grouped = any("slices" in row for row in rows)
     notes = [_note(row) for row in rows]
