@@ -8,13 +8,16 @@ import math
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from medfocus.errors import ImageError
 
 _HEADERS: dict[int, type[Nifti1Header]] = {348: Nifti1Header, 540: Nifti2Header}
+_MOST_RATIO = 1e4  # of a voxel's sides
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _RESAVE = "save it again as one .nii or .nii.gz file, of integers, floats or RGB"
 
@@ -133,8 +136,18 @@ def _affine(header: Nifti1Header) -> tuple[NDArray[np.float64], bool]:
         affine = np.asarray(header.get_best_affine(), np.float64) if coded else None
     except Exception:  # a quaternion that is none
         affine = None
-    if affine is not None and np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) != 0:
+    if affine is not None and _is_usable(affine):
         return affine, True
-    spacings = [abs(float(each)) for each in header["pixdim"][1:4]]
-    usable = [each if math.isfinite(each) and each > 0 else 1.0 for each in spacings]
-    return np.diag([*usable, 1.0]), False
+    sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
+    sizes[~(np.isfinite(sizes) & (sizes > 0))] = 1.0
+    spacings = np.diag([*sizes, 1.0])
+    return (spacings if _is_usable(spacings) else np.eye(4)), False
+
+
+def _is_usable(affine: NDArray[np.float64]) -> bool:
+    """Whether each stored axis is along another one of the body, and sizes are of one scale."""
+    if not np.isfinite(affine).all():
+        return False
+    sizes = voxel_sizes(affine)
+    scaled = sizes.min() > 0 and sizes.max() < _MOST_RATIO * sizes.min()
+    return bool(scaled and np.isfinite(io_orientation(affine)).all())

@@ -188,6 +188,21 @@ def test_a_file_without_orientation_is_read_with_a_warning(tmp_path: Path) -> No
     assert (image.pixels.shape, image.pixel_aspect) == ((5, 6, 3), 2.0)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"srow_x": [np.nan, 0, 0, 0]},
+        {"srow_y": [0, 0, 0, 0]},
+        {"srow_z": [0, 0, 1e30, 0]},
+        {"sform_code": 0, "qform_code": 1, "quatern_b": 9},
+    ],
+)
+def test_a_useless_orientation_is_none(tmp_path: Path, fields: dict[str, Any]) -> None:
+    path = broken(tmp_path / "a.nii", **fields)
+    assert "pixels.orientation_unknown" in codes(path)
+    assert levels(path).shape == (4, 5, 6)
+
+
 def broken(path: Path, **fields: Any) -> Path:
     """A file whose header, of a sound file, was changed."""
     saved(path, volume(6, 5, 4))
