@@ -38,6 +38,10 @@ def saved(path: Path, voxels: np.ndarray, affine: Any = AXIAL, **header: Any) ->
     return path
 
 
+def loaded(path: Path) -> Any:
+    return nib.load(path)
+
+
 def levels(path: Path) -> np.ndarray:
     """(slices, H, W)"""
     return np.stack([image.pixels[..., 0] for image in read_images(path)])
@@ -108,7 +112,7 @@ def test_slices_that_are_spread_over_the_file(
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
-def test_every_type_of_voxel(tmp_path: Path, kind: Any, order: str, dtype: str) -> None:
+def test_every_type_of_voxel(tmp_path: Path, kind: Any, order: Any, dtype: str) -> None:
     voxels = volume(6, 5, 4, dtype="f8")
     voxels = (voxels / 8).astype(np.dtype(dtype).newbyteorder(order))
     header = kind.header_class(endianness=order)
@@ -117,7 +121,7 @@ def test_every_type_of_voxel(tmp_path: Path, kind: Any, order: str, dtype: str) 
     image.header.set_slope_inter(0.5, -20)
     path = tmp_path / "a.nii.gz"
     nib.save(image, path)
-    expected = by_percentiles(nib.load(path).get_fdata()).transpose(2, 1, 0)
+    expected = by_percentiles(loaded(path).get_fdata()).transpose(2, 1, 0)
     assert np.abs(levels(path) - expected).max() <= 1  # nibabel scales in another precision
     assert np.ptp(expected) == 255
 
@@ -130,7 +134,7 @@ def test_scaled_integers_are_shown_by_the_range_that_the_file_names(tmp_path: Pa
     image.header["cal_min"], image.header["cal_max"] = -160, 240
     nib.save(image, path)
     # nibabel stores what gives back the voxels with the scale.
-    stored = np.asarray(nib.load(path).dataobj)
+    stored = np.asarray(loaded(path).dataobj)
     np.testing.assert_array_equal(levels(path), windowed(stored, -160, 240).transpose(2, 1, 0))
     assert not any(image.warnings for image in read_images(path))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.series.grouping import Study, group_parts
@@ -23,7 +23,7 @@ def dicom(pixels: Any = None, **attributes: Any) -> Dataset:
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"{SERIES}.1"
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = UID(f"{SERIES}.1")
     made.StudyInstanceUID, made.SeriesInstanceUID = "1.2.3", SERIES
     made.PatientName, made.PatientID, made.Modality = "DOE^JANE", "4711", "CT"
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"

@@ -30,7 +30,7 @@ def anatomy(*shape: int) -> np.ndarray:
     """A smooth volume of values from 0 to 1000: what regions can be found in."""
     coarse = np.random.default_rng(11).random((*shape[:-2], 6, 6))
     flat = coarse.reshape(-1, 6, 6)
-    size = shape[:-3:-1]
+    size = shape[-1], shape[-2]
     rows = [np.asarray(Image.fromarray(each).resize(size, 3)) for each in flat]
     return (np.clip(rows, 0, 1) * 1000).reshape(shape).astype(np.int16)
 
