@@ -168,6 +168,14 @@ def test_voxels_that_are_no_numbers_are_background(tmp_path: Path) -> None:
     assert "pixels.not_finite" in codes(path)
 
 
+def test_a_background_of_zeros_has_no_part_in_the_window(tmp_path: Path) -> None:
+    voxels = np.zeros((20, 20, 5), np.int16)
+    voxels[8:10, 8:10, 2] = [[100, 200], [300, 400]]
+    found = levels(saved(tmp_path / "a.nii", voxels)).transpose(2, 1, 0)
+    np.testing.assert_array_equal(found, by_percentiles(voxels))
+    assert 0 < found[8, 9, 2] < found[9, 8, 2] < 255
+
+
 @pytest.mark.parametrize("value", [0, 7])
 def test_a_constant_volume(tmp_path: Path, value: int) -> None:
     path = saved(tmp_path / "a.nii", np.full((4, 4, 2), value, np.int16))
