@@ -14,6 +14,7 @@ from medfocus.engine.series.grouping import group_parts
 from medfocus.engine.series.prediction import SeriesPrediction
 from medfocus.engine.series.reading import parts_of, rereadable
 
+_AT_ONCE = 64  # headers: what others read waits for no more
 Classify = Callable[[Sequence[PromptedSource]], Iterator[tuple[int, list[Prediction]]]]
 
 
@@ -35,9 +36,13 @@ def answer_series(
     for number, item in enumerate(prompted):
         name = source_name(item.source, number)
         items.append(replace(item, source=rereadable(item.source, name), name=name))
-    headers = [pipeline.read(partial(_parts, item, pipeline.reader)) for item in items]
+    parts: list[list[Part]] = []
+    for start in range(0, len(items), _AT_ONCE):
+        some = items[start : start + _AT_ONCE]
+        headers = [pipeline.read(partial(_parts, item, pipeline.reader)) for item in some]
+        parts += [header.result() for header in headers]
     names = [str(item.name) for item in items]
-    studies = group_parts(names, [header.result() for header in headers])
+    studies = group_parts(names, parts)
     order = reading_order(studies)
     answers = classify([items[number] for number in order])
     yield from series_predictions(

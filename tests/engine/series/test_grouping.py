@@ -125,7 +125,7 @@ def test_what_tells_nothing_apart_does_not_split(tmp_path: Path) -> None:
 
 
 def test_what_differs_from_position_to_position_only_does_not_split(tmp_path: Path) -> None:
-    """A volume in two acquisitions, the upper half and the lower one, with two images everywhere."""
+    """A volume in two acquisitions, one above the other, with two images everywhere."""
     images = two_at_each_height("EchoNumbers", (1, 1))
     for image in images:
         image.AcquisitionNumber = 1 + (image.ImagePositionPatient[2] > 4)
