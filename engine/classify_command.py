@@ -18,11 +18,13 @@ from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.backends.device import device_option
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
+from medfocus.engine.classify_series import classify_studies
 from medfocus.engine.engine import Engine
 from medfocus.engine.evidence.files import MASK_FORMATS, EvidenceFolders, make_folders
 from medfocus.engine.io.inputs.boxes import FileBoxes, read_boxes
 from medfocus.engine.io.inputs.files import Found, InputFile, find_files, read_list
 from medfocus.engine.io.reading.limits import ReadingLimits
+from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.io.results.journal import ResultRow, journal_path, open_journal
 from medfocus.engine.io.results.output import (
     FORMATS,
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         """
 medfocus classify engines/demo scans/ --overlays pictures/ --masks masks/
 medfocus classify engines/demo 'study/*.dcm' study.zip -o results.jsonl
+medfocus classify engines/demo study/ brain.nii.gz --group series
 find scans -newer last.csv | medfocus classify engines/demo --from - --format csv
 """,
         {code: MEANINGS[code] for code in (ExitCode.SOME_FAILED, ExitCode.REFUSED)},
@@ -65,8 +68,8 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         metavar="INPUT",
         nargs="*",
         default=[],
-        help="image or DICOM file, folder (searched with its subfolders), pattern in quotes, zip"
-        " archive of images, or DICOMDIR",
+        help="image, DICOM or NIfTI file, folder (searched with its subfolders), pattern in quotes,"
+        " zip archive of images, or DICOMDIR",
     )
     inputs.add_argument(
         "--from",
@@ -74,6 +77,12 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         metavar="FILE",
         help="read the inputs from this file, one per line, or from stdin with - (this or INPUT is"
         " required)",
+    )
+    parser.add_argument(
+        "--group",
+        choices=("series",),
+        help="series: one answer per DICOM series or NIfTI volume, joined from those of its slices"
+        " (default: one per image)",
     )
     parser.add_argument(
         "--boxes",
@@ -101,7 +110,8 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
         "--overlays",
         metavar="DIR",
         type=Path,
-        help="also write one PNG per image that shows its focus mask (default: none)",
+        help="also write one PNG per image that shows its focus mask, or per series one of the"
+        " slice that speaks most for its answer (default: none)",
     )
     add(
         "--masks",
@@ -196,7 +206,14 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
         if journal is not None:
             note = "to resume, run the same command again"
         with noting(note, KeyboardInterrupt, MedfocusError, OSError):
-            rows = classify_files(engine, found.files, boxes, journal, evidence, console)
+            if options.group == "series":
+                limits = ReadingLimits(options.read_seconds)
+                reader = FileReader(limits, trust_files=options.trust_files)
+                rows = classify_studies(
+                    engine, found.files, reader, boxes, journal, evidence, console
+                )
+            else:
+                rows = classify_files(engine, found.files, boxes, journal, evidence, console)
             if kind == "table":
                 Console().print(table(rows, options.top_k or 1))
             else:
@@ -241,6 +258,7 @@ def _identity(
         "manifest": hashlib.sha256(to_json(manifest).encode()).hexdigest(),
         "backend": options.backend,
         "device": options.device,
+        "group": options.group,
         "boxes": hashlib.sha256(repr(listed).encode()).hexdigest(),
     }
 
@@ -252,8 +270,9 @@ def _check_boxes(boxes: Path | None, manifest: Manifest) -> None:
 
 
 def _summarise(rows: list[ResultRow], console: Console) -> int:
-    failures = [row["error"] for row in rows if row["error"]]
-    console.print(f"{len(rows) - len(failures)} classified, {len(failures)} failed")
+    failed = sum(row["error"] is not None for row in rows)
+    console.print(f"{len(rows) - failed} classified, {failed} failed")
+    failures = [each["error"] for row in rows for each in row.get("slices", [row]) if each["error"]]
     print_error(*failures[:_FAILURES_SHOWN])
     if len(failures) > _FAILURES_SHOWN:
         print_error(f"and {len(failures) - _FAILURES_SHOWN} more")

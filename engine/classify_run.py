@@ -19,7 +19,7 @@ from medfocus.engine.prediction import Prediction
 from medfocus.errors import ImageError
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     """A file, the path that it was read from (None if that failed), and its predictions."""
 
     file: InputFile
@@ -56,18 +56,10 @@ def classify_files(
     if rows:
         console.print(f"resuming: {len(rows)} of {len(files)} files are already classified")
     pending = [file for file in files if file not in rows]
-    progress = Progress(
-        TextColumn("classifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with progress:
+    with progress_bar("classifying", console) as progress:
         task = progress.add_task("", total=len(files), completed=len(rows), failed=0)
         failed = 0
-        for file, path, predictions in _answers(engine, pending, boxes, bool(evidence.wanted)):
+        for file, path, predictions in answers(engine, pending, boxes, bool(evidence.wanted)):
             rows[file] = [prediction.to_dict() for prediction in predictions]
             if any(prediction.error for prediction in predictions):
                 failed += 1
@@ -80,14 +72,26 @@ def classify_files(
     return [row for file in files for row in rows[file]]
 
 
-def _answers(
+def progress_bar(doing: str, console: Console) -> Progress:
+    """A bar that also counts what has failed, as the field `failed`."""
+    return Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def answers(
     engine: Engine,
     files: Sequence[InputFile],
     boxes: Mapping[InputFile, FileBoxes],
     keep_masks: bool,
-) -> Iterator[_Answer]:
+) -> Iterator[Answer]:
     """The answers in the order of the files; a file's copy from an archive lasts that long."""
-    asked: deque[_Answer] = deque()
+    asked: deque[Answer] = deque()
     prompts: deque[FileBoxes | None] = deque()
 
     with staging() as staged:
@@ -97,9 +101,9 @@ def _answers(
                 try:
                     path = staged(file)
                 except ImageError as error:
-                    asked.append(_Answer(file, None, [_failed(file.name, error)]))
+                    asked.append(Answer(file, None, [_failed(file.name, error)]))
                 else:
-                    asked.append(_Answer(file, path, []))
+                    asked.append(Answer(file, path, []))
                     prompts.append(boxes.get(file))
                     yield path
 
@@ -113,10 +117,10 @@ def _answers(
             file, path, _ = asked.popleft()
             assert path is not None
             if file.member is None:
-                yield _Answer(file, path, predictions)
+                yield Answer(file, path, predictions)
             else:
                 renamed = [_renamed(each, str(path), file.name) for each in predictions]
-                yield _Answer(file, path, renamed)
+                yield Answer(file, path, renamed)
                 path.unlink(missing_ok=True)
         yield from asked
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,10 @@ from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.image_request import Kept
 from medfocus.engine.runtime.metrics import Span, Stats
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
-from medfocus.engine.runtime.read_ahead import PendingPrediction, stream_sources
-from medfocus.engine.sources import as_list, with_prompts
+from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
+from medfocus.engine.series.prediction import SeriesPrediction
+from medfocus.engine.series.run import answer_series
+from medfocus.engine.sources import ClassifyOptions, StreamOptions, as_list, with_prompts
 from medfocus.errors import InputError, MedfocusError, OutputError, without_traceback
 
 log = logging.getLogger(__name__)
@@ -146,6 +149,22 @@ class Engine:
         """Where it runs: `cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
         return device_name(self._backend.device, self._backend.ordinal)
 
+    @overload
+    def classify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        group: None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> list[Prediction]: ...
+    @overload
+    def classify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        group: Literal["series"],
+        **options: Unpack[ClassifyOptions],
+    ) -> list[SeriesPrediction]: ...
     def classify(
         self,
         batch: ImageSource | Iterable[ImageSource],
@@ -155,7 +174,8 @@ class Engine:
         strict: bool = False,
         embeddings: bool = False,
         keep_masks: bool = True,
-    ) -> list[Prediction]:
+        group: Literal["series"] | None = None,
+    ) -> list[Prediction] | list[SeriesPrediction]:
         """Classify a batch of images.
 
         Args:
@@ -171,10 +191,12 @@ class Engine:
                 callers that share an engine want different things of it.
             keep_masks: give each prediction its focus mask and patch focus. They are most of its
                 memory; without them it still says whether and how well it was focused.
+            group: `series` for one answer per DICOM series or NIfTI volume.
 
         Returns:
             The predictions, in the order of the items: one per image, and for a file of several
-            frames one per frame.
+            frames one per frame. With `group`, one per study, in the order in which the items
+            begin them.
 
         Raises:
             InputError: an empty batch, not one entry of boxes or points per item, a closed engine.
@@ -187,20 +209,36 @@ class Engine:
                 problem = f"has {len(prompts)} entries for {len(sources)} images"
                 hint = "give one per image, None for an image that has none"
                 raise InputError(name, problem, hint, code="input.count_mismatch")
-        predictions = list(
-            self.stream(
-                sources,
-                boxes=boxes,
-                points=points,
-                embeddings=embeddings,
-                keep_masks=keep_masks,
-            )
-        )
-        for prediction in predictions:
-            if strict and prediction.error is not None:
-                raise prediction.error
+        options: StreamOptions = {
+            "boxes": boxes,
+            "points": points,
+            "embeddings": embeddings,
+            "keep_masks": keep_masks,
+        }
+        if group is not None:
+            studies = list(self.stream(sources, group=group, **options))
+            _raise_first(strict, (each for study in studies for each in study.slices))
+            return studies
+        predictions = list(self.stream(sources, **options))
+        _raise_first(strict, predictions)
         return predictions
 
+    @overload
+    def stream(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        group: None = None,
+        **options: Unpack[StreamOptions],
+    ) -> Iterator[Prediction]: ...
+    @overload
+    def stream(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        group: Literal["series"],
+        **options: Unpack[StreamOptions],
+    ) -> Iterator[SeriesPrediction]: ...
     def stream(
         self,
         sources: Iterable[ImageSource],
@@ -210,7 +248,8 @@ class Engine:
         batch_size: int | None = None,
         embeddings: bool = False,
         keep_masks: bool = True,
-    ) -> Iterator[Prediction]:
+        group: Literal["series"] | None = None,
+    ) -> Iterator[Prediction] | Iterator[SeriesPrediction]:
         """Classify a stream of images in bounded memory; predictions come in their order.
 
         Reading, segmentation and classification of different images overlap, with each other and
@@ -226,13 +265,18 @@ class Engine:
             batch_size: sources that are read ahead of those under way; by default `max_batch`.
             embeddings: see `classify`.
             keep_masks: see `classify`.
+            group: see `classify`. All sources are then pulled and their headers read before the
+                first is classified; in memory are the predictions of one series.
 
         Raises:
-            InputError: not one entry of boxes or points per source, a closed engine.
+            InputError: not one entry of boxes or points per source, a closed engine; with `group`,
+                an array or a picture in memory.
             DeviceError: the backend failed in an earlier call. If it fails in this one, each
                 remaining prediction has that error.
         """
         kept = Kept(masks=keep_masks, embedding=embeddings)
+        if group is not None:
+            return self._series(group, with_prompts(sources, boxes, points), batch_size, kept)
         pending = self._stream(sources, boxes, points, batch_size, kept)
         return (self._prediction(item) for item in pending)
 
@@ -245,8 +289,7 @@ class Engine:
     ) -> Iterator[list[Prediction]]:
         """Like `stream`, but yields one list per source: the predictions of its frames."""
         pending = self._stream(sources, boxes, None, None, Kept(masks=keep_masks))
-        for _, frames in groupby(pending, key=lambda item: item.number):
-            yield [self._prediction(item) for item in frames]
+        return (predictions for _, predictions in self._by_source(pending))
 
     def submit(
         self,
@@ -358,6 +401,39 @@ class Engine:
         batch_size: int | None,
         kept: Kept,
     ) -> Iterator[PendingPrediction]:
+        count = len(sources) if isinstance(sources, Sized) else None
+        return self._run(with_prompts(sources, boxes, points), batch_size, count, kept)
+
+    def _series(
+        self,
+        group: str,
+        prompted: Iterator[PromptedSource],
+        batch_size: int | None,
+        kept: Kept,
+    ) -> Iterator[SeriesPrediction]:
+        if group != "series":
+            problem, hint = "is no way to group images", "use series, or None"
+            raise InputError("group", problem, hint, code="input.unknown_choice")
+        self._checked(batch_size)
+        return answer_series(
+            prompted,
+            self._pipeline,
+            lambda items: self._by_source(self._run(iter(items), batch_size, len(items), kept)),
+            self.manifest.join,
+        )
+
+    def _run(
+        self,
+        prompted: Iterator[PromptedSource],
+        batch_size: int | None,
+        count: int | None,
+        kept: Kept,
+    ) -> Iterator[PendingPrediction]:
+        size = self._checked(batch_size)
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count, kept)
+
+    def _checked(self, batch_size: int | None) -> int:
+        """Sources to read ahead; an error if the engine can run none."""
         if batch_size is not None and batch_size < 1:
             raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
         if self._pipeline.forked:
@@ -366,10 +442,14 @@ class Engine:
             raise InputError("engine", problem, hint, code="engine.forked")
         if self._pipeline.failure is not None:
             raise without_traceback(self._pipeline.failure)
-        prompted = with_prompts(sources, boxes, points)
-        size = batch_size or self._pipeline.max_batch
-        count = len(sources) if isinstance(sources, Sized) else None
-        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count, kept)
+        return batch_size or self._pipeline.max_batch
+
+    def _by_source(
+        self, pending: Iterator[PendingPrediction]
+    ) -> Iterator[tuple[int, list[Prediction]]]:
+        """Each source's number, and the predictions of its frames."""
+        for number, frames in groupby(pending, key=lambda item: item.number):
+            yield number, [self._prediction(item) for item in frames]
 
     def _prediction(self, item: PendingPrediction) -> Prediction:
         try:
@@ -394,6 +474,12 @@ class Engine:
             warnings=item.warnings,
             embedding=outputs.embedding,
         )
+
+
+def _raise_first(strict: bool, predictions: Iterable[Prediction]) -> None:
+    for prediction in predictions:
+        if strict and prediction.error is not None:
+            raise prediction.error
 
 
 def _failed(name: str, error: MedfocusError) -> Prediction:

@@ -1,9 +1,9 @@
 """What a caller gives `Engine.classify` and `Engine.stream`, as sources paired with prompts."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
@@ -14,6 +14,26 @@ from medfocus.engine.runtime.read_ahead import PromptedSource
 from medfocus.errors import InputError
 
 _MISSING: Any = object()
+
+
+class ClassifyOptions(TypedDict, total=False):
+    """`Engine.classify`'s options, whatever it groups: see there."""
+
+    boxes: Sequence[PerFrame[Box] | None] | None
+    points: Sequence[PerFrame[Points] | None] | None
+    strict: bool
+    embeddings: bool
+    keep_masks: bool
+
+
+class StreamOptions(TypedDict, total=False):
+    """`Engine.stream`'s options, whatever it groups: see there."""
+
+    boxes: Iterable[PerFrame[Box] | None] | None
+    points: Iterable[PerFrame[Points] | None] | None
+    batch_size: int | None
+    embeddings: bool
+    keep_masks: bool
 
 
 def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:

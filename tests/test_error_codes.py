@@ -11,7 +11,7 @@ FOLDERS = ("package", "kernels", "models", "phantoms", "engine", "export", "fews
 
 AREAS = (
     "input|file|image|dicom|weights|model|head|engine|parity|backend|device|output|kernel"
-    "|boxes|dataset|split|bench|pixels"
+    "|boxes|dataset|split|bench|pixels|series"
 )
 CODE = re.compile(rf"({AREAS})\.(?!safetensors$|plan$|csv$)[a-z_]+")
 

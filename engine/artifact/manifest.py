@@ -6,15 +6,23 @@ The annotations are the schema: see `strict_json`.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from medfocus.engine.artifact.parity import Parity, Thresholds
 from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS, ComputePrecision, Precision
-from medfocus.engine.artifact.strict_json import parse_json, read_dataclass
+from medfocus.engine.artifact.strict_json import OPTIONAL, parse_json, read_dataclass
 from medfocus.errors import EngineDirectoryError, InputError
-from medfocus.settings import Focus, Preprocessing, Prompts, Selection, is_class_template, require
+from medfocus.settings import (
+    Focus,
+    Preprocessing,
+    Prompts,
+    Selection,
+    is_class_template,
+    join_slices,
+    require,
+)
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
@@ -102,6 +110,8 @@ class Manifest:
             reference itself and not among them; also by `segmenter size`, if the segmenter's input
             is smaller than the architecture's own.
         thresholds: by the same keys, the limits that `parity` had to meet.
+        join: how the slices of a series become one answer: `mean`, `max` or `focused:K`. Optional;
+            it is not written where it is `mean`, so that older versions read the rest.
         schema_version: of this file.
 
     Raises:
@@ -123,6 +133,7 @@ class Manifest:
     parity: Mapping[str, Parity]
     thresholds: Mapping[str, Thresholds]
     schema_version: Literal[2] = 2
+    join: str = field(default="mean", metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         require(
@@ -146,6 +157,7 @@ class Manifest:
         for name, precision in self.backends.items():
             known = precision in COMPUTE_PRECISIONS.get(name, ())
             require(known, "backends", f"{name} in {precision} is not a backend of this version")
+        join_slices(self.join)
         for name in self.files:
             require(_stays_inside(name), "files", f"{name!r} is not a plain relative file name")
 
@@ -170,6 +182,7 @@ def to_json(manifest: Manifest) -> str:
         EngineDirectoryError: the manifest holds a value that `from_json` would refuse.
     """
     content = {"schema_version": manifest.schema_version, **asdict(manifest)}
+    content = {key: value for key, value in content.items() if (key, value) != ("join", "mean")}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     from_json(text)
     return text

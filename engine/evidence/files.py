@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.evidence.overlay import draw
+from medfocus.engine.io.images import SourceImage
 from medfocus.engine.io.reading.reader import each_image
 from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import InputError
@@ -86,27 +87,39 @@ def write_evidence(
         ImageError: the file can no longer be read.
         FileError: something cannot be written.
     """
+    write_masks(folders, predictions)
+    if folders.overlays is not None:
+        for image, prediction in zip(each_image(path), predictions, strict=True):
+            write_overlay(folders.overlays, image, prediction, manifest, prediction.source)
+
+
+def write_masks(folders: EvidenceFolders, predictions: Sequence[Prediction]) -> None:
+    """Write the focus masks of images, none of whose predictions has an error, if any are wanted.
+
+    Raises:
+        FileError: one cannot be written.
+    """
     if folders.masks is not None:
         for prediction in predictions:
             name = evidence_name(prediction.source, folders.mask_format)
             prediction.save_mask(folders.masks / name)
-    if folders.overlays is not None:
-        _write_overlays(folders.overlays, path, predictions, manifest)
 
 
-def _write_overlays(
-    folder: Path, path: Path, predictions: Sequence["Prediction"], manifest: Manifest
+def write_overlay(
+    folder: Path, image: SourceImage, prediction: "Prediction", manifest: Manifest, name: str
 ) -> None:
+    """Write the picture of a prediction for an image, as the evidence of `name`.
+
+    Raises:
+        FileError: it cannot be written.
+    """
     classifier = manifest.preprocessing.classifier
-    for image, prediction in zip(each_image(path), predictions, strict=True):
-        height, width = image.pixels.shape[:2]
-        seen = Geometry.fit(
-            height, width, classifier.size, classifier.resize_mode, image.pixel_aspect
-        )
-        box = seen.top, seen.left, seen.bottom, seen.right
-        stream = io.BytesIO()
-        draw(image.pixels, prediction, box).save(stream, "PNG")
-        atomic_write(folder / evidence_name(prediction.source, "png"), stream.getvalue())
+    height, width = image.pixels.shape[:2]
+    seen = Geometry.fit(height, width, classifier.size, classifier.resize_mode, image.pixel_aspect)
+    box = seen.top, seen.left, seen.bottom, seen.right
+    stream = io.BytesIO()
+    draw(image.pixels, prediction, box).save(stream, "PNG")
+    atomic_write(folder / evidence_name(name, "png"), stream.getvalue())
 
 
 def evidence_name(source: str, suffix: str) -> str:

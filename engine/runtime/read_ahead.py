@@ -35,11 +35,24 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class PromptedSource:
-    """One source, and the caller's prompts for it."""
+    """One source, and the caller's prompts for it.
+
+    Attributes:
+        source: what the caller gave.
+        box: of `own_prompt`.
+        points: of `own_prompt`.
+        name: in errors and results; None for its path, or its number.
+    """
 
     source: ImageSource
     box: PerFrame[Box] | None = None
     points: PerFrame[Points] | None = None
+    name: str | None = None
+
+
+def source_name(source: ImageSource, number: int) -> str:
+    """A source's name in errors and results: its path, or its number among the sources."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"item {number}"
 
 
 class PendingPrediction(NamedTuple):
@@ -184,7 +197,7 @@ class _Stream:
         else:
             self._pipeline.announce(1)
         given = item.source
-        name = os.fspath(given) if isinstance(given, str | os.PathLike) else f"item {number}"
+        name = item.name or source_name(given, number)
         source = _Source(number, name, item.box, item.points)
         try:
             if isinstance(given, str | os.PathLike):

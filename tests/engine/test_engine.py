@@ -278,7 +278,7 @@ def test_a_closed_engine_is_an_error(engine_directory: Path) -> None:
 
 def test_batches_of_unusual_types(engine: Engine) -> None:
     with refuses(InputError, "input.invalid", "batch"):
-        engine.classify(None)  # type: ignore[arg-type]
+        engine.classify(None)  # type: ignore[call-overload]
     names = np.array(["no.png", "nowhere.png"])
     assert [prediction.source for prediction in engine.classify(names)] == list(names)
 

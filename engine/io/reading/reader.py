@@ -6,12 +6,19 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from medfocus.engine.io.image_file import ImageFile, frame_name, open_image_file, open_path
+from medfocus.engine.io.image_file import (
+    ImageFile,
+    frame_name,
+    image_file_parts,
+    open_image_file,
+    open_path,
+)
 from medfocus.engine.io.images import SourceImage, named
 from medfocus.engine.io.in_memory import InMemoryFile, copied
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.engine.io.reading.process import ReadingProcess
+from medfocus.engine.io.volumes.parts import Part
 from medfocus.errors import MedfocusError, without_traceback
 
 
@@ -47,14 +54,22 @@ class FileReader:
         """
         if self._trusting:
             return self._read_here(file, index, admit)
-        process: ReadingProcess | None = getattr(self._own, "process", None)
-        if process is None:
-            with self._lock:
-                self._own.process = process = ReadingProcess(self._limits)
-                self._processes.append(process)
-                if self._stopped:
-                    process.stop()
-        return process.read(file, index, admit)
+        return self._process().read(file, index, admit)
+
+    def parts(self, file: OpenFile) -> list[Part] | MedfocusError:
+        """What an open file says of its images' place in a series, or why it cannot be read.
+
+        Raises:
+            DeviceError: a process cannot be started.
+        """
+        if not self._trusting:
+            return self._process().parts(file)
+        with file.lock:
+            try:
+                file.file.seek(0)
+                return image_file_parts(file.file, file.name, self._limits.max_pixels)
+            except MedfocusError as error:
+                return without_traceback(error)
 
     def each(self, path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
         """Every image of a file, one at a time.
@@ -93,6 +108,17 @@ class FileReader:
         """End the processes; no thread may be reading any more."""
         for process in self._processes:
             process.close()
+
+    def _process(self) -> ReadingProcess:
+        """The calling thread's own."""
+        process: ReadingProcess | None = getattr(self._own, "process", None)
+        if process is None:
+            with self._lock:
+                self._own.process = process = ReadingProcess(self._limits)
+                self._processes.append(process)
+                if self._stopped:
+                    process.stop()
+        return process
 
     def _read_here(self, file: OpenFile, index: int, admit: Callable[[int], None]) -> Reading:
         opened: ImageFile | None = None

@@ -300,3 +300,16 @@ def test_any_value_anywhere_is_read_back_or_refused(path: str, value: Any) -> No
     except EngineDirectoryError:
         return
     assert json.loads(to_json(manifest)) == expected
+
+
+def test_how_slices_are_joined_may_be_missing() -> None:
+    """Engines that were exported before it was known take the mean, and so do those after."""
+    assert "join" not in content()
+    assert from_json(to_json(MANIFEST)).join == "mean"
+    for rule in ("max", "focused:12"):
+        text = to_json(replace(MANIFEST, join=rule))
+        assert json.loads(text)["join"] == rule
+        assert from_json(text) == replace(MANIFEST, join=rule)
+    for wrong in ("focused", "focused:0", "median", "", None, 3):
+        with invalid("manifest.json: join"):
+            read_changed("join", wrong)

@@ -7,6 +7,7 @@ reading process, or must not do what they do, are kept in the current folder.
 """
 
 import argparse
+import gzip
 import io
 import random
 import resource
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from PIL import Image, features
 
@@ -77,6 +79,10 @@ def originals() -> list[bytes]:
         saved(picture, "TIFF", compression=compression)
     saved(picture, "TIFF", save_all=True, append_images=[picture] * 2)
     saved(Image.fromarray(deep), "TIFF", compression="tiff_lzw")
+    voxels = random_.integers(-500, 1000, (12, 9, 4, 2), dtype=np.int16)
+    for volume in (voxels, voxels.astype(np.float32)):
+        image = nib.Nifti1Image(volume, np.diag([1, 1, 3, 1])).to_bytes()
+        whole.extend((image, gzip.compress(image, 1)))
     return whole
 
 
@@ -123,6 +129,12 @@ def read(reader: FileReader, path: Path) -> list[str]:
     """
     found, frames = list[str](), 1
     file = OpenFile(path.name, open_path(path, path.name))
+    parts = reader.parts(file)
+    if isinstance(parts, MedfocusError):
+        assert isinstance(parts, ImageError | DeviceError), parts
+        assert (parts.item, parts.code != "image.unreadable") == (path.name, True), parts
+    else:
+        assert parts
     while len(found) < min(frames, FRAMES):
         frames, outcome = reader.read(file, len(found))
         if isinstance(outcome, MedfocusError):
