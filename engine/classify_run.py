@@ -1,11 +1,7 @@
 """Classifies the inputs of a command: resumed from a journal, archives inflated file by file."""
 
-import hashlib
-import io
-import os
-import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,20 +9,17 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.engine import Engine
+from medfocus.engine.evidence.files import EvidenceFolders, write_evidence
+from medfocus.engine.io.inputs.boxes import FileBoxes
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.engine.io.inputs.staging import staging
-from medfocus.engine.io.reading.reader import read_images
 from medfocus.engine.io.results.journal import Journal, ResultRow, key_of
-from medfocus.engine.overlay import draw
 from medfocus.engine.prediction import Prediction
-from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import ImageError
-from medfocus.files.atomic_write import atomic_write
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     """A file, the path that it was read from (None if that failed), and its predictions."""
 
     file: InputFile
@@ -37,8 +30,9 @@ class _Answer(NamedTuple):
 def classify_files(
     engine: Engine,
     files: Sequence[InputFile],
+    boxes: Mapping[InputFile, FileBoxes],
     journal: Journal | None,
-    overlays: Path | None,
+    evidence: EvidenceFolders,
     console: Console,
 ) -> list[ResultRow]:
     """The rows of all files, in their order.
@@ -46,13 +40,14 @@ def classify_files(
     Args:
         engine: classifies them.
         files: from `find_files`.
+        boxes: from `read_boxes`, for some of the files.
         journal: files in it are not classified again; the others are added, except failed ones,
             which are tried again when the run is resumed.
-        overlays: folder for one picture per image.
+        evidence: which files to write for each image.
         console: shows the progress.
 
     Raises:
-        FileError: the journal or a picture cannot be written.
+        FileError: the journal, a picture or a mask cannot be written.
         DeviceError: the backend failed.
     """
     keys = {file: key_of(file.path, file.name) for file in files}
@@ -61,33 +56,43 @@ def classify_files(
     if rows:
         console.print(f"resuming: {len(rows)} of {len(files)} files are already classified")
     pending = [file for file in files if file not in rows]
-    progress = Progress(
-        TextColumn("classifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with progress:
+    with progress_bar("classifying", console) as progress:
         task = progress.add_task("", total=len(files), completed=len(rows), failed=0)
         failed = 0
-        for file, path, predictions in _answers(engine, pending):
+        for file, path, predictions in answers(engine, pending, boxes, bool(evidence.wanted)):
             rows[file] = [prediction.to_dict() for prediction in predictions]
             if any(prediction.error for prediction in predictions):
                 failed += 1
             else:
-                if overlays is not None and path is not None:
-                    _draw_overlays(overlays, path, predictions, engine.manifest)
+                if path is not None:
+                    write_evidence(evidence, path, predictions, engine.manifest)
                 if journal is not None:
                     journal.add(keys[file], rows[file])
             progress.update(task, advance=1, failed=failed)
     return [row for file in files for row in rows[file]]
 
 
-def _answers(engine: Engine, files: Iterable[InputFile]) -> Iterator[_Answer]:
+def progress_bar(doing: str, console: Console) -> Progress:
+    """A bar that also counts what has failed, as the field `failed`."""
+    return Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def answers(
+    engine: Engine,
+    files: Sequence[InputFile],
+    boxes: Mapping[InputFile, FileBoxes],
+    keep_masks: bool,
+) -> Iterator[Answer]:
     """The answers in the order of the files; a file's copy from an archive lasts that long."""
-    asked: deque[_Answer] = deque()
+    asked: deque[Answer] = deque()
+    prompts: deque[FileBoxes | None] = deque()
 
     with staging() as staged:
 
@@ -96,21 +101,26 @@ def _answers(engine: Engine, files: Iterable[InputFile]) -> Iterator[_Answer]:
                 try:
                     path = staged(file)
                 except ImageError as error:
-                    asked.append(_Answer(file, None, [_failed(file.name, error)]))
+                    asked.append(Answer(file, None, [_failed(file.name, error)]))
                 else:
-                    asked.append(_Answer(file, path, []))
+                    asked.append(Answer(file, path, []))
+                    prompts.append(boxes.get(file))
                     yield path
 
-        for predictions in engine.stream_each(sources()):
+        def prompted() -> Iterator[FileBoxes | None]:
+            while prompts:  # one per source, appended just before that is yielded
+                yield prompts.popleft()
+
+        for predictions in engine.stream_each(sources(), boxes=prompted(), keep_masks=keep_masks):
             while asked[0].path is None:
                 yield asked.popleft()
             file, path, _ = asked.popleft()
             assert path is not None
             if file.member is None:
-                yield _Answer(file, path, predictions)
+                yield Answer(file, path, predictions)
             else:
                 renamed = [_renamed(each, str(path), file.name) for each in predictions]
-                yield _Answer(file, path, renamed)
+                yield Answer(file, path, renamed)
                 path.unlink(missing_ok=True)
         yield from asked
 
@@ -136,26 +146,3 @@ def _renamed(prediction: Prediction, path: str, name: str) -> Prediction:
         item, problem = (text.replace(path, name) for text in (error.item, error.problem))
         error = type(error)(item, problem, error.hint, code=error.code)
     return replace(prediction, source=name + prediction.source.removeprefix(path), error=error)
-
-
-def _draw_overlays(
-    folder: Path, path: Path, predictions: list[Prediction], manifest: Manifest
-) -> None:
-    classifier = manifest.preprocessing.classifier
-    for image, prediction in zip(read_images(path), predictions, strict=True):
-        height, width = image.pixels.shape[:2]
-        seen = Geometry.fit(
-            height, width, classifier.size, classifier.resize_mode, image.pixel_aspect
-        )
-        box = seen.top, seen.left, seen.bottom, seen.right
-        stream = io.BytesIO()
-        draw(image.pixels, prediction, box).save(stream, "PNG")
-        atomic_write(folder / overlay_name(prediction.source), stream.getvalue())
-
-
-def overlay_name(source: str) -> str:
-    """A file name for a source's picture: readable, and unique by a hash of the whole path."""
-    digest = hashlib.sha256(os.fsencode(Path(source).absolute())).hexdigest()[:10]
-    readable = re.sub(r"[^\w.-]+", "_", "-".join(Path(source).parts[-2:])).lstrip(".-_")
-    short = readable.encode()[:120].decode(errors="ignore")  # a name has at most 255 bytes
-    return f"{short}-{digest}.png"

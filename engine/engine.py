@@ -10,22 +10,28 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Literal, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import device_name
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
 from medfocus.engine.prediction import Prediction
-from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
+from medfocus.engine.runtime.image_request import Kept
 from medfocus.engine.runtime.metrics import Span, Stats
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
-from medfocus.engine.runtime.read_ahead import PendingPrediction, stream_sources
-from medfocus.engine.sources import as_list, with_prompts
+from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
+from medfocus.engine.series.prediction import SeriesPrediction
+from medfocus.engine.series.run import answer_series
+from medfocus.engine.sources import ClassifyOptions, StreamOptions, as_list, with_prompts
 from medfocus.errors import InputError, MedfocusError, OutputError, without_traceback
 
 log = logging.getLogger(__name__)
@@ -78,7 +84,7 @@ class Engine:
             path: the directory.
             backend: `auto` for the fastest that can be used, or the name of one: `torch`,
                 `onnxruntime`, `openvino`, `tensorrt`.
-            device: `auto`, `cpu` or `cuda`.
+            device: `auto`, `cpu`, `cuda` for the first GPU, or `cuda:1` for the second.
             max_batch: most images per batch; by default the largest batch size that the engine
                 was exported for.
             max_wait_ms: milliseconds for which an incomplete batch waits for more images. With 0
@@ -118,7 +124,8 @@ class Engine:
             reader=reader,
             release=loaded.close,
         )
-        log.info("engine loaded: backend %s on %s", loaded.name, loaded.device)
+        place = device_name(loaded.device, loaded.ordinal)
+        log.info("engine loaded: backend %s on %s", loaded.name, place)
         return cls(manifest, loaded, pipeline)
 
     def __enter__(self) -> "Engine":
@@ -139,30 +146,57 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu` or `cuda`."""
-        return self._backend.device
+        """Where it runs: `cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
+        return device_name(self._backend.device, self._backend.ordinal)
 
+    @overload
     def classify(
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        group: None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> list[Prediction]: ...
+    @overload
+    def classify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        group: Literal["series"],
+        **options: Unpack[ClassifyOptions],
+    ) -> list[SeriesPrediction]: ...
+    def classify(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
-    ) -> list[Prediction]:
+        embeddings: bool = False,
+        keep_masks: bool = True,
+        group: Literal["series"] | None = None,
+    ) -> list[Prediction] | list[SeriesPrediction]:
         """Classify a batch of images.
 
         Args:
             batch: paths, bytes of files, binary files, pydicom Datasets, uint8 or float arrays and
                 tensors, PIL images, or one of these; an array of four dimensions is a batch itself.
-            boxes: per item (left, top, right, bottom) in pixels of the image, or None.
+            boxes: per item (left, top, right, bottom) in pixels of the image, or None; for a file
+                of several frames also {frame: box}, from 0, and the other frames have none. One
+                for a frame that is not there is an error, in a prediction of its own.
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
-                for inside and 0 for outside; or None.
+                for inside and 0 for outside; or None; or {frame: points}.
             strict: raise the first error of an item instead of returning it in the prediction.
+            embeddings: give each prediction its `embedding`. Asked for by call, and not by engine:
+                callers that share an engine want different things of it.
+            keep_masks: give each prediction its focus mask and patch focus. They are most of its
+                memory; without them it still says whether and how well it was focused.
+            group: `series` for one answer per DICOM series or NIfTI volume.
 
         Returns:
             The predictions, in the order of the items: one per image, and for a file of several
-            frames one per frame.
+            frames one per frame. With `group`, one per study, in the order in which the items
+            begin them.
 
         Raises:
             InputError: an empty batch, not one entry of boxes or points per item, a closed engine.
@@ -175,20 +209,47 @@ class Engine:
                 problem = f"has {len(prompts)} entries for {len(sources)} images"
                 hint = "give one per image, None for an image that has none"
                 raise InputError(name, problem, hint, code="input.count_mismatch")
-        predictions = list(self.stream(sources, boxes=boxes, points=points))
-        for prediction in predictions:
-            if strict and prediction.error is not None:
-                raise prediction.error
+        options: StreamOptions = {
+            "boxes": boxes,
+            "points": points,
+            "embeddings": embeddings,
+            "keep_masks": keep_masks,
+        }
+        if group is not None:
+            studies = list(self.stream(sources, group=group, **options))
+            _raise_first(strict, (each for study in studies for each in study.slices))
+            return studies
+        predictions = list(self.stream(sources, **options))
+        _raise_first(strict, predictions)
         return predictions
 
+    @overload
     def stream(
         self,
         sources: Iterable[ImageSource],
         *,
-        boxes: Iterable[Box | None] | None = None,
-        points: Iterable[Points | None] | None = None,
+        group: None = None,
+        **options: Unpack[StreamOptions],
+    ) -> Iterator[Prediction]: ...
+    @overload
+    def stream(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        group: Literal["series"],
+        **options: Unpack[StreamOptions],
+    ) -> Iterator[SeriesPrediction]: ...
+    def stream(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[PerFrame[Box] | None] | None = None,
+        points: Iterable[PerFrame[Points] | None] | None = None,
         batch_size: int | None = None,
-    ) -> Iterator[Prediction]:
+        embeddings: bool = False,
+        keep_masks: bool = True,
+        group: Literal["series"] | None = None,
+    ) -> Iterator[Prediction] | Iterator[SeriesPrediction]:
         """Classify a stream of images in bounded memory; predictions come in their order.
 
         Reading, segmentation and classification of different images overlap, with each other and
@@ -202,30 +263,43 @@ class Engine:
             boxes: like those of `classify`, one per source.
             points: like those of `classify`, one per source.
             batch_size: sources that are read ahead of those under way; by default `max_batch`.
+            embeddings: see `classify`.
+            keep_masks: see `classify`.
+            group: see `classify`. All sources are then pulled and their headers read before the
+                first is classified; in memory are the predictions of one series.
 
         Raises:
-            InputError: not one entry of boxes or points per source, a closed engine.
+            InputError: not one entry of boxes or points per source, a closed engine; with `group`,
+                an array or a picture in memory.
             DeviceError: the backend failed in an earlier call. If it fails in this one, each
                 remaining prediction has that error.
         """
-        pending = self._stream(sources, boxes, points, batch_size)
+        kept = Kept(masks=keep_masks, embedding=embeddings)
+        if group is not None:
+            return self._series(group, with_prompts(sources, boxes, points), batch_size, kept)
+        pending = self._stream(sources, boxes, points, batch_size, kept)
         return (self._prediction(item) for item in pending)
 
     def stream_each(
-        self, sources: Iterable[ImageSource], *, batch_size: int | None = None
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[PerFrame[Box] | None] | None = None,
+        keep_masks: bool = True,
     ) -> Iterator[list[Prediction]]:
         """Like `stream`, but yields one list per source: the predictions of its frames."""
-        pending = self._stream(sources, None, None, batch_size)
-        for _, frames in groupby(pending, key=lambda item: item.number):
-            yield [self._prediction(item) for item in frames]
+        pending = self._stream(sources, boxes, None, None, Kept(masks=keep_masks))
+        return (predictions for _, predictions in self._by_source(pending))
 
     def submit(
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> "Future[list[Prediction]]":
         """`classify` in the background; it may be called as often as there are images.
 
@@ -236,7 +310,15 @@ class Engine:
         Raises:
             InputError: a closed engine.
         """
-        call = partial(self.classify, batch, boxes=boxes, points=points, strict=strict)
+        call = partial(
+            self.classify,
+            batch,
+            boxes=boxes,
+            points=points,
+            strict=strict,
+            embeddings=embeddings,
+            keep_masks=keep_masks,
+        )
         try:
             return self._callers.submit(call)
         except RuntimeError:
@@ -246,13 +328,52 @@ class Engine:
         self,
         batch: ImageSource | Iterable[ImageSource],
         *,
-        boxes: Sequence[Box | None] | None = None,
-        points: Sequence[Points | None] | None = None,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
         strict: bool = False,
+        embeddings: bool = False,
+        keep_masks: bool = True,
     ) -> list[Prediction]:
         """`classify` for asyncio: the event loop goes on meanwhile."""
-        future = self.submit(batch, boxes=boxes, points=points, strict=strict)
+        future = self.submit(
+            batch,
+            boxes=boxes,
+            points=points,
+            strict=strict,
+            embeddings=embeddings,
+            keep_masks=keep_masks,
+        )
         return await asyncio.wrap_future(future)
+
+    def encode_image(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        *,
+        boxes: Sequence[PerFrame[Box] | None] | None = None,
+        points: Sequence[PerFrame[Points] | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """The image embeddings that the classes are compared with, steered by the focus masks.
+
+        As open_clip's `encode_image` gives them: not normalised, and with focus mode `none` equal.
+        An adaptation of the encoder (LoRA, visual prompts) is part of them.
+
+        Args:
+            batch: see `classify`.
+            boxes: see `classify`.
+            points: see `classify`.
+
+        Returns:
+            float32 (N, E), one row per image in their order; a file of several frames has one row
+            per frame.
+
+        Raises:
+            MedfocusError: see `classify`; the first image that cannot be read or embedded, for
+                which there is no row.
+        """
+        found = self.classify(
+            batch, boxes=boxes, points=points, strict=True, embeddings=True, keep_masks=False
+        )
+        return np.stack([one.embedding for one in found if one.embedding is not None])
 
     def stats(self) -> Stats:
         """What the engine has done since it was loaded, and its current load."""
@@ -275,10 +396,44 @@ class Engine:
     def _stream(
         self,
         sources: Iterable[ImageSource],
-        boxes: Iterable[Box | None] | None,
-        points: Iterable[Points | None] | None,
+        boxes: Iterable[PerFrame[Box] | None] | None,
+        points: Iterable[PerFrame[Points] | None] | None,
         batch_size: int | None,
+        kept: Kept,
     ) -> Iterator[PendingPrediction]:
+        count = len(sources) if isinstance(sources, Sized) else None
+        return self._run(with_prompts(sources, boxes, points), batch_size, count, kept)
+
+    def _series(
+        self,
+        group: str,
+        prompted: Iterator[PromptedSource],
+        batch_size: int | None,
+        kept: Kept,
+    ) -> Iterator[SeriesPrediction]:
+        if group != "series":
+            problem, hint = "is no way to group images", "use series, or None"
+            raise InputError("group", problem, hint, code="input.unknown_choice")
+        self._checked(batch_size)
+        return answer_series(
+            prompted,
+            self._pipeline,
+            lambda items: self._by_source(self._run(iter(items), batch_size, len(items), kept)),
+            self.manifest.join,
+        )
+
+    def _run(
+        self,
+        prompted: Iterator[PromptedSource],
+        batch_size: int | None,
+        count: int | None,
+        kept: Kept,
+    ) -> Iterator[PendingPrediction]:
+        size = self._checked(batch_size)
+        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count, kept)
+
+    def _checked(self, batch_size: int | None) -> int:
+        """Sources to read ahead; an error if the engine can run none."""
         if batch_size is not None and batch_size < 1:
             raise InputError("batch_size", f"is {batch_size}", "use 1 or more, or None")
         if self._pipeline.forked:
@@ -287,10 +442,14 @@ class Engine:
             raise InputError("engine", problem, hint, code="engine.forked")
         if self._pipeline.failure is not None:
             raise without_traceback(self._pipeline.failure)
-        prompted = with_prompts(sources, boxes, points)
-        size = batch_size or self._pipeline.max_batch
-        count = len(sources) if isinstance(sources, Sized) else None
-        return stream_sources(self._pipeline, prompted, self.manifest.prompts, size, count)
+        return batch_size or self._pipeline.max_batch
+
+    def _by_source(
+        self, pending: Iterator[PendingPrediction]
+    ) -> Iterator[tuple[int, list[Prediction]]]:
+        """Each source's number, and the predictions of its frames."""
+        for number, frames in groupby(pending, key=lambda item: item.number):
+            yield number, [self._prediction(item) for item in frames]
 
     def _prediction(self, item: PendingPrediction) -> Prediction:
         try:
@@ -313,7 +472,14 @@ class Engine:
             image_size=item.image_size,
             patch_focus=outputs.patch_focus if steered else None,
             warnings=item.warnings,
+            embedding=outputs.embedding,
         )
+
+
+def _raise_first(strict: bool, predictions: Iterable[Prediction]) -> None:
+    for prediction in predictions:
+        if strict and prediction.error is not None:
+            raise prediction.error
 
 
 def _failed(name: str, error: MedfocusError) -> Prediction:

@@ -1,19 +1,39 @@
 """What a caller gives `Engine.classify` and `Engine.stream`, as sources paired with prompts."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.in_memory import InMemoryFile
-from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.read_ahead import PromptedSource
 from medfocus.errors import InputError
 
 _MISSING: Any = object()
+
+
+class ClassifyOptions(TypedDict, total=False):
+    """`Engine.classify`'s options, whatever it groups: see there."""
+
+    boxes: Sequence[PerFrame[Box] | None] | None
+    points: Sequence[PerFrame[Points] | None] | None
+    strict: bool
+    embeddings: bool
+    keep_masks: bool
+
+
+class StreamOptions(TypedDict, total=False):
+    """`Engine.stream`'s options, whatever it groups: see there."""
+
+    boxes: Iterable[PerFrame[Box] | None] | None
+    points: Iterable[PerFrame[Points] | None] | None
+    batch_size: int | None
+    embeddings: bool
+    keep_masks: bool
 
 
 def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
@@ -36,8 +56,8 @@ def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
 
 def with_prompts(
     sources: Iterable[ImageSource],
-    boxes: Iterable[Box | None] | None,
-    points: Iterable[Points | None] | None,
+    boxes: Iterable[PerFrame[Box] | None] | None,
+    points: Iterable[PerFrame[Points] | None] | None,
 ) -> Iterator[PromptedSource]:
     """Pair each source with its prompts, one source at a time.
 

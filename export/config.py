@@ -18,6 +18,7 @@ from medfocus.engine.artifact.precision import ComputePrecision, Dtype
 from medfocus.engine.backends.tensorrt.library import require_tensorrt
 from medfocus.engine.runtime import cuda
 from medfocus.errors import InputError, MedfocusError
+from medfocus.settings import join_slices
 
 # The backend that runs each target, and the module that must be installed to check it.
 TARGETS = {
@@ -44,12 +45,14 @@ class ExportConfig:
             as a plugin.
         optional: leave out a target that fails the parity gate, as long as another one passes;
             int8 is never optional. Otherwise the export fails.
+        join: how the slices of a series become one answer: see `join_slices`.
 
     Raises:
         InputError: a target is unknown (`backend.unknown`), not installed
             (`backend.not_installed`) or cannot be checked on this machine
             (`backend.unsupported_precision`, `backend.broken`, or a code of the device), or there
-            is none; int8 without OpenVINO; buckets are not an ascending list of positive numbers.
+            is none; int8 without OpenVINO; buckets are not an ascending list of positive numbers;
+            an unknown way to join slices.
     """
 
     dtype: Dtype = "fp32"
@@ -58,8 +61,10 @@ class ExportConfig:
     buckets: tuple[int, ...] = (1, 8, 32)
     trt_attention: Literal["native", "plugin"] = "native"
     optional: bool = False
+    join: str = "mean"
 
     def __post_init__(self) -> None:
+        join_slices(self.join)
         known = ", ".join(TARGETS)
         if not self.targets:
             raise InputError("targets", "none are given", f"name some of {known}")

@@ -223,4 +223,5 @@ def _manifest(bundle: ModelBundle, config: ExportConfig) -> Manifest:
         backends=config.backends,
         parity={},
         thresholds={},
+        join=config.join,
     )

@@ -96,6 +96,13 @@ def _add_class_options(parser: argparse.ArgumentParser) -> None:
         " name; given several times, the embeddings are averaged (default: 'This is a photo of"
         " {class}')",
     )
+    group.add_argument(
+        "--join",
+        metavar="RULE",
+        default="mean",
+        help="how the slices of a series become one answer: mean, max, or focused:K, the mean of"
+        " the K slices of highest focus score (default: mean)",
+    )
 
 
 def _add_segmentation_options(parser: argparse.ArgumentParser) -> None:

@@ -98,6 +98,7 @@ def _config(options: argparse.Namespace, chosen: Preset, report: Console) -> Exp
         buckets,
         options.trt_attention,
         optional=options.targets == "auto",
+        join=options.join,
     )
 
 

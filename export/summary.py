@@ -43,6 +43,7 @@ def _models(manifest: Manifest) -> Table:
         ("focus", manifest.focus.mode),
         ("prompts", _prompts(manifest)),
         ("selection", _selection(manifest)),
+        ("slices of a series", f"joined by {manifest.join}"),
         ("classes", ", ".join(manifest.classes)),
         *(("class prompt", template) for template in manifest.class_prompts),
         ("precision", precision.dtype + (f", {blocks} blocks in fp32" if blocks else "")),

@@ -14,10 +14,10 @@ from medfocus import telemetry as _telemetry
 from medfocus.files import user_folders as _user_folders
 
 if TYPE_CHECKING:
-    from medfocus.engine import Engine, Prediction
+    from medfocus.engine import Engine, Prediction, SeriesPrediction
 
 __version__ = "0.2.0"
-__all__ = ["Engine", "Prediction", "__version__"]
+__all__ = ["Engine", "Prediction", "SeriesPrediction", "__version__"]
 
 # Here, since whatever part of medfocus is used, this runs before a runtime is imported.
 _telemetry.switch_off()
@@ -25,7 +25,7 @@ _user_folders.replace_missing_home()
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Engine", "Prediction"):
+    if name in ("Engine", "Prediction", "SeriesPrediction"):
         return getattr(import_module("medfocus.engine"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,6 +1,7 @@
 """How the models are used, as data: shared by the models, the export and the engine's manifest."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -144,3 +145,16 @@ class Preprocessing:
 
     segmenter: SegmenterInput
     classifier: ClassifierInput
+
+
+def join_slices(rule: str) -> int | None:
+    """K of the rule `focused:K` by which a series' slices are joined; None for `mean` and `max`.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    found = re.fullmatch(r"mean|max|focused:([1-9][0-9]{0,3})", rule)
+    if found is None:
+        hint = "use mean, max or focused:K, where K is 1 to 9999 slices"
+        raise InputError("join", "is no rule that joins slices", hint, code="input.unknown_choice")
+    return int(found[1]) if found[1] else None

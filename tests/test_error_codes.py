@@ -9,8 +9,11 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("package", "kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
 
 
-AREAS = "input|file|image|dicom|weights|model|head|engine|parity|backend|device|output|kernel"
-CODE = re.compile(rf"({AREAS}|dataset|split|bench|pixels)\.(?!safetensors$|plan$|csv$)[a-z_]+")
+AREAS = (
+    "input|file|image|dicom|weights|model|head|engine|parity|backend|device|output|kernel"
+    "|boxes|dataset|split|bench|pixels|series"
+)
+CODE = re.compile(rf"({AREAS})\.(?!safetensors$|plan$|csv$)[a-z_]+")
 
 
 def raised() -> Iterator[str]:

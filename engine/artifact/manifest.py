@@ -14,7 +14,15 @@ from medfocus.engine.artifact.parity import Parity, Thresholds
 from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS, ComputePrecision, Precision
 from medfocus.engine.artifact.strict_json import parse_json, read_dataclass
 from medfocus.errors import EngineDirectoryError, InputError
-from medfocus.settings import Focus, Preprocessing, Prompts, Selection, is_class_template, require
+from medfocus.settings import (
+    Focus,
+    Preprocessing,
+    Prompts,
+    Selection,
+    is_class_template,
+    join_slices,
+    require,
+)
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
@@ -102,6 +110,7 @@ class Manifest:
             reference itself and not among them; also by `segmenter size`, if the segmenter's input
             is smaller than the architecture's own.
         thresholds: by the same keys, the limits that `parity` had to meet.
+        join: how the slices of a series become one answer: `mean`, `max` or `focused:K`.
         schema_version: of this file.
 
     Raises:
@@ -122,6 +131,7 @@ class Manifest:
     backends: Mapping[str, ComputePrecision]
     parity: Mapping[str, Parity]
     thresholds: Mapping[str, Thresholds]
+    join: str
     schema_version: Literal[2] = 2
 
     def __post_init__(self) -> None:
@@ -146,6 +156,7 @@ class Manifest:
         for name, precision in self.backends.items():
             known = precision in COMPUTE_PRECISIONS.get(name, ())
             require(known, "backends", f"{name} in {precision} is not a backend of this version")
+        join_slices(self.join)
         for name in self.files:
             require(_stays_inside(name), "files", f"{name!r} is not a plain relative file name")
 
@@ -204,10 +215,11 @@ def from_json(text: str | bytes) -> Manifest:
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of schema version 1 as one of version 2, which added `class_prompts`."""
-    if "class_prompts" in content:
-        raise _invalid("class_prompts", "is not a known key of schema version 1")
-    return {**content, "class_prompts": [], "schema_version": 2}
+    """A manifest of schema version 1 as one of version 2, which added two keys."""
+    added: dict[str, Any] = {"class_prompts": [], "join": "mean"}
+    for key in added.keys() & content.keys():
+        raise _invalid(key, "is not a known key of schema version 1")
+    return {**content, **added, "schema_version": 2}
 
 
 def _invalid(key: str, problem: str) -> EngineDirectoryError:

@@ -5,12 +5,14 @@ it in `BACKENDS`; and list its precisions in `artifact/precision.py`.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import parsed
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 from medfocus.settings import Device
 
@@ -54,6 +56,9 @@ BACKENDS: dict[str, BackendEntry] = {
 }
 NAMES = tuple(BACKENDS)
 DEVICES: tuple[Device, ...] = ("cuda", "cpu")  # in the order that `auto` tries
+# Processes that have loaded a runtime whose threads or device do not survive a fork: all but ONNX
+# Runtime's on a CPU. In a child even other runtimes then abort or wait for ever.
+_not_to_fork: set[int] = set()
 
 
 def load_backend(directory: EngineDirectory, backend: str, device: str) -> Backend:
@@ -71,21 +76,23 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
     Args:
         directory: as `read_engine_directory` returns it.
         backend: `auto` or a name in `BACKENDS`.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU without a number is the first.
 
     Raises:
         InputError: a backend or device that is unknown or unavailable, or a backend that this
-            engine was not exported for.
+            engine was not exported for; a process that was forked from one that had loaded one.
         DeviceError: a GPU that fails.
         EngineDirectoryError: a file that is missing, or that the runtime cannot load.
         WeightsError: tensors that do not fit the architectures (torch).
     """
+    if _not_to_fork - {os.getpid()}:
+        problem = "this process was forked from one that had loaded a runtime, which cannot be here"
+        hint = 'start processes with the method "spawn", or load engines only after the fork'
+        raise InputError("engine", problem, hint, code="engine.forked")
     if backend not in ("auto", *BACKENDS):
         hint = "use auto, " + ", ".join(BACKENDS)
         raise InputError(f"backend {backend!r}", "is not known", hint, code="backend.unknown")
-    if device not in ("auto", *DEVICES):
-        hint = "use auto, cpu or cuda"
-        raise InputError(f"device {device!r}", "is not known", hint, code="device.unknown")
+    kind, _ = parsed(device)
     exported = directory.manifest.backends
     if backend != "auto":
         if backend not in exported:
@@ -98,8 +105,8 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
         yield _load(directory, backend, device)
         return
     reasons, any_loaded = [], False
-    for place in DEVICES if device == "auto" else (device,):
-        for name in _fastest_first(place):
+    for place in DEVICES if kind == "auto" else (device,):
+        for name in _fastest_first(parsed(place)[0]):
             if name not in exported:
                 continue
             try:
@@ -151,6 +158,8 @@ def _load(directory: EngineDirectory, name: str, device: str) -> Backend:
             "export the engine again, or use another backend",
             code="engine.not_loadable",
         ) from error
+    if (name, backend.device) != ("onnxruntime", "cpu"):
+        _not_to_fork.add(os.getpid())
     parity = directory.manifest.parity.get(name)
     checked = parity.device if parity else "cpu"  # where PyTorch in float32, the reference, ran
     if checked != backend.device:

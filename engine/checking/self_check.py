@@ -58,6 +58,8 @@ def measure(
             raise
         problem = f"fails on a check image of the engine ({type(error).__name__})"
         raise _refused(backend, manifest, problem) from None
+    assert found.patch_focus is not None
+    assert found.focus_logits is not None
     return {
         "embedding_cosine": float(cosine(embeddings[0], check.embedding[None])[0]),
         "probability_difference": largest_difference(found.probabilities, check.probabilities),

@@ -100,13 +100,13 @@ class DicomFile:
         silence_pydicom()
         self._name = name
         hint = "check that it is a complete DICOM file"
-        with _failing_as(name, "cannot be parsed as DICOM", hint, "dicom.malformed"):
-            file = _inflated(file, name, 16 * max_pixels)
+        with failing_as(name, "cannot be parsed as DICOM", hint, "dicom.malformed"):
+            file = inflated(file, name, 16 * max_pixels)
             self._dataset: Any = pydicom.dcmread(
                 file, force=True, stop_before_pixels=True, specific_tags=_ATTRIBUTES
             )
         problem = "its image attributes (group 0028) are malformed"
-        with _failing_as(name, problem, REEXPORT, "dicom.malformed"):
+        with failing_as(name, problem, REEXPORT, "dicom.malformed"):
             self._notices = corrected(self._dataset)
             self._pixels: PixelData = pixel_data(file, self._dataset, _syntax(self._dataset), name)
             rows, columns = self._pixels.rows, self._pixels.columns
@@ -139,10 +139,10 @@ class DicomFile:
             " no installed decoder reads"
         )
         hint = f"{REEXPORT}, uncompressed if necessary"
-        with _failing_as(self._name, problem, hint, "image.damaged"):
+        with failing_as(self._name, problem, hint, "image.damaged"):
             values, properties = self._pixels.decode(index)
         problem = "its grey-scale or palette attributes are malformed"
-        with _failing_as(self._name, problem, REEXPORT, "dicom.malformed"):
+        with failing_as(self._name, problem, REEXPORT, "dicom.malformed"):
             frame = rendered(values, properties, self._dataset, index, self._name)
         return frame._replace(warnings=self._notices + frame.warnings)
 
@@ -158,7 +158,8 @@ def silence_pydicom() -> None:
 
 
 @contextmanager
-def _failing_as(name: str, problem: str, hint: str, code: str) -> Iterator[None]:
+def failing_as(name: str, problem: str, hint: str, code: str) -> Iterator[None]:
+    """Raise ImageError for whatever the block raises."""
     try:
         yield
     except (MedfocusError, MemoryError):
@@ -169,7 +170,7 @@ def _failing_as(name: str, problem: str, hint: str, code: str) -> Iterator[None]
         raise ImageError(name, problem, hint, code=code) from None
 
 
-def _inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
+def inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
     """The file itself, or its data set in memory if that is deflated (PS3.5 A.5)."""
     start = 132 if file.read(132)[128:] == b"DICM" else 0
     file.seek(start)
@@ -180,20 +181,20 @@ def _inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
         return file
     file.seek(content)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = DicomBytesIO()
-    inflated.write(bytes(128) + b"DICM")
+    memory = DicomBytesIO()
+    memory.write(bytes(128) + b"DICM")
     plain = pydicom.dataset.FileMetaDataset()
     plain.TransferSyntaxUID = ExplicitVRLittleEndian
-    write_file_meta_info(inflated, plain, enforce_standard=False)
+    write_file_meta_info(memory, plain, enforce_standard=False)
     chunk = file.read(2**16)
     while chunk:
-        inflated.write(inflater.decompress(chunk, 2**24))
-        if inflated.tell() > limit:
+        memory.write(inflater.decompress(chunk, 2**24))
+        if memory.tell() > limit:
             problem, hint = f"inflates to more than {limit} bytes", "export it uncompressed"
             raise ImageError(name, problem, hint, code="image.too_large")
         chunk = inflater.unconsumed_tail or file.read(2**16)
-    inflated.seek(0)
-    return cast(BinaryIO, inflated)
+    memory.seek(0)
+    return cast(BinaryIO, memory)
 
 
 def _syntax(dataset: pydicom.FileDataset) -> UID:

@@ -83,6 +83,7 @@ class PixelData:
         syntax: the transfer syntax.
         rows, columns: of a frame.
         frames: how many are there; one more if some that the file announces are missing.
+        decoding_bytes: memory that decoding one frame takes at its peak.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class PixelData:
         self.rows: int = options["rows"]
         self.columns: int = options["columns"]
         self.frames: int = options["number_of_frames"]
+        samples = self.rows * self.columns * int(options.get("samples_per_pixel") or 1)
+        self.decoding_bytes: int = samples * max(16, int(options.get("bits_allocated") or 0) // 2)
         self._file, self._decoder, self._name = file, decoder, name
         self._options = options | {"decoding_plugin": _plugin(decoder, options)}
         self._start = file.tell()
@@ -102,12 +105,6 @@ class PixelData:
             held = file.seek(0, os.SEEK_END) - self._start
             self._held = held if length == _UNDEFINED else min(held, length)
             self.frames = min(self.frames, 8 * self._held // self._frame_bits + 1)
-
-    @property
-    def decoding_bytes(self) -> int:
-        """Memory that decoding one frame takes at its peak, in bytes."""
-        samples = self.rows * self.columns * int(self._options.get("samples_per_pixel") or 1)
-        return samples * max(16, int(self._options.get("bits_allocated") or 0) // 2)
 
     @property
     def _frame_bits(self) -> int:

@@ -9,10 +9,12 @@ from PIL import UnidentifiedImageError
 from medfocus.engine.io.dicom import DicomFile
 from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.pictures import FORMATS, PictureFile
-from medfocus.engine.io.sniff import HEAD_BYTES, kind_of
+from medfocus.engine.io.sniff import HEAD_BYTES, Kind, kind_of
+from medfocus.engine.io.volumes.dicom_parts import dicom_parts
+from medfocus.engine.io.volumes.parts import WHOLE, Part
 from medfocus.errors import ImageError
 
-_SUPPORTED = f"give a file in one of {', '.join(FORMATS)} or DICOM"
+_SUPPORTED = f"give a file in one of {', '.join(FORMATS)}, DICOM or NIfTI"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -62,9 +64,9 @@ def open_path(path: Path, name: str) -> BinaryIO:
 def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
     """Recognise a file by its content, and read its header.
 
-    PNG, JPEG, TIFF (one image per page), WebP, BMP and DICOM (one image per frame). EXIF
-    orientation is applied, and alpha is composited over black. What has more than 8 bits has no
-    fixed scale and is min-max normalised, with a warning.
+    PNG, JPEG, TIFF (one image per page), WebP, BMP, DICOM (one image per frame) and NIfTI (one per
+    slice). EXIF orientation is applied, and alpha is composited over black. Pictures of more than 8
+    bits have no fixed scale and are min-max normalised, with a warning.
 
     Args:
         file: open at its start; has to stay open while images are decoded.
@@ -73,6 +75,48 @@ def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
 
     Raises:
         ImageError: no image, or a damaged one.
+    """
+    kind = _recognised(file, name)
+    if kind == "DICOM":
+        return DicomFile(file, name, max_pixels)
+    if kind == "NIfTI":
+        # Not at the top: most runs meet none, and importing nibabel takes a third of a second.
+        from medfocus.engine.io.volumes.nifti import NiftiFile
+
+        return NiftiFile(file, name, max_pixels)
+    try:
+        return PictureFile(file, name, max_pixels)
+    except UnidentifiedImageError:
+        problem = "is not in a supported image format, whatever its suffix"
+        raise ImageError(name, problem, _SUPPORTED, code="image.not_an_image") from None
+
+
+def image_file_parts(file: BinaryIO, name: str, max_pixels: int) -> list[Part]:
+    """What a file says of its images' place in a series: one part or several, in their order.
+
+    Args:
+        file: open at its start.
+        name: of the file, in errors.
+        max_pixels: limit on one image.
+
+    Raises:
+        ImageError: no image, or a damaged one; pixels and pictures are not looked at.
+    """
+    kind = _recognised(file, name)
+    if kind == "DICOM":
+        return dicom_parts(file, name, max_pixels)
+    if kind == "NIfTI":
+        from medfocus.engine.io.volumes.nifti import NiftiFile
+
+        return NiftiFile(file, name, max_pixels).parts()
+    return [WHOLE]
+
+
+def _recognised(file: BinaryIO, name: str) -> Kind | None:
+    """The kind of a file that stands at its start, and is left there.
+
+    Raises:
+        ImageError: it is empty, or a pointer to another file.
     """
     head = file.read(HEAD_BYTES)
     file.seek(0)
@@ -85,13 +129,7 @@ def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
     # What is of no known kind may be DICOM that is damaged at its start, if its name says so: often
     # it has no suffix, or is a UID.
     named_so = suffix in ("", ".dcm", ".dicom") or suffix[1:].isdigit()
-    if kind == "DICOM" or (kind is None and named_so):
-        return DicomFile(file, name, max_pixels)
-    try:
-        return PictureFile(file, name, max_pixels)
-    except UnidentifiedImageError:
-        problem = "is not in a supported image format, whatever its suffix"
-        raise ImageError(name, problem, _SUPPORTED, code="image.not_an_image") from None
+    return "DICOM" if kind is None and named_so else kind
 
 
 def frame_name(name: str, index: int, frames: int) -> str:

@@ -1,7 +1,7 @@
 """A caller's own prompt for one image, in the same form as the zero-shot prompts."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from medfocus.settings import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGR
 
 Box = Sequence[float]  # left, top, right, bottom in pixels of the source image
 Points = Sequence[Sequence[float]]  # (x, y) or (x, y, label) in pixels of the source image
+_Prompt = TypeVar("_Prompt")
+# Of a file: one for each of its images, or for some of them by their number, from 0.
+PerFrame: TypeAlias = _Prompt | Mapping[int, _Prompt]
 MALFORMED = "input.prompt_malformed"
 Corner = tuple[float, float, Literal[0, 1, 2, 3]]
 

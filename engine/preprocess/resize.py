@@ -9,6 +9,7 @@ from medfocus.engine.preprocess.geometry import crop_offset, resized_size
 from medfocus.errors import ImageError
 from medfocus.settings import Interpolation, ResizeMode, Rgb
 
+_COPIED = 2**23  # pixels that pillow may copy into four bytes each, 32 MiB
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -37,7 +38,7 @@ def classifier_pixels(
         ImageError: so long and thin that, resized and not yet cropped, it exceeds MAX_PIXELS.
     """
     height, width = checked_size(image.shape[0], image.shape[1], size, mode, name, pixel_aspect)
-    resized = Image.fromarray(image).resize((width, height), _RESAMPLING[interpolation])
+    resized = _resized(image, width, height, _RESAMPLING[interpolation])
     top, left = crop_offset(height, size), crop_offset(width, size)
     # Outside the image pillow's crop is black, which is open_clip's padding.
     return np.array(resized.crop((left, top, left + size, top + size)))
@@ -68,7 +69,17 @@ def segmenter_pixels(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     Within one grey level of sam2's SAM2Transforms, which resizes in float32 and does not round.
     """
-    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(_resized(image, size, size, Image.Resampling.BILINEAR))
+
+
+def _resized(
+    image: NDArray[np.uint8], width: int, height: int, resampling: Image.Resampling
+) -> Image.Image:
+    """`Image.resize`, to the bit; of a large image channel by channel, which copies a third."""
+    if image.shape[0] * image.shape[1] <= _COPIED:
+        return Image.fromarray(image).resize((width, height), resampling)
+    channels = (Image.fromarray(np.ascontiguousarray(image[..., each])) for each in range(3))
+    return Image.merge("RGB", [each.resize((width, height), resampling) for each in channels])
 
 
 def normalise(

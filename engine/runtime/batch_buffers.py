@@ -39,7 +39,7 @@ class BatchBuffers(Protocol):
         """Run the classifier: images and focus masks to predictions."""
 
     def outputs(self, row: int) -> GraphOutputs:
-        """The outputs of one row, as copies."""
+        """The outputs of one row that its request wants kept, as copies."""
 
     def end(self) -> None:
         """End the batch, whether it succeeded or failed."""
@@ -104,17 +104,19 @@ class HostBatchBuffers:
         """See `BatchBuffers`."""
         batch = self._batch
         found = self._graphs.classify(batch.classifier, self._logits, batch.rows, batch.cols)
-        _, self._probabilities, self._patch_focus, self._focused = found
+        self._embedding, self._probabilities, self._patch_focus, self._focused = found
 
     def outputs(self, row: int) -> GraphOutputs:
         """See `BatchBuffers`."""
+        kept = self._requests[row].kept
         # Copies, so that keeping one prediction does not keep its whole batch.
         return GraphOutputs(
             self._probabilities[row].copy(),
             bool(self._focused[row]),
             float(self._score[row]),
-            self._logits[row].copy(),
-            self._patch_focus[row].copy(),
+            self._logits[row].copy() if kept.masks else None,
+            self._patch_focus[row].copy() if kept.masks else None,
+            self._embedding[row].copy() if kept.embedding else None,
         )
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -111,8 +112,9 @@ class ThreadStream:
             try:
                 self._execute(task, after, event)
             except BaseException as raised:
-                # After out of memory the frames must not keep tensors alive during the retry.
-                traceback.clear_frames(raised.__traceback__)
                 error = raised
+                with suppress(Exception):
+                    # After out of memory the frames must not keep tensors alive during the retry.
+                    traceback.clear_frames(raised.__traceback__)
             event.finish(error)
             del item, task, after, event, error  # an idle stream keeps nothing alive

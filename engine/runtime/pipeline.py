@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -38,6 +38,7 @@ from medfocus.errors import DeviceError, InputError, MedfocusError, without_trac
 MOST_BYTES = 3 * 2**28  # of decoded images: being decoded, queued and under way
 
 CLOSED = InputError("engine", "is closed", "load it again", code="engine.closed")
+_BROKEN = DeviceError("engine", "failed while it handled a failure", "load the engine again")
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
@@ -105,13 +106,20 @@ class Pipeline:
         _OPEN.add(self)
 
     def _run(self) -> None:
-        for number in count():
-            buffers = self._idle.get()
-            requests = self._batcher.take()
-            if not requests:
-                break
-            self._launch(number, buffers, requests)
-            del requests  # an idle pipeline keeps no images alive
+        try:
+            for number in count():
+                buffers = self._idle.get()
+                requests = self._batcher.take()
+                if not requests:
+                    break
+                self._launch(number, buffers, requests)
+                del requests  # an idle pipeline keeps no images alive
+        finally:  # also after an error that nothing above handles: nobody may wait for ever
+            self._batcher.stop(_BROKEN)
+            self.budget.stop()
+            self._end()
+
+    def _end(self) -> None:
         for stream in (self._segment, self._classify, self._answers):
             stream.close()
         self._workers.close()
@@ -123,19 +131,25 @@ class Pipeline:
 
     def _launch(self, number: int, buffers: BatchBuffers, requests: list[ImageRequest]) -> None:
         """Schedule all stages of a batch."""
+        prepared = PreprocessingTasks(buffers, requests)
+        scheduled: list[Event] = [prepared]
         try:
             buffers.begin(requests)
-            prepared = PreprocessingTasks(self._workers, buffers, requests)
+            prepared.start(self._workers)
             segmented = self._segment.submit(partial(self._stage, buffers.segment), after=prepared)
+            scheduled.append(segmented)
             classified = self._classify.submit(
                 partial(self._stage, buffers.classify), after=segmented
             )
-        except Exception as error:
-            self._recycle(buffers)
-            self._fail(requests, error)
-        else:
+            scheduled.append(classified)
             batch = _Batch(number, buffers, requests, prepared, segmented, classified)
             self._answers.submit(partial(self._answer, batch))
+        except BaseException as error:
+            for event in scheduled:  # what was scheduled still uses the buffers
+                with suppress(BaseException):
+                    event.wait()
+            self._recycle(buffers)
+            self._fail(requests, error)
 
     def _answer(self, batch: _Batch) -> None:
         try:
@@ -148,14 +162,16 @@ class Pipeline:
             failure = error
         else:
             self._recycle(batch.buffers)
-            self._metrics.add(spans)
-            self._metrics.answered(
-                spans[-1].ended - request.submitted for request in batch.requests
-            )
-            for request, output, wrong in zip(
-                batch.requests, outputs, batch.prepared.errors, strict=True
-            ):
-                self._batcher.settle(request, output if wrong is None else wrong)
+            try:
+                self._metrics.add(spans)
+                self._metrics.answered(
+                    spans[-1].ended - request.submitted for request in batch.requests
+                )
+            finally:
+                for request, output, wrong in zip(
+                    batch.requests, outputs, batch.prepared.errors, strict=True
+                ):
+                    self._batcher.settle(request, output if wrong is None else wrong)
             return
         self._recycle(batch.buffers)
         self._fail(batch.requests, failure)
@@ -172,28 +188,36 @@ class Pipeline:
 
     def _fail(self, requests: list[ImageRequest], error: BaseException) -> None:
         """Handle a batch that raised: retry it in halves, fail its requests, or fail the engine."""
-        outcome: MedfocusError
+        outcome: MedfocusError | None = _BROKEN  # if even this raises
+        try:
+            outcome = self._outcome(requests, error)
+        finally:
+            if outcome is not None:
+                for request in requests:
+                    self._batcher.settle(request, outcome)
+
+    def _outcome(self, requests: list[ImageRequest], error: BaseException) -> MedfocusError | None:
+        """The error of the requests of a batch that raised; None if they are queued again."""
         if is_out_of_memory(error) and len(requests) > 1:
             if self._batcher.put_back(requests):
-                return
-            outcome = self._batcher.failure or CLOSED
-        elif is_out_of_memory(error):
-            outcome = DeviceError(
+                return None
+            return self._batcher.failure or CLOSED
+        if is_out_of_memory(error):
+            return DeviceError(
                 requests[0].image.source,
                 f"there is no memory to run even this one image ({error})",
                 "free some, or use another device",
                 code="device.out_of_memory",
             )
-        elif isinstance(error, MedfocusError) and not isinstance(error, DeviceError):
-            outcome = error
-        else:  # after a failure the device's state is unknown, so the engine ends
-            log.error("the backend failed", exc_info=error)
-            problem = f"its backend failed ({type(error).__name__}: {error})"
-            outcome = DeviceError("engine", problem, "load the engine again")
-            self._batcher.stop(outcome)
-            self.budget.stop()
-        for request in requests:
-            self._batcher.settle(request, outcome)
+        if isinstance(error, MedfocusError) and not isinstance(error, DeviceError):
+            return error
+        # After a failure the device's state is unknown, so the engine ends.
+        problem = f"its backend failed ({type(error).__name__}: {error})"
+        outcome = DeviceError("engine", problem, "load the engine again")
+        self._batcher.stop(outcome)
+        self.budget.stop()
+        log.error("the backend failed", exc_info=error)
+        return outcome
 
     def _spans(self, batch: _Batch, answering: float) -> list[Span]:
         """The spans of a batch, from its events; the last is that of the `answer` stage."""
@@ -251,7 +275,7 @@ class Pipeline:
         def admit(count: int) -> None:
             nonlocal blocked
             since = time.perf_counter()
-            self.budget.acquire(count)
+            self._admit(count, 1)
             blocked += time.perf_counter() - since
 
         try:
@@ -267,8 +291,19 @@ class Pipeline:
         Blocks until their images are within the limit on bytes. If `failure` is set, they are
         resolved with it.
         """
-        self.budget.acquire(sum(request.image.pixels.nbytes for request in requests))
+        held = sum(request.image.pixels.nbytes for request in requests)
+        self._admit(held, len(requests))
         self.submit_admitted(requests)
+
+    def _admit(self, held: int, images: int) -> None:
+        """Hold the bytes of announced images.
+
+        While they wait for that, no batch waits for them: it may be what holds the bytes.
+        """
+        if not self.budget.acquire_now(held):
+            self.announce(-images)
+            self.budget.acquire(held)
+            self.announce(images)
 
     def submit_admitted(self, requests: Sequence[ImageRequest]) -> None:
         """Queue requests whose images' bytes are already held in `budget`."""

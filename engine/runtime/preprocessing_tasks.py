@@ -16,23 +16,25 @@ from medfocus.errors import ImageError, MedfocusError
 class PreprocessingTasks:
     """The event that every image of a batch is preprocessed, or has failed.
 
-    A failed image does not affect the others, so `wait` raises nothing; see `errors`.
+    A failed image does not affect the others, so `wait` raises nothing; see `errors`. Before
+    `start` there is nothing to wait for.
 
     Attributes:
         errors: one per row, None where the image was preprocessed.
         spans: one per row, in the order in which they ended.
     """
 
-    def __init__(
-        self, workers: WorkerPool, buffers: BatchBuffers, requests: list[ImageRequest]
-    ) -> None:
+    def __init__(self, buffers: BatchBuffers, requests: list[ImageRequest]) -> None:
+        self._buffers, self._requests = buffers, requests
         self._submitted = time.perf_counter()
         self.errors: list[MedfocusError | None] = [None] * len(requests)
         self.spans: list[Span] = []
-        self._futures: list[Future[None]] = [
-            workers.submit(partial(self._prepare_row, buffers, row, request.image.source))
-            for row, request in enumerate(requests)
-        ]
+        self._futures: list[Future[None]] = []
+
+    def start(self, workers: WorkerPool) -> None:
+        """Queue the tasks."""
+        for row in range(len(self._requests)):
+            self._futures.append(workers.submit(partial(self._prepare_row, row)))
 
     @property
     def begun(self) -> float:
@@ -48,10 +50,10 @@ class PreprocessingTasks:
         """See `Event`."""
         wait(self._futures)
 
-    def _prepare_row(self, buffers: BatchBuffers, row: int, source: str) -> None:
-        begun = time.perf_counter()
+    def _prepare_row(self, row: int) -> None:
+        begun, source = time.perf_counter(), self._requests[row].image.source
         try:
-            buffers.prepare(row)
+            self._buffers.prepare(row)
         except MedfocusError as error:
             self.errors[row] = error
         except Exception as error:

@@ -9,35 +9,50 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from medfocus.engine.io.image_file import frame_name, open_path
 from medfocus.engine.io.images import ImageSource, InMemoryImage, SourceImage, converted, named
 from medfocus.engine.io.in_memory import InMemoryFile, copied
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.reading.open_file import OpenFile
-from medfocus.engine.preprocess.prompts import Box, Points, own_prompt
-from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
+from medfocus.engine.preprocess.prompts import Box, PerFrame, Points, own_prompt
+from medfocus.engine.runtime.image_request import MASKS_ONLY, GraphOutputs, ImageRequest, Kept
 from medfocus.engine.runtime.memory import is_out_of_memory, no_memory_for
 from medfocus.engine.runtime.pipeline import Pipeline
-from medfocus.errors import ImageError, MedfocusError, without_traceback
+from medfocus.errors import ImageError, InputError, MedfocusError, without_traceback
 from medfocus.settings import Prompts
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
 class PromptedSource:
-    """One source, and the caller's prompt for it."""
+    """One source, and the caller's prompts for it.
+
+    Attributes:
+        source: what the caller gave.
+        box: of `own_prompt`.
+        points: of `own_prompt`.
+        name: in errors and results; None for its path, or its number.
+    """
 
     source: ImageSource
-    box: Box | None = None
-    points: Points | None = None
+    box: PerFrame[Box] | None = None
+    points: PerFrame[Points] | None = None
+    name: str | None = None
+
+
+def source_name(source: ImageSource, number: int) -> str:
+    """A source's name in errors and results: its path, or its number among the sources."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"item {number}"
 
 
 class PendingPrediction(NamedTuple):
@@ -67,8 +82,8 @@ class _Read(NamedTuple):
 class _Source:
     number: int
     name: str
-    box: Box | None
-    points: Points | None
+    box: PerFrame[Box] | None
+    points: PerFrame[Points] | None
     file: OpenFile | None = None
     reads: "deque[Future[_Read]]" = field(default_factory=deque)  # begun, and not yet answered
 
@@ -79,6 +94,7 @@ def stream_sources(
     prompts: Prompts,
     batch_size: int,
     count: int | None = None,
+    kept: Kept = MASKS_ONLY,
 ) -> Generator[PendingPrediction, None, None]:
     """Run sources through the pipeline and yield, in their order, one item per image.
 
@@ -92,8 +108,9 @@ def stream_sources(
         prompts: for sources that have none of their own.
         batch_size: images that are read ahead of those that are under way.
         count: number of sources, if it is known: the first batch then waits for more of them.
+        kept: which outputs of each image the caller wants.
     """
-    stream = _Stream(pipeline, prompts, pipeline.room + batch_size, count or 0)
+    stream = _Stream(pipeline, prompts, kept, pipeline.room + batch_size, count or 0)
     threading.Thread(
         target=stream.pull, args=(iter(prompted),), name="medfocus-sources", daemon=True
     ).start()
@@ -115,8 +132,10 @@ class _Stream:
         failure: what the iterable raised.
     """
 
-    def __init__(self, pipeline: Pipeline, prompts: Prompts, width: int, count: int) -> None:
-        self._pipeline, self._prompts, self._width = pipeline, prompts, width
+    def __init__(
+        self, pipeline: Pipeline, prompts: Prompts, kept: Kept, width: int, count: int
+    ) -> None:
+        self._pipeline, self._prompts, self._kept, self._width = pipeline, prompts, kept, width
         self.pulled: SimpleQueue[_Source | None] = SimpleQueue()
         self.failure: BaseException | None = None
         self._window = threading.Semaphore(width)  # sources that may be pulled
@@ -141,7 +160,10 @@ class _Stream:
         self.pulled.put(None)
 
     def answers(self, source: _Source) -> Iterator[PendingPrediction]:
-        """One item per image of a source, of which as many are read ahead as of sources."""
+        """One item per image of a source, of which as many are read ahead as of sources.
+
+        Then one with an error per prompt for an image that the source does not hold.
+        """
         index, begun, frames = 0, 1, 1
         while index < frames:
             frames, prediction = source.reads[0].result()
@@ -155,6 +177,8 @@ class _Stream:
             source.reads.popleft()
             yield prediction
             index += 1
+        if frames > 1 or prediction.future.exception() is None:
+            yield from _without_image(source, frames)
         self._sources.popleft()
         self._cancel(source)
         self._window.release()
@@ -173,7 +197,7 @@ class _Stream:
         else:
             self._pipeline.announce(1)
         given = item.source
-        name = os.fspath(given) if isinstance(given, str | os.PathLike) else f"item {number}"
+        name = item.name or source_name(given, number)
         source = _Source(number, name, item.box, item.points)
         try:
             if isinstance(given, str | os.PathLike):
@@ -186,7 +210,7 @@ class _Stream:
                 read = self._read(source, 0)
             else:
                 read = self._converted(source, given)
-        except MedfocusError as error:
+        except Exception as error:
             self._pipeline.announce(-1)
             read = _done(source, error)
         source.reads.append(read)
@@ -199,7 +223,7 @@ class _Stream:
         """Copy an image in memory now, before the caller changes it."""
         try:
             image = converted(given, source.name)
-            request = self._request(source, image)
+            request = self._request(source, image, 0)
             self._pipeline.submit([request])
         except Exception as error:
             return _done(source, error)
@@ -232,7 +256,7 @@ class _Stream:
             if isinstance(outcome, MedfocusError):
                 return _Read(frames, _failed(source, outcome))
             name = frame_name(source.name, index, frames)
-            request = self._request(source, named(outcome, name))
+            request = self._request(source, named(outcome, name), index)
             budget.release(held - outcome.pixels.nbytes)
             held = 0
             self._pipeline.submit_admitted([request])
@@ -243,13 +267,13 @@ class _Stream:
             budget.release(held)
             self._pipeline.announce(-1)
 
-    def _request(self, source: _Source, image: SourceImage) -> ImageRequest:
-        if source.box is None and source.points is None:
-            return ImageRequest(image, self._prompts)
+    def _request(self, source: _Source, image: SourceImage, index: int) -> ImageRequest:
+        box, points = _of_frame(source.box, index), _of_frame(source.points, index)
+        if box is None and points is None:
+            return ImageRequest(image, self._prompts, self._kept)
         height, width = image.pixels.shape[:2]
-        return ImageRequest(
-            image, own_prompt(source.box, source.points, height, width, image.source)
-        )
+        own = own_prompt(box, points, height, width, image.source)
+        return ImageRequest(image, own, self._kept)
 
     def _cancel(self, source: _Source) -> None:
         for read in source.reads:
@@ -259,6 +283,21 @@ class _Stream:
                 read.add_done_callback(lambda read: read.result().prediction.future.cancel())
         if source.file is not None:
             source.file.close()
+
+
+def _of_frame(prompt: PerFrame[_T] | None, index: int) -> _T | None:
+    return prompt.get(index) if isinstance(prompt, Mapping) else prompt
+
+
+def _without_image(source: _Source, frames: int) -> Iterator[PendingPrediction]:
+    for kind, prompts in (("box", source.box), ("points", source.points)):
+        given = prompts.keys() if isinstance(prompts, Mapping) else ()
+        for frame in sorted(set(given) - {*range(frames)}, key=str):
+            name = f"{source.name}#{frame}"
+            problem = f"is for an image of {frames} that are there, numbered from 0"
+            hint = "correct the number, or leave it out"
+            error = InputError(f"{kind} of {name}", problem, hint, code="input.prompt_unused")
+            yield _failed(source, error)._replace(source=name)
 
 
 def _pending(source: _Source, request: ImageRequest) -> PendingPrediction:

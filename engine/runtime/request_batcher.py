@@ -13,9 +13,9 @@ from medfocus.errors import MedfocusError, without_traceback
 log = logging.getLogger(__name__)
 
 
-# Seconds for which a batch waits for images that are being read, if it may not wait otherwise: less
-# than a batch takes, and enough for those that arrive together to run together.
-_LINGER = 0.002
+# Seconds for which a batch waits for images that are being read, if it may not wait otherwise: for
+# the next one, and for all of them. Small files arrive every few milliseconds.
+_NEXT, _ALL = 0.02, 0.1
 
 
 class RequestBatcher:
@@ -35,6 +35,7 @@ class RequestBatcher:
         self.failure: MedfocusError | None = None
         self._requests: deque[ImageRequest] = deque()
         self._announced = 0
+        self._arrived = 0.0  # when a request was last queued
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -44,13 +45,14 @@ class RequestBatcher:
         """Say that `count` images will come soon; a negative count takes it back."""
         with self._changed:
             self._announced += count
-            if not self._announced:
+            if self._announced <= 0:
                 self._changed.notify_all()
 
     def put(self, requests: Sequence[ImageRequest]) -> None:
         """Queue requests; if `failure` is set, they are resolved with it."""
         with self._changed:
             self._requests.extend(requests)
+            self._arrived = time.perf_counter()
             self._changed.notify_all()
         if self.failure:
             self.stop(self.failure)
@@ -67,13 +69,16 @@ class RequestBatcher:
         return []
 
     def _wait_for_more(self, since: float) -> None:
-        patience = self._max_wait or _LINGER
-
-        def enough() -> bool:
-            complete = len(self._requests) >= self.max_batch or self.failure is not None
-            return complete or not (self._max_wait or self._announced)
-
-        self._changed.wait_for(enough, since + patience - time.perf_counter())
+        """Wait until the batch is full, or its time is over."""
+        while len(self._requests) < self.max_batch and not self.failure:
+            if self._max_wait:
+                until = since + self._max_wait
+            elif self._announced > 0:
+                until = min(since + _ALL, self._arrived + _NEXT)
+            else:
+                break
+            if not self._changed.wait(max(until - time.perf_counter(), 0)):
+                break
 
     def _take(self) -> list[ImageRequest]:
         """The oldest request, and those behind it whose prompts have the same shape."""
@@ -104,12 +109,15 @@ class RequestBatcher:
             if half < self.max_batch:
                 self.max_batch = half
                 log.warning("out of memory: at most %d images run together from now on", half)
-            self._requests.extendleft(reversed(requests))
+            self._requests.extendleft(reversed(requests))  # last, for a log may raise
             self._changed.notify_all()
             return True
 
     def settle(self, request: ImageRequest, outcome: GraphOutputs | MedfocusError) -> None:
-        """Resolve a request with its outputs or its error."""
+        """Resolve a request with its outputs or its error, once."""
+        if request.settled:
+            return
+        request.settled = True
         self._release(request)
         if not (request.begun or request.future.set_running_or_notify_cancel()):
             return  # cancelled by its caller

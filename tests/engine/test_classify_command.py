@@ -26,7 +26,7 @@ from PIL import Image
 from medfocus.engine import classify_command
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_command import main
-from medfocus.engine.classify_run import overlay_name
+from medfocus.engine.evidence.files import evidence_name
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import DeviceError, EngineDirectoryError, MedfocusError
@@ -50,7 +50,9 @@ class CountingEngine:
     def seen(self) -> list[str]:
         return [Path(path).name for batch in self.batches for path in batch]
 
-    def stream_each(self, sources: Iterable[Path]) -> Iterator[list[Prediction]]:
+    def stream_each(
+        self, sources: Iterable[Path], *, boxes: Iterable[object], keep_masks: bool
+    ) -> Iterator[list[Prediction]]:
         pulled = iter(sources)
         while batch := [*islice(pulled, self.max_batch)]:
             self.before_batch(len(self.batches))
@@ -194,7 +196,9 @@ def test_frames_of_a_file_are_rows_of_their_own(folder: Path, engine: CountingEn
     assert sources[1:6] == [
         *("images/1.png", "images/1.tif#0", "images/1.tif#1", "images/1.tif#2", "images/2.png"),
     ]
-    assert {path.name for path in Path("pictures").iterdir()} == set(map(overlay_name, sources))
+    assert {path.name for path in Path("pictures").iterdir()} == {
+        evidence_name(source, "png") for source in sources
+    }
 
 
 def test_names_that_are_not_utf8_are_escaped(folder: Path, engine: CountingEngine) -> None:
@@ -217,7 +221,7 @@ def test_batches_have_the_size_asked_for(folder: Path, engine: CountingEngine) -
 def test_overlay_names_are_unique_and_stay_inside() -> None:
     sources = ["a/x.png", "b/x.png", "../x.png", "/x.png", "x.png#1", "a/..", "..", "", "肺" * 300]
     sources += ["a/x.png#0", "a/x png", "a/x_png", ".hidden", "a" * 4000]
-    names = [overlay_name(source) for source in sources]
+    names = [evidence_name(source, "png") for source in sources]
     assert len(set(names)) == len(names)
     for name in names:
         assert Path(name).name == name
@@ -255,7 +259,9 @@ def test_images_in_an_archive_are_named_by_it(study: Path, engine: CountingEngin
         else:
             assert inside == {**plain, "source": inside["source"]}
     good = [row["source"] for row in rows if not row["error"]]
-    assert {path.name for path in Path("pictures").iterdir()} == set(map(overlay_name, good))
+    assert {path.name for path in Path("pictures").iterdir()} == {
+        evidence_name(source, "png") for source in good
+    }
     copies = [Path(path) for batch in engine.batches for path in batch if "images" not in path]
     assert len(copies) == 4
     assert not any(copy.exists() or copy.parent.exists() for copy in copies)
@@ -520,14 +526,33 @@ def test_a_failed_file_is_tried_again(folder: Path, engine: CountingEngine) -> N
 
 
 @pytest.mark.parametrize(
-    "options", [["--restart"], ["--device", "cpu"], ["--backend", "torch"], ["--overlays", "new"]]
+    "options",
+    [
+        ["--restart"],
+        ["--device", "cpu"],
+        ["--backend", "torch"],
+        ["--overlays", "new"],
+        ["--masks", "new"],
+        ["--boxes", "boxes.csv"],
+    ],
 )
 def test_other_options_start_again(
     folder: Path, engine: CountingEngine, options: list[str]
 ) -> None:
+    Path("boxes.csv").write_text("file,left,top,right,bottom\nimages/1.png,1,1,9,9\n")
     stopped(engine)
     assert main([*RESUMABLE, *options]) == 0
     assert len(engine.seen) == 5
+
+
+def test_results_may_be_shown_otherwise_when_a_run_resumes(
+    folder: Path, engine: CountingEngine
+) -> None:
+    stopped(engine)
+    assert main([*RESUMABLE, "--top-k", "1"]) == 0
+    assert engine.seen == ["4.png"]
+    rows = json.loads(Path("out.json").read_text())
+    assert [list(row["probabilities"]) for row in rows] == [[row["label"]] for row in rows]
 
 
 def test_another_engine_starts_again(folder: Path, engine: CountingEngine) -> None:
@@ -587,6 +612,9 @@ def test_a_result_is_replaced_whole(
         ["engine", "images", "--batch-size", "-1"],
         ["engine", "images", "--format", "xml"],
         ["engine", "images", "--backend", "other"],
+        ["engine", "images", "--device", "cuda:x"],
+        ["engine", "images", "--top-k", "0"],
+        ["engine", "images", "--mask-format", "tif"],
         ["engine", "images", "--unknown"],
     ],
 )
@@ -728,7 +756,7 @@ def test_a_real_engine_answers(folder: Path, engine_directory: Path) -> None:
     for row in rows:
         assert tuple(row["probabilities"]) == CLASSES
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        with Image.open(Path("pictures", overlay_name(row["source"]))) as image:
+        with Image.open(Path("pictures", evidence_name(row["source"], "png"))) as image:
             assert image.format == "PNG"
 
 

@@ -19,6 +19,7 @@ from tests.errors import refuses
         ({"buckets": ()}, "input.invalid", "batch"),
         ({"buckets": (8, 1)}, "input.invalid", "batch"),
         ({"buckets": (0, 1)}, "input.invalid", "batch"),
+        ({"join": "median"}, "input.unknown_choice", "join"),
         ({"dtype": "bf16", "targets": ("onnx",)}, "backend.unsupported_precision", "target onnx"),
     ],
 )

@@ -79,8 +79,10 @@ def export(tmp_path: Path, *arguments: str) -> int:
 def test_the_command_builds_a_zero_shot_engine(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("smooth solid lesion\nhazy target lesion\n")
     out = tmp_path / "engine"
-    assert export(tmp_path, "--classes", str(tmp_path / "classes.txt")) == 0
+    rule = "focused:3"
+    assert export(tmp_path, "--classes", str(tmp_path / "classes.txt"), "--join", rule) == 0
     manifest = read_engine_directory(out).manifest
+    assert manifest.join == rule
     assert manifest.classes == ("smooth solid lesion", "hazy target lesion")
 
 

@@ -1,8 +1,6 @@
 """The PyTorch backend: the original graphs, in half precision through autocast."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,13 @@ from torch import Tensor
 from medfocus.engine.artifact.directory import EngineDirectory, load_tensors
 from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, HEAD_WEIGHTS, SEGMENTER_WEIGHTS
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.device import parsed, require_gpu
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers, captures_of
 from medfocus.engine.backends.torch.cuda_stream import CudaStream
+from medfocus.engine.backends.torch.exact_convolutions import ExactConvolutions
 from medfocus.engine.backends.torch.half_weights import store_half
 from medfocus.engine.runtime.buffer_pool import BATCHES_ON_GPU, BufferPool, host_buffer_pool
 from medfocus.engine.runtime.graphs import Array
-from medfocus.errors import InputError
 from medfocus.models.clip.adapter import PROMPTS
 from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
@@ -48,7 +47,7 @@ class TorchBackend:
         device: `auto` takes CUDA if there is a CUDA device.
 
     Raises:
-        InputError: `cuda` without a CUDA device.
+        InputError: a CUDA device that is not there.
         EngineDirectoryError: a file is missing or was changed.
         WeightsError: tensors that do not fit the manifest's architectures.
     """
@@ -56,11 +55,12 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
-        available = torch.cuda.is_available()
-        if device == "cuda" and not available:
-            problem, hint = "torch finds no CUDA device", "use cpu or auto"
-            raise InputError("device cuda", problem, hint, code="device.unavailable")
-        self.device: Device = "cuda" if available and device != "cpu" else "cpu"
+        kind, self.ordinal = parsed(device)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if kind == "cuda":
+            require_gpu(self.ordinal, count, "torch")
+        self.device: Device = "cuda" if count and kind != "cpu" else "cpu"
+        self._place = torch.device(f"cuda:{self.ordinal}" if self.device == "cuda" else "cpu")
         self._precision = DTYPES[directory.manifest.backends[self.name]]
         self._float32 = {
             block.partition(":")[0] for block in directory.manifest.precision.float32_blocks
@@ -69,7 +69,7 @@ class TorchBackend:
         for graph, module in (("segmenter", self._segmenter), ("classifier", self._classifier)):
             if self._is_half(graph):
                 store_half(module, self._precision)
-            module.to(self.device)
+            module.to(self._place)
 
     @torch.inference_mode()
     def segment(
@@ -91,7 +91,7 @@ class TorchBackend:
 
     def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
         """As `segment`, on the device."""
-        with self._autocast("segmenter"), _exact_float32(self.device):
+        with self._current(), self._autocast("segmenter"), self._exact_float32():
             found: SegmenterOutput = self._segmenter(image, points, labels)
         return found
 
@@ -99,26 +99,37 @@ class TorchBackend:
         self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
     ) -> ClassifierOutput:
         """As `classify`, on the device."""
-        with self._autocast("classifier"), _exact_float32(self.device):
+        with self._current(), self._autocast("classifier"), self._exact_float32():
             found: ClassifierOutput = self._classifier(image, focus_logits, rows, cols)
         return found
+
+    @property
+    def embedding_size(self) -> int:
+        """E, numbers of an embedding."""
+        return self._classifier.clip.embedding_size
 
     def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
         """See `Backend.buffer_pool`."""
         if self.device == "cpu":
             return host_buffer_pool(self, self.device, manifest, images)
-        buffers = [
-            TorchBatchBuffers(self, manifest, images, self.device) for _ in range(BATCHES_ON_GPU)
-        ]
-        sizes = [*(size for size in manifest.buckets if size < images), images]
-        captures = captures_of(manifest)
-        for one in buffers:
-            one.capture(sizes, captures)
-        return BufferPool([*buffers], CudaStream("segment"), CudaStream("classify"))
+        with self._current():  # streams, pinned memory and CUDA graphs belong to this GPU
+            buffers = [
+                TorchBatchBuffers(self, manifest, images, self._place)
+                for _ in range(BATCHES_ON_GPU)
+            ]
+            sizes = [*(size for size in manifest.buckets if size < images), images]
+            captures = captures_of(manifest)
+            for one in buffers:
+                one.capture(sizes, captures)
+            return BufferPool([*buffers], CudaStream("segment"), CudaStream("classify"))
 
     def close(self) -> None:
         """See `Backend.close`."""
         del self._segmenter, self._classifier
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Make this backend's GPU the calling thread's: Triton and cuBLAS use the current one."""
+        return torch.cuda.device(self._place) if self.device == "cuda" else nullcontext()
 
     def _is_half(self, graph: str) -> bool:
         return self._precision is not torch.float32 and graph not in self._float32
@@ -129,42 +140,11 @@ class TorchBackend:
         # No weight cache: allocated during a capture, it would belong to the CUDA graph.
         return torch.autocast(self.device, dtype, enabled=half, cache_enabled=False)
 
+    def _exact_float32(self) -> AbstractContextManager[object]:
+        return ExactConvolutions() if self.device == "cuda" else nullcontext()
+
     def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
-        return [torch.from_numpy(array).to(self.device) for array in arrays]
-
-
-_exact_users = 0
-_exact_lock = threading.Lock()
-_found: list[str] = []
-
-
-@contextmanager
-def _exact_float32(device: Device) -> Iterator[None]:
-    """Compute float32 in float32: on CUDA, cuDNN by default rounds convolution inputs to TF32.
-
-    The setting is global to the process, and the two streams' threads use it concurrently: the
-    first to enter sets it, and the last to leave restores it.
-    """
-    if device == "cpu":
-        yield
-        return
-    global _exact_users
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    settings = (conv, torch.backends.cuda.matmul)
-    with _exact_lock:
-        _exact_users += 1
-        if _exact_users == 1:
-            _found[:] = [setting.fp32_precision for setting in settings]
-            for setting in settings:
-                setting.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        with _exact_lock:
-            _exact_users -= 1
-            if _exact_users == 0:
-                for setting, precision in zip(settings, _found, strict=True):
-                    setting.fp32_precision = precision
+        return [torch.from_numpy(array).to(self._place) for array in arrays]
 
 
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:

@@ -42,6 +42,10 @@ Stage = Literal["segment", "classify"]
 class TensorGraphs(Protocol):
     """The two graphs, on tensors of the device."""
 
+    @property
+    def embedding_size(self) -> int:
+        """E."""
+
     def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
         """See `Graphs.segment`."""
 
@@ -58,10 +62,12 @@ class TorchBatchBuffers:
         graphs: the backend.
         manifest: the engine's.
         count: number of rows, the most images of a batch.
-        device: `cuda`, or for tests `cpu`, without pinned memory and CUDA graphs.
+        device: a GPU, the current one; or for tests the CPU, without pinned memory and CUDA graphs.
     """
 
-    def __init__(self, graphs: TensorGraphs, manifest: Manifest, count: int, device: str) -> None:
+    def __init__(
+        self, graphs: TensorGraphs, manifest: Manifest, count: int, device: str | torch.device
+    ) -> None:
         self._graphs, self._manifest = graphs, manifest
         pre = manifest.preprocessing
         self._first, self._second = pre.segmenter, pre.classifier
@@ -83,6 +89,7 @@ class TorchBatchBuffers:
         self._logits.device.fill_(NO_REGION)
         self._probabilities = buffers(torch.float32, len(manifest.classes))
         self._patch_focus = buffers(torch.float32, *2 * (self._second.patch_grid,))
+        self._embedding = buffers(torch.float32, graphs.embedding_size)
         self._focused = buffers(torch.bool)
         self._first_scale, self._second_scale = (
             [torch.tensor(value, device=device).view(3, 1, 1) for value in (part.mean, part.std)]
@@ -155,19 +162,24 @@ class TorchBatchBuffers:
         """See `BatchBuffers`."""
         count = len(self._requests)
         self.run("classify", count)
-        masks, found = (self._logits, self._score), (self._probabilities, self._patch_focus)
-        for buffers in (*masks, *found, self._focused):
+        wanted = [self._probabilities, self._focused, self._score]
+        if any(request.kept.masks for request in self._requests):
+            wanted += [self._logits, self._patch_focus]
+        if any(request.kept.embedding for request in self._requests):
+            wanted.append(self._embedding)
+        for buffers in wanted:
             buffers.down(count)
 
     def outputs(self, row: int) -> GraphOutputs:
         """See `BatchBuffers`."""
-        place = self._packing.rows[row]
+        place, kept = self._packing.rows[row], self._requests[row].kept
         return GraphOutputs(
             self._probabilities.host[place].numpy().copy(),
             bool(self._focused.host[place]),
             float(self._score.host[place]),
-            self._logits.host[place].numpy().copy(),
-            self._patch_focus.host[place].numpy().copy(),
+            self._logits.host[place].numpy().copy() if kept.masks else None,
+            self._patch_focus.host[place].numpy().copy() if kept.masks else None,
+            self._embedding.host[place].numpy().copy() if kept.embedding else None,
         )
 
     def end(self) -> None:
@@ -216,6 +228,7 @@ class TorchBatchBuffers:
             self._probabilities.device[:count] = output.probabilities
             self._patch_focus.device[:count] = output.patch_focus
             self._focused.device[:count] = output.focused
+            self._embedding.device[:count] = output.embedding
 
     @torch.inference_mode()
     def capture(self, buckets: Sequence[int], captures: "Captures") -> None:

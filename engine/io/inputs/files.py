@@ -196,4 +196,5 @@ def _opened(path: Path, found: Found) -> Iterator[InputFile]:
 def _may_be_image(path: Path, kind: Kind | None) -> bool:
     if kind is not None:
         return kind in IMAGE_KINDS
-    return path.suffix.lower() in IMAGE_ENDINGS or _UID.fullmatch(path.name) is not None
+    named_so = path.suffix.lower() in IMAGE_ENDINGS or path.name.lower().endswith(".nii.gz")
+    return named_so or _UID.fullmatch(path.name) is not None

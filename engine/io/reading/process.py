@@ -20,6 +20,7 @@ from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.reading import channel
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
+from medfocus.engine.io.volumes.parts import MOST_PARTS, Part, from_json
 from medfocus.errors import DeviceError, ImageError, InputError, MedfocusError
 
 # The process ends itself once it has used its time. One that uses none, since a disk keeps it
@@ -65,18 +66,12 @@ class ReadingProcess:
         Raises:
             DeviceError: the process cannot be started.
         """
-        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            self.close()
-            self._start()
-        if self._stopped:  # looked at after the start, before which `stop` finds nothing to end
+        if not self._started():
             return Reading(index + 1, _STOPPED)
         assert self._channel is not None
         frames = index + 1
         try:
-            new = () if file is self._file else (file.descriptor,)
-            self._file = file
-            channel.send(self._channel, {"name": file.name, "frame": index}, *new)
-            header, _ = self._received()
+            header = self._asked(file, {"name": file.name, "frame": index})
             frames = _count(header["frames"])
             if "error" in header:
                 return Reading(frames, _error(header["error"]))
@@ -91,6 +86,32 @@ class ReadingProcess:
             return Reading(frames, Frame(pixels, notices, _aspect(answer["pixel_aspect"])))
         except (EOFError, ConnectionError, TimeoutError) as ended:
             return Reading(frames, self._ended_by(file.name, isinstance(ended, TimeoutError)))
+        except BaseException:
+            self.close()  # it may be in the middle of a request
+            raise
+
+    def parts(self, file: OpenFile) -> list[Part] | MedfocusError:
+        """What a file says of its images' place in a series, or why it cannot be read.
+
+        Raises:
+            DeviceError: the process cannot be started.
+        """
+        if not self._started():
+            return _STOPPED
+        parts: list[Part] = []
+        try:
+            while True:
+                answer = self._asked(file, {"name": file.name, "parts": len(parts)})
+                if "error" in answer:
+                    return _error(answer["error"])
+                page = _parts(answer)
+                parts += page
+                if not page or len(parts) > MOST_PARTS:
+                    raise EOFError
+                if len(parts) == answer["total"]:
+                    return parts
+        except (EOFError, ConnectionError, TimeoutError) as ended:
+            return self._ended_by(file.name, isinstance(ended, TimeoutError))
         except BaseException:
             self.close()  # it may be in the middle of a request
             raise
@@ -111,6 +132,13 @@ class ReadingProcess:
             self._process.wait()
         self._channel = self._process = self._file = None
 
+    def _started(self) -> bool:
+        """Start the process if there is none of this one's own; False if reading was stopped."""
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            self.close()
+            self._start()
+        return not self._stopped  # looked at after the start, before which `stop` ends nothing
+
     def _start(self) -> None:
         self._owner = os.getpid()
         self._channel, others = channel.pair()
@@ -130,6 +158,14 @@ class ReadingProcess:
                 problem = f"cannot be started ({error.strerror})"
                 hint = "free memory, or trust the files (trust_files)"
                 raise DeviceError("reading process", problem, hint) from None
+
+    def _asked(self, file: OpenFile, request: channel.Message) -> channel.Message:
+        """The first answer to a request about a file, which is sent along if it is a new one."""
+        assert self._channel is not None
+        new = () if file is self._file else (file.descriptor,)
+        self._file = file
+        channel.send(self._channel, request, *new)
+        return self._received()[0]
 
     def _received(self) -> tuple[channel.Message, list[int]]:
         assert self._channel is not None
@@ -174,6 +210,13 @@ def _count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise EOFError
     return value
+
+
+def _parts(answer: channel.Message) -> list[Part]:
+    try:
+        return [from_json(part) for part in answer["parts"]]
+    except (KeyError, TypeError, ValueError):
+        raise EOFError from None
 
 
 def _aspect(value: object) -> float:

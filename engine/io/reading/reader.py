@@ -3,14 +3,22 @@
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from medfocus.engine.io.image_file import ImageFile, frame_name, open_image_file, open_path
+from medfocus.engine.io.image_file import (
+    ImageFile,
+    frame_name,
+    image_file_parts,
+    open_image_file,
+    open_path,
+)
 from medfocus.engine.io.images import SourceImage, named
+from medfocus.engine.io.in_memory import InMemoryFile, copied
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.engine.io.reading.process import ReadingProcess
+from medfocus.engine.io.volumes.parts import Part
 from medfocus.errors import MedfocusError, without_traceback
 
 
@@ -46,17 +54,25 @@ class FileReader:
         """
         if self._trusting:
             return self._read_here(file, index, admit)
-        process: ReadingProcess | None = getattr(self._own, "process", None)
-        if process is None:
-            with self._lock:
-                self._own.process = process = ReadingProcess(self._limits)
-                self._processes.append(process)
-                if self._stopped:
-                    process.stop()
-        return process.read(file, index, admit)
+        return self._process().read(file, index, admit)
 
-    def read_all(self, path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
-        """Every image of a file.
+    def parts(self, file: OpenFile) -> list[Part] | MedfocusError:
+        """What an open file says of its images' place in a series, or why it cannot be read.
+
+        Raises:
+            DeviceError: a process cannot be started.
+        """
+        if not self._trusting:
+            return self._process().parts(file)
+        with file.lock:
+            try:
+                file.file.seek(0)
+                return image_file_parts(file.file, file.name, self._limits.max_pixels)
+            except MedfocusError as error:
+                return without_traceback(error)
+
+    def each(self, path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
+        """Every image of a file, one at a time.
 
         Args:
             path: of the file.
@@ -65,18 +81,21 @@ class FileReader:
         Raises:
             ImageError: it cannot be read.
         """
-        name, images, frames = name or os.fspath(path), list[SourceImage](), 1
+        name, index, frames = name or os.fspath(path), 0, 1
         file = OpenFile(name, open_path(Path(path), name))
         try:
-            while len(images) < frames:
-                frames, outcome = self.read(file, len(images))
+            while index < frames:
+                frames, outcome = self.read(file, index)
                 if isinstance(outcome, MedfocusError):
                     raise outcome
-                source = frame_name(name, len(images), frames)
-                images.append(named(outcome, source))
+                yield named(outcome, frame_name(name, index, frames))
+                index += 1
         finally:
             file.close()
-        return images
+
+    def read_all(self, path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
+        """Every image of a file: see `each`."""
+        return list(self.each(path, name))
 
     def stop(self) -> None:
         """Let all reading fail, soon; from any thread."""
@@ -89,6 +108,17 @@ class FileReader:
         """End the processes; no thread may be reading any more."""
         for process in self._processes:
             process.close()
+
+    def _process(self) -> ReadingProcess:
+        """The calling thread's own."""
+        process: ReadingProcess | None = getattr(self._own, "process", None)
+        if process is None:
+            with self._lock:
+                self._own.process = process = ReadingProcess(self._limits)
+                self._processes.append(process)
+                if self._stopped:
+                    process.stop()
+        return process
 
     def _read_here(self, file: OpenFile, index: int, admit: Callable[[int], None]) -> Reading:
         opened: ImageFile | None = None
@@ -110,7 +140,38 @@ atexit.register(_shared.close)
 
 
 def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[SourceImage]:
-    """Every image of a file, read in a process of the calling thread's own.
+    """Every image of a file, read in a process of the calling thread's own: see `each_image`."""
+    return list(each_image(path, name))
+
+
+def read_image(given: str | os.PathLike[str] | InMemoryFile, name: str, frame: int) -> SourceImage:
+    """One image of a file, read in a process of the calling thread's own.
+
+    Args:
+        given: a path, or a file in memory.
+        name: of the image, in errors.
+        frame: which image, from 0, if the file holds several.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if isinstance(given, InMemoryFile):
+        file = OpenFile(name, copied(given, name))
+    else:
+        file = OpenFile(name, open_path(Path(given), name))
+    try:
+        frames, outcome = _shared.read(file, 0)
+        if frames > 1 and frame:
+            _, outcome = _shared.read(file, frame)
+    finally:
+        file.close()
+    if isinstance(outcome, MedfocusError):
+        raise outcome
+    return named(outcome, name)
+
+
+def each_image(path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
+    """The images of a file one at a time, read in a process of the calling thread's own.
 
     Args:
         path: of the file.
@@ -119,4 +180,4 @@ def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[S
     Raises:
         ImageError: it cannot be read.
     """
-    return _shared.read_all(path, name)
+    return _shared.each(path, name)

@@ -6,7 +6,10 @@
     ← {"frames": 1, "shape": [512, 512], "pixel_aspect": 1.0,
        "warnings": [["pixels.constant", "all pixels …"]]}     with a descriptor of its pixels
 
-Either answer may be {"frames": 1, "error": [class, item, problem, hint, code]} instead.
+    → {"name": "a.dcm", "parts": 0}           from which part on
+    ← {"parts": [{"first": 0, …}], "total": 1}     up to 64 of them; see `Part`
+
+Each answer may be {"frames": 1, "error": [class, item, problem, hint, code]} instead.
 """
 
 import os
@@ -21,14 +24,16 @@ from typing import BinaryIO
 
 import numpy as np
 
-from medfocus.engine.io.image_file import ImageFile, open_image_file
+from medfocus.engine.io.image_file import ImageFile, image_file_parts, open_image_file
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.io.reading import channel
 from medfocus.engine.io.reading.limits import ReadingLimits
+from medfocus.engine.io.volumes.parts import Part, to_json
 from medfocus.errors import ImageError, MedfocusError
 
 # gdcm tries 8 bits before 12.
 _EXPECTED = b"Unsupported JPEG data precision"
+_PARTS = 64  # in a message
 COMPLAINT = Notice("pixels.decoder_complained", "its decoder reported damage: pixels may be wrong")
 
 
@@ -48,6 +53,7 @@ class Worker:
         self._engine, self._limits = engine, limits
         self._file: BinaryIO | None = None
         self._opened: ImageFile | None = None
+        self._parts: list[Part] = []
         self._complaints = os.memfd_create("complaints")
         os.dup2(self._complaints, sys.stderr.fileno())
 
@@ -59,7 +65,10 @@ class Worker:
             for descriptor in descriptors:
                 self._take(descriptor)
             try:
-                self._decode(name, request["frame"])
+                if "parts" in request:
+                    self._list(name, request["parts"])
+                else:
+                    self._decode(name, request["frame"])
             except MedfocusError as error:
                 self._refuse(error)
             except MemoryError:
@@ -73,6 +82,15 @@ class Worker:
         # Opened again, since processes that share a descriptor share its position.
         self._file, self._opened = Path(f"/proc/self/fd/{descriptor}").open("rb"), None  # noqa: SIM115
         os.close(descriptor)
+
+    def _list(self, name: str, start: int) -> None:
+        if not start:
+            assert self._file is not None
+            self._file.seek(0)
+            with _alarm(self._limits.seconds):
+                self._parts = image_file_parts(self._file, name, self._limits.max_pixels)
+        page = [to_json(part) for part in self._parts[start : start + _PARTS]]
+        channel.send(self._engine, {"parts": page, "total": len(self._parts)})
 
     def _decode(self, name: str, index: int) -> None:
         with _alarm(self._limits.seconds):

@@ -4,7 +4,7 @@ The first line, in JSON, identifies the run; each further line is a finished fil
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import RawIOBase
 from math import isfinite
@@ -14,12 +14,12 @@ from typing import Any
 from medfocus.errors import FileError
 from medfocus.files.file_errors import unreadable, unwritable
 
-ResultRow = dict[str, Any]  # Prediction.to_json
+ResultRow = dict[str, Any]  # Prediction.to_dict, SeriesPrediction.to_dict
 FileKey = tuple[str, int, int]  # a file as it was classified: name, size, modification time in ns
 
 _BEGINNING = b'{"medfocus": '  # of every journal: the first key of its run's identity
 # What a row's keys hold in a journal, which has no rows with an error.
-_TYPES: Mapping[str, tuple[type, ...]] = {
+_TYPES: dict[str, tuple[type, ...]] = {
     "source": (str,),
     "label": (str,),
     "probabilities": (dict,),
@@ -28,6 +28,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "warnings": (list,),
     "error": (type(None),),
 }
+_SERIES_TYPES: dict[str, tuple[type, ...]] = {"joined": (str,), "evidence": (str,)}
 
 
 class Journal:
@@ -145,7 +146,8 @@ def _checked(path: Path, number: int, content: Any) -> tuple[FileKey, list[Resul
 def _check_row(path: Path, number: int, row: Any) -> None:
     if not isinstance(row, dict):
         raise _invalid(path, number, "holds a row that is not an object")
-    for key, types in _TYPES.items():
+    series = "slices" in row
+    for key, types in (_TYPES | _SERIES_TYPES if series else _TYPES).items():
         if key not in row or type(row[key]) not in types:
             raise _invalid(path, number, f"lacks a usable {key!r}")
     values = list(row["probabilities"].values())
@@ -155,6 +157,11 @@ def _check_row(path: Path, number: int, row: Any) -> None:
         raise _invalid(path, number, "has a 'label' without a probability")
     if not all(isinstance(text, str) for text in row["warnings"]):
         raise _invalid(path, number, "has 'warnings' that are no text")
+    if series:
+        if not isinstance(row["slices"], list) or not row["slices"]:
+            raise _invalid(path, number, "has no usable 'slices'")
+        for each in row["slices"]:
+            _check_row(path, number, each)
 
 
 def _invalid(path: Path, number: int, problem: str) -> FileError:

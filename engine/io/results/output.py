@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from medfocus.engine.io.results.journal import ResultRow, journal_path
-from medfocus.engine.io.results.tables import csv_text, json_text, jsonl_text
+from medfocus.engine.io.results.tables import csv_text, json_text, jsonl_text, most_probable
 from medfocus.errors import FileError, InputError
 from medfocus.files.atomic_write import atomic_write, is_stream
 from medfocus.files.file_errors import unwritable
@@ -72,7 +72,11 @@ def sole_writer_of(output: Path | None) -> Iterator[None]:
 
 
 def write_results(
-    rows: list[ResultRow], classes: Sequence[str], output: Path | None, kind: str
+    rows: list[ResultRow],
+    classes: Sequence[str],
+    output: Path | None,
+    kind: str,
+    top_k: int | None = None,
 ) -> None:
     """Write results to stdout or a file, and remove the file's journal.
 
@@ -81,14 +85,18 @@ def write_results(
         classes: of the engine.
         output: a file or a stream; None or `STDOUT` for stdout.
         kind: one of `FORMATS`.
+        top_k: write the probabilities of so many most probable classes only.
 
     Raises:
         FileError: they cannot be written (`file.unwritable`).
     """
-    texts = {"csv": lambda: csv_text(rows, classes), "json": lambda: json_text(rows)}
-    texts["jsonl"] = lambda: jsonl_text(rows)
+    if kind == "csv":
+        text = csv_text(rows, classes, top_k)
+    else:
+        limited = rows if top_k is None else [most_probable(row, top_k) for row in rows]
+        text = json_text(limited) if kind == "json" else jsonl_text(limited)
     # A file name that is not UTF-8 is written with escapes, which are JSON's own as well.
-    data = texts[kind]().encode("utf-8", "backslashreplace")
+    data = text.encode("utf-8", "backslashreplace")
     if output is None or output == STDOUT:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()

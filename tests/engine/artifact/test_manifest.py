@@ -48,6 +48,7 @@ MANIFEST = Manifest(
     ),
     classes=("normal", "Läsion", "肺炎"),
     class_prompts=("a scan of {class}", "{class}, seen in MRI"),
+    join="focused:12",
     buckets=(1, 8, 32),
     files={"plans/a.plan": FileRecord("c" * 64, 12), "head.safetensors": FileRecord("d" * 64, 0)},
     backends={"openvino": "int8", "torch": "fp16"},
@@ -170,6 +171,9 @@ def test_unknown_keys_are_named(place: str) -> None:
         ("classes", ["a", " "]),
         ("classes", ["a", "a"]),
         ("class_prompts", ["a scan"]),
+        ("join", "median"),
+        ("join", "focused"),
+        ("join", "focused:0"),
         ("class_prompts", ["{class} and {class}"]),
         ("class_prompts", ["a {} of {class}"]),
         ("buckets", []),
@@ -206,12 +210,12 @@ def test_values_within_lists_are_named(path: str, value: Any, item: str) -> None
     assert caught.value.item == f"manifest.json: {item}"
 
 
-def test_a_manifest_of_schema_version_1_is_read_as_one_that_records_no_class_prompts() -> None:
+def test_a_manifest_of_schema_version_1_has_the_defaults_of_what_was_added() -> None:
     """As medfocus 0.1 and 0.2 wrote it; the key of version 2 is as unknown to it as any other."""
     old = content()
-    del old["class_prompts"]
+    del old["class_prompts"], old["join"]
     old["schema_version"] = 1
-    assert from_json(json.dumps(old)) == replace(MANIFEST, class_prompts=())
+    assert from_json(json.dumps(old)) == replace(MANIFEST, class_prompts=(), join="mean")
     with invalid("manifest.json: class_prompts"):
         from_json(json.dumps(old | {"class_prompts": []}))
 

@@ -2,10 +2,12 @@
 
     python -m tests.engine.io.mutation 100000 --seed 7
 
-reads so many of them as an engine does, and prints what became of them.
+reads so many of them as an engine does, and prints what became of them. Those that end their
+reading process, or must not do what they do, are kept in the current folder.
 """
 
 import argparse
+import gzip
 import io
 import random
 import resource
@@ -15,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from PIL import Image, features
 
@@ -45,6 +48,8 @@ DICOM = (
     "image_dfl.dcm",
 )
 FRAMES = 3  # read of each file
+_UNEXPECTED = "what must not happen"
+_KEPT = ("image.decoder_crashed", "image.too_slow", _UNEXPECTED)
 SLOWEST = 10.0  # seconds that no file may take
 
 
@@ -74,6 +79,10 @@ def originals() -> list[bytes]:
         saved(picture, "TIFF", compression=compression)
     saved(picture, "TIFF", save_all=True, append_images=[picture] * 2)
     saved(Image.fromarray(deep), "TIFF", compression="tiff_lzw")
+    voxels = random_.integers(-500, 1000, (12, 9, 4, 2), dtype=np.int16)
+    for volume in (voxels, voxels.astype(np.float32)):
+        image = nib.Nifti1Image(volume, np.diag([1, 1, 3, 1])).to_bytes()
+        whole.extend((image, gzip.compress(image, 1)))
     return whole
 
 
@@ -120,6 +129,12 @@ def read(reader: FileReader, path: Path) -> list[str]:
     """
     found, frames = list[str](), 1
     file = OpenFile(path.name, open_path(path, path.name))
+    parts = reader.parts(file)
+    if isinstance(parts, MedfocusError):
+        assert isinstance(parts, ImageError | DeviceError), parts
+        assert (parts.item, parts.code != "image.unreadable") == (path.name, True), parts
+    else:
+        assert parts
     while len(found) < min(frames, FRAMES):
         frames, outcome = reader.read(file, len(found))
         if isinstance(outcome, MedfocusError):
@@ -158,13 +173,15 @@ def main() -> None:
         for number, data in zip(range(options.count), mutated(options.seed), strict=False):
             path.write_bytes(data)
             begun = time.monotonic()
+            found = [_UNEXPECTED]
             try:
-                outcomes.update(read(reader, path))
-            except BaseException:
-                kept = Path(f"mutated-{options.seed}-{number}.bin")
-                kept.write_bytes(data)
-                print(f"kept as {kept}")
-                raise
+                found = read(reader, path)
+            finally:
+                if not set(found).isdisjoint(_KEPT):
+                    kept = Path(f"mutated-{options.seed}-{number}.bin")
+                    kept.write_bytes(data)
+                    print(f"kept as {kept}: {', '.join(found)}")
+            outcomes.update(found)
             slowest = max(slowest, time.monotonic() - begun)
             assert slowest < FRAMES * (SLOWEST + 5)
     reader.close()

@@ -77,6 +77,17 @@ def test_damaged_files_cost_themselves_only(reader: FileReader, tmp_path: Path) 
     assert len(reader.read_all(shipped("CT_small.dcm"))) == 1
 
 
+def test_an_attribute_of_several_values_is_a_typed_error(
+    reader: FileReader, tmp_path: Path
+) -> None:
+    """Found by mutation: BitsAllocated is asked for before anything is decoded."""
+    dataset = pydicom.dcmread(shipped("JPEGLSNearLossless_16.dcm"))
+    dataset.BitsAllocated = [16, 16]
+    path = tmp_path / "two.dcm"
+    dataset.save_as(path)
+    assert read_frames(reader, path) == ["dicom.malformed"]
+
+
 def killing(process: ReadingProcess, number: int) -> Callable[[int], None]:
     """Kill the process when it asks for memory: in the middle of a file, as a decoder would."""
 

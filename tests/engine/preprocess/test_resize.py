@@ -133,3 +133,9 @@ def test_what_is_round_stays_round(stored: tuple[int, int], mode: ResizeMode) ->
     found = classifier_pixels(scene(*stored), 112, mode, pixel_aspect=aspect)
     expected = from_open_clip(scene(240, 180), 112, mode, "bicubic")
     assert np.abs(found.astype(int) - expected).max() <= 4
+
+
+def test_a_large_image_is_resized_to_the_same_pixels() -> None:
+    image = noise(2900, 2900)  # more than is resized in one step
+    expected = from_open_clip(image, 64, "squash", "bicubic")
+    np.testing.assert_array_equal(classifier_pixels(image, 64, "squash"), expected)

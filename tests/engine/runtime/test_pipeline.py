@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.runtime.execution import Event, Task, ThreadStream
 from medfocus.engine.runtime.image_request import ImageRequest
+from medfocus.engine.runtime.pipeline import Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
 from medfocus.engine.runtime.request_batcher import RequestBatcher
 from medfocus.engine.runtime.worker_pool import WorkerPool
@@ -204,6 +205,87 @@ def test_a_backend_that_fails(stage: str, error: Exception) -> None:
     late = request(1)
     subject.submit([late])
     assert str(late.future.exception(DEADLINE)) == str(subject.failure)
+    in_time(subject.close)
+
+
+class Refusing(ThreadStream):
+    """A stream whose first task cannot be scheduled."""
+
+    def submit(self, task: Task, after: Event | None = None) -> Event:
+        if self._thread.name != "refused":
+            self._thread.name = "refused"
+            raise MemoryError
+        return super().submit(task, after)
+
+
+@pytest.mark.parametrize("refusing", [0, 1])
+def test_buffers_are_used_again_only_after_their_tasks_have_ended(refusing: int) -> None:
+    """A stage that cannot be scheduled leaves those before it under way."""
+    streams = [ThreadStream("segment"), ThreadStream("classify")]
+    streams[refusing] = Refusing("refusing")
+    preparing = threading.Semaphore(0)
+    overlaps: list[int] = []
+
+    class Slow(ScriptedBuffers):
+        running = 0
+
+        def begin(self, requests: list[ImageRequest]) -> None:
+            overlaps.append(self.running)
+            super().begin(requests)
+
+        def prepare(self, row: int) -> None:
+            self.running += 1
+            preparing.acquire(timeout=0.2)  # long enough to be overtaken, were that possible
+            super().prepare(row)
+            self.running -= 1
+
+    subject = Pipeline([Slow(Script(), 4)], *streams, max_batch=4)
+    requests = [request(value) for value in range(4)]
+    subject.submit(requests)
+    for value, one in enumerate(requests):
+        assert one.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
+    assert len(overlaps) == 3  # four images that were refused, and twice two
+    assert not any(overlaps)
+    in_time(subject.close)
+
+
+def failing(*_: object, **__: object) -> None:
+    raise RuntimeError("planted")
+
+
+@pytest.mark.parametrize("planted", ["log", "metrics", "is_out_of_memory"])
+def test_an_error_while_an_outcome_is_handled_leaves_nobody_waiting(
+    planted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(stage: str, values: list[int]) -> None:
+        if planted != "metrics":
+            raise RuntimeError("an illegal memory access was encountered")
+
+    subject = pipeline(Script(fails=fails))
+    if planted == "log":
+        monkeypatch.setattr("medfocus.engine.runtime.pipeline.log.error", failing)
+    elif planted == "metrics":
+        monkeypatch.setattr(subject._metrics, "add", failing)
+    else:
+        monkeypatch.setattr("medfocus.engine.runtime.pipeline.is_out_of_memory", failing)
+    one = request(3)
+    subject.submit([one])
+    if planted == "metrics":
+        assert one.future.result(DEADLINE).probabilities.tolist() == [expected(3)]
+    else:
+        assert isinstance(one.future.exception(DEADLINE), DeviceError)
+    in_time(subject.close)
+    assert subject.budget.held == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_pipeline_whose_own_thread_ends_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RequestBatcher, "take", failing)
+    subject = pipeline(Script())
+    one = request(3)
+    subject.submit([one])
+    assert isinstance(one.future.exception(DEADLINE), DeviceError)
+    assert isinstance(subject.failure, DeviceError)
     in_time(subject.close)
 
 

@@ -23,7 +23,7 @@ from medfocus.engine.preprocess.geometry import resized_size
 from medfocus.engine.preprocess.prompts import own_prompt
 from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
 from medfocus.engine.runtime.batch_buffers import BatchBuffers, HostBatchBuffers
-from medfocus.engine.runtime.image_request import ImageRequest
+from medfocus.engine.runtime.image_request import ImageRequest, Kept
 from medfocus.errors import ImageError
 from medfocus.export.engine_directory import build
 from medfocus.settings import ClassifierInput, Interpolation, ResizeMode
@@ -81,11 +81,11 @@ def test_outputs_equal_those_of_the_hosts_buffers(tmp_path: Path, mode: str) -> 
     )
     large = np.asarray(Image.fromarray(pictures(1)[0]).resize((900, 700)))
     given = [SourceImage(pixels, "image") for pixels in (*pictures(7), large)]
-    prompt = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
+    prompt, all_kept = own_prompt((10, 10, 40, 50), None, 64, 64, "image"), Kept(embedding=True)
     for requests in (
-        [ImageRequest(image, manifest.prompts) for image in given],
-        [ImageRequest(given[3], prompt), ImageRequest(given[0], prompt)],
-        [ImageRequest(image, manifest.prompts) for image in given[2:5]],
+        [ImageRequest(image, manifest.prompts, all_kept) for image in given],
+        [ImageRequest(given[3], prompt, all_kept), ImageRequest(given[0], prompt, all_kept)],
+        [ImageRequest(image, manifest.prompts, all_kept) for image in given[2:5]],
     ):
         run(ours, requests)
         run(host, requests)
@@ -95,6 +95,7 @@ def test_outputs_equal_those_of_the_hosts_buffers(tmp_path: Path, mode: str) -> 
             np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
             np.testing.assert_allclose(found.focus_logits, expected.focus_logits, atol=1e-3)
             np.testing.assert_allclose(found.patch_focus, expected.patch_focus, atol=1e-4)
+            np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-4)
             assert found.score == pytest.approx(expected.score, abs=1e-5)
     assert ours.nbytes > 8 * 3 * 256**2 * 4
 
