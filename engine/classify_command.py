@@ -15,11 +15,12 @@ from rich.console import Console
 import medfocus
 from medfocus.command_line import command_parser, noting, print_error, run, whole_number
 from medfocus.engine.artifact.manifest import Manifest, to_json
+from medfocus.engine.backends.device import device_option
 from medfocus.engine.backends.registry import NAMES
 from medfocus.engine.classify_run import classify_files
 from medfocus.engine.classify_series import classify_studies
 from medfocus.engine.engine import Engine
-from medfocus.engine.evidence_files import MASK_FORMATS, EvidenceFolders, make_folders
+from medfocus.engine.evidence.files import MASK_FORMATS, EvidenceFolders, make_folders
 from medfocus.engine.io.inputs.boxes import FileBoxes, read_boxes
 from medfocus.engine.io.inputs.files import Found, InputFile, find_files, read_list
 from medfocus.engine.io.reading.limits import ReadingLimits
@@ -166,9 +167,11 @@ find scans -newer last.csv | medfocus classify engines/demo --from - --format cs
     )
     add(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        metavar="DEVICE",
+        type=device_option,
         default="auto",
-        help="auto takes CUDA where the backend can use it, otherwise the CPU (default: auto)",
+        help="cpu, cuda for the first GPU, cuda:1 for the second; auto takes CUDA where the backend"
+        " can use it, otherwise the CPU (default: auto)",
     )
     return parser
 
@@ -249,7 +252,7 @@ def _identity(
     manifest: Manifest, options: argparse.Namespace, boxes: Mapping[InputFile, FileBoxes]
 ) -> ResultRow:
     """Everything that a file's result depends on besides the file."""
-    listed = sorted((file.name, repr(own.box)) for file, own in boxes.items())
+    listed = sorted((file.name, repr(own)) for file, own in boxes.items())
     return {
         "medfocus": medfocus.__version__,
         "manifest": hashlib.sha256(to_json(manifest).encode()).hexdigest(),

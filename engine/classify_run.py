@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medfocus.engine.engine import Engine
-from medfocus.engine.evidence_files import EvidenceFolders, write_evidence
-from medfocus.engine.io.inputs.boxes import Box, FileBoxes
+from medfocus.engine.evidence.files import EvidenceFolders, write_evidence
+from medfocus.engine.io.inputs.boxes import FileBoxes
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.engine.io.inputs.staging import staging
 from medfocus.engine.io.results.journal import Journal, ResultRow, key_of
 from medfocus.engine.prediction import Prediction
-from medfocus.errors import ImageError, InputError, MedfocusError
+from medfocus.errors import ImageError
 
 
 class Answer(NamedTuple):
@@ -40,8 +40,7 @@ def classify_files(
     Args:
         engine: classifies them.
         files: from `find_files`.
-        boxes: from `read_boxes`, for some of the files. A box for an image that its file does not
-            hold has a row with an error.
+        boxes: from `read_boxes`, for some of the files.
         journal: files in it are not classified again; the others are added, except failed ones,
             which are tried again when the run is resumed.
         evidence: which files to write for each image.
@@ -93,7 +92,7 @@ def answers(
 ) -> Iterator[Answer]:
     """The answers in the order of the files; a file's copy from an archive lasts that long."""
     asked: deque[Answer] = deque()
-    prompts: deque[Box | Mapping[int, Box] | None] = deque()
+    prompts: deque[FileBoxes | None] = deque()
 
     with staging() as staged:
 
@@ -105,11 +104,10 @@ def answers(
                     asked.append(Answer(file, None, [_failed(file.name, error)]))
                 else:
                     asked.append(Answer(file, path, []))
-                    own = boxes.get(file)
-                    prompts.append(None if own is None else own.box)
+                    prompts.append(boxes.get(file))
                     yield path
 
-        def prompted() -> Iterator[Box | Mapping[int, Box] | None]:
+        def prompted() -> Iterator[FileBoxes | None]:
             while prompts:  # one per source, appended just before that is yielded
                 yield prompts.popleft()
 
@@ -119,36 +117,15 @@ def answers(
             file, path, _ = asked.popleft()
             assert path is not None
             if file.member is None:
-                yield Answer(file, path, predictions + _unused(boxes, file, predictions))
+                yield Answer(file, path, predictions)
             else:
                 renamed = [_renamed(each, str(path), file.name) for each in predictions]
-                yield Answer(file, path, renamed + _unused(boxes, file, renamed))
+                yield Answer(file, path, renamed)
                 path.unlink(missing_ok=True)
         yield from asked
 
 
-def _unused(
-    boxes: Mapping[InputFile, FileBoxes], file: InputFile, predictions: Sequence[Prediction]
-) -> list[Prediction]:
-    """An error for each box of an image that a file does not hold, if the file can be read."""
-    if file not in boxes or (len(predictions) == 1 and predictions[0].error is not None):
-        return []
-    return [
-        _failed(
-            f"{file.name}#{frame}",
-            InputError(
-                line,
-                f"is a box for image {frame} of a file that holds {len(predictions)}, from 0",
-                "correct the number, or remove the line",
-                code="boxes.unknown_frame",
-            ),
-        )
-        for frame, line in boxes[file].lines.items()
-        if frame >= len(predictions)
-    ]
-
-
-def _failed(name: str, error: MedfocusError) -> Prediction:
+def _failed(name: str, error: ImageError) -> Prediction:
     return Prediction(
         source=name,
         label=None,

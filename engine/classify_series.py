@@ -14,7 +14,7 @@ from rich.console import Console
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_run import answers, progress_bar
 from medfocus.engine.engine import MOST_THREADS, Engine
-from medfocus.engine.evidence_files import EvidenceFolders, write_masks, write_overlay
+from medfocus.engine.evidence.files import EvidenceFolders, write_masks, write_overlay
 from medfocus.engine.io.inputs.boxes import FileBoxes
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.engine.io.inputs.staging import staging
@@ -173,5 +173,5 @@ def _draw(
         probabilities=prediction.probabilities,
     )
     with staging() as staged:
-        image = read_image(staged(file), index, evidence.source)
+        image = read_image(staged(file), evidence.source, index)
     write_overlay(folder, image, shown, manifest, prediction.source)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import device_name
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
@@ -83,7 +84,7 @@ class Engine:
             path: the directory.
             backend: `auto` for the fastest that can be used, or the name of one: `torch`,
                 `onnxruntime`, `openvino`, `tensorrt`.
-            device: `auto`, `cpu` or `cuda`.
+            device: `auto`, `cpu`, `cuda` for the first GPU, or `cuda:1` for the second.
             max_batch: most images per batch; by default the largest batch size that the engine
                 was exported for.
             max_wait_ms: milliseconds for which an incomplete batch waits for more images. With 0
@@ -123,7 +124,8 @@ class Engine:
             reader=reader,
             release=loaded.close,
         )
-        log.info("engine loaded: backend %s on %s", loaded.name, loaded.device)
+        place = device_name(loaded.device, loaded.ordinal)
+        log.info("engine loaded: backend %s on %s", loaded.name, place)
         return cls(manifest, loaded, pipeline)
 
     def __enter__(self) -> "Engine":
@@ -144,8 +146,8 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu` or `cuda`."""
-        return self._backend.device
+        """Where it runs: `cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
+        return device_name(self._backend.device, self._backend.ordinal)
 
     @overload
     def classify(
@@ -180,7 +182,8 @@ class Engine:
             batch: paths, bytes of files, binary files, pydicom Datasets, uint8 or float arrays and
                 tensors, PIL images, or one of these; an array of four dimensions is a batch itself.
             boxes: per item (left, top, right, bottom) in pixels of the image, or None; for a file
-                of several frames also {frame: box}, from 0, and the other frames have none.
+                of several frames also {frame: box}, from 0, and the other frames have none. One
+                for a frame that is not there is an error, in a prediction of its own.
             points: per item [(x, y), ...] or [(x, y, label), ...] in pixels of the image, label 1
                 for inside and 0 for outside; or None; or {frame: points}.
             strict: raise the first error of an item instead of returning it in the prediction.

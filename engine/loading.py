@@ -7,12 +7,18 @@ from contextlib import nullcontext
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import device_name, parsed
 from medfocus.engine.backends.registry import usable_backends
 from medfocus.engine.checking.check_images import CheckImage, read_check_images
 from medfocus.engine.checking.self_check import require_answer
-from medfocus.engine.runtime import cuda
 from medfocus.engine.runtime.buffer_pool import BufferPool
-from medfocus.engine.runtime.memory import Usage, clear_frames, is_out_of_memory, measured
+from medfocus.engine.runtime.memory import (
+    Usage,
+    clear_frames,
+    free_on_gpu,
+    is_out_of_memory,
+    measured,
+)
 from medfocus.errors import DeviceError, InputError, ParityError
 
 log = logging.getLogger(__name__)
@@ -74,11 +80,11 @@ def load_within(
     """
     try:
         check = _first_check_image(directory) if verify else None
-        candidates = usable_backends(directory, backend, device)
+        candidates, gpu = usable_backends(directory, backend, device), parsed(device)[1]
         refusal: ParityError | None = None
         while True:
             try:
-                found = _load(memory_limit, candidates, directory.manifest, images, check)
+                found = _load(memory_limit, candidates, directory.manifest, images, gpu, check)
             except ParityError as error:
                 if backend != "auto":
                     raise
@@ -108,18 +114,19 @@ def _load(
     candidates: Iterator[Backend],
     manifest: Manifest,
     images: int,
+    gpu: int,
     check: CheckImage | None,
 ) -> tuple[Backend, BufferPool] | None:
     """The next backend with its buffers, if there is one."""
     hint = "allow more" if images == 1 else f"allow more, or use a max_batch below {images}"
-    with measured() if memory_limit is not None else nullcontext(Usage()) as usage:
+    with measured(gpu) if memory_limit is not None else nullcontext(Usage()) as usage:
         loaded = next(candidates, None)
         if loaded is None:
             return None
         pool = None
         try:
             if memory_limit is not None and loaded.device == "cuda":
-                cuda.call("cudaMemGetInfo")  # fails here if memory cannot be measured
+                free_on_gpu(gpu)  # fails here if it cannot be measured
             pool = loaded.buffer_pool(manifest, images)
             if memory_limit is not None:
                 pool.warm_up(manifest, images)
@@ -132,7 +139,8 @@ def _load(
             if not is_out_of_memory(error):
                 raise
             problem = f"has too little memory for {images} images at once ({error})"
-            raise DeviceError(loaded.device, problem, hint, code="device.out_of_memory") from error
+            place = device_name(loaded.device, loaded.ordinal)
+            raise DeviceError(place, problem, hint, code="device.out_of_memory") from error
     taken = getattr(usage, loaded.device)
     if memory_limit is not None and taken > memory_limit:
         pool.close()

@@ -7,17 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medfocus.engine.evidence.mask import mask_at
+from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.notices import Notice
 from medfocus.errors import InputError, MedfocusError
 from medfocus.files.atomic_write import atomic_write
 
-_ROWS_AT_ONCE = 512  # bounds the temporaries of a large image's mask
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,43 @@ class Prediction:
             raise InputError(os.fspath(path), problem, hint, code="input.output_format")
         atomic_write(Path(path), content.getvalue())
 
+    def plot(self, image: ImageSource | None = None, *, ax: "Axes | None" = None) -> "Axes":
+        """Draw the image with its focus mask outlined, below the label, with matplotlib.
+
+        Args:
+            image: the image of this prediction, in any form that `Engine.classify` takes; by
+                default the file that `source` names is read again.
+            ax: where to draw; a new figure by default.
+
+        Returns:
+            The matplotlib Axes, for further drawing, or for `ax.figure.savefig`.
+
+        Raises:
+            InputError: the prediction is an error, no file has its image, the image given has
+                another size, or matplotlib is missing (`input.package_missing`).
+            ImageError: the image cannot be read.
+        """
+        from medfocus.engine.evidence.plot import plot  # matplotlib is optional
+
+        return plot(self, image, ax)
+
+    def _repr_png_(self) -> bytes | None:
+        """In a notebook: label, probabilities, focus mask and patch focus; None if it is an error.
+
+        Without the image, for it is not part of the prediction: to read a file, that may be slow,
+        gone or another by now, is nothing that showing a value should do. `plot` does it.
+        """
+        from medfocus.engine.evidence.overlay import draw_without_image
+
+        if self.label is None:
+            return None
+        content = io.BytesIO()
+        try:
+            draw_without_image(self).save(content, "PNG")
+        except Exception:  # whatever it holds: a notebook then shows its text
+            return None
+        return content.getvalue()
+
     def to_dict(self) -> dict[str, Any]:
         """The prediction without its arrays, as plain JSON types, for result files."""
         return {
@@ -119,30 +159,3 @@ class Prediction:
         """Deprecated since 0.2.0: the former name of `to_dict`."""
         warnings.warn("use Prediction.to_dict", DeprecationWarning, stacklevel=2)
         return self.to_dict()
-
-
-def mask_at(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
-    """Where logits (h, w), resized bilinearly to (height, width), are positive: bool.
-
-    The sampling of torch.nn.functional.interpolate(mode="bilinear", align_corners=False), which
-    SAM2 uses on its masks.
-    """
-    top, bottom, down = _neighbours(logits.shape[0], height)
-    left, right, across = _neighbours(logits.shape[1], width)
-    mask = np.empty((height, width), bool)
-    for start in range(0, height, _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        weight = down[rows, None]
-        band = logits[top[rows]] * (1 - weight) + logits[bottom[rows]] * weight  # (rows, w)
-        mask[rows] = band[:, left] * (1 - across) + band[:, right] * across > 0  # (rows, W)
-    return mask
-
-
-def _neighbours(
-    length: int, target: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """The two samples around each of `target` pixels, and the weight of the second."""
-    position = np.maximum((np.arange(target) + 0.5) * (length / target) - 0.5, 0)
-    first = np.minimum(position.astype(np.intp), length - 1)
-    second = np.minimum(first + 1, length - 1)
-    return first, second, (position - first).astype(np.float32)

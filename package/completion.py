@@ -11,7 +11,7 @@ from medfocus.exit_codes import ExitCode
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 _FOLDERS = ("DIR", "ENGINE_DIR")
-_FILES = ("FILE", "OLD.json", "INPUT", "DATASET")
+_FILES = ("FILE", "OLD.json", "INPUT", "CSV", "DATASET")
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -52,4 +52,6 @@ def _subparsers() -> dict[str, argparse.ArgumentParser]:
         for action in found[name]._actions:
             if action.metavar in kinds:
                 action.complete = kinds[action.metavar]  # where shtab looks for it
+            elif action.metavar == "DEVICE":  # names of more GPUs are accepted as well
+                action.choices = [*({"auto"} & {action.default}), "cpu", "cuda"]
     return found

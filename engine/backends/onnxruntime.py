@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.artifact.layout import CLASSIFIER_ONNX, SEGMENTER_ONNX
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.device import device_name, parsed, require_gpu
+from medfocus.engine.runtime import cuda
 from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
 from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import InputError
@@ -29,15 +31,15 @@ class OnnxRuntimeBackend:
         device: `auto` takes CUDA if this ONNX Runtime supports it.
 
     Raises:
-        InputError: `cuda`, which this ONNX Runtime does not support or cannot start; or an engine
-            in bf16 on a CPU.
+        InputError: a GPU that is not there, or that this ONNX Runtime does not support or cannot
+            start; or an engine in bf16 on a CPU.
         EngineDirectoryError: a file is missing.
     """
 
     name = "onnxruntime"
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
-        self.device = _device(device, directory.graph(CLASSIFIER_ONNX))
+        self.device, self.ordinal = _device(device, directory.graph(CLASSIFIER_ONNX))
         if self.device == "cpu" and directory.manifest.precision.dtype == "bf16":
             raise InputError(
                 "backend onnxruntime",
@@ -78,7 +80,7 @@ class OnnxRuntimeBackend:
     def _session(self, path: Path) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; the warnings are about its own optimisations
-        return _start(path, options, PROVIDERS[self.device])
+        return _start(path, options, self.device, self.ordinal)
 
     def _run(
         self, session: onnxruntime.InferenceSession, inputs: dict[str, NDArray[Any]]
@@ -87,24 +89,25 @@ class OnnxRuntimeBackend:
         for name, array in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for output in session.get_outputs():
-            binding.bind_output(output.name, self.device)
+            binding.bind_output(output.name, self.device, self.ordinal)
         session.run_with_iobinding(binding)
         arrays: list[Any] = binding.copy_outputs_to_cpu()
         return arrays
 
 
 def _start(
-    path: Path, options: onnxruntime.SessionOptions, wanted: str
+    path: Path, options: onnxruntime.SessionOptions, device: Device, ordinal: int
 ) -> onnxruntime.InferenceSession:
     # CUDA needs the CPU provider for operators on shapes. TF32 is off: what the graph has in
     # float32 is to be computed in float32.
-    cpu = PROVIDERS["cpu"]
-    providers = [cpu] if wanted == cpu else [(wanted, {"use_tf32": "0"}), cpu]
+    cpu, wanted = PROVIDERS["cpu"], PROVIDERS[device]
+    on_gpu = (wanted, {"use_tf32": "0", "device_id": str(ordinal)})
+    providers = [cpu] if wanted == cpu else [on_gpu, cpu]
     session = onnxruntime.InferenceSession(path, options, providers=providers)
     # ONNX Runtime only warns about a provider that cannot start, and takes the next.
     if session.get_providers()[0] != wanted:
         raise InputError(
-            "device cuda",
+            f"device {device_name(device, ordinal)}",
             f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}",
             "install the CUDA libraries that this onnxruntime-gpu was built for, or use cpu",
             code="device.unavailable",
@@ -112,21 +115,24 @@ def _start(
     return session
 
 
-def _device(device: str, graph: Path) -> Device:
+def _device(device: str, graph: Path) -> tuple[Device, int]:
     """`auto` takes CUDA if a graph can be loaded there; an available provider may fail to start."""
+    kind, ordinal = parsed(device)
     if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        if device == "cuda":
+        if kind == "cuda":
             raise InputError(
-                "device cuda",
+                f"device {device}",
                 "this ONNX Runtime was built without CUDA",
                 "replace onnxruntime by onnxruntime-gpu, or use cpu",
                 code="device.unavailable",
             )
-        return "cpu"
-    if device == "auto":
+        return "cpu", 0
+    if kind == "auto":
         try:
-            _start(graph, onnxruntime.SessionOptions(), PROVIDERS["cuda"])
+            _start(graph, onnxruntime.SessionOptions(), "cuda", ordinal)
         except InputError as error:
             log.warning("%s", error)
-            return "cpu"
-    return "cpu" if device == "cpu" else "cuda"
+            return "cpu", 0
+    if ordinal:  # ONNX Runtime has no count of its own, and a failure that names none
+        require_gpu(ordinal, cuda.count(), "CUDA")
+    return "cpu" if kind == "cpu" else "cuda", ordinal

@@ -17,6 +17,7 @@ from medfocus.engine.artifact.layout import (
     SEGMENTER_ONNX,
 )
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.device import parsed
 from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
 from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import InputError
@@ -46,11 +47,12 @@ class OpenVinoBackend:
 
     name = "openvino"
     device: Device = "cpu"
+    ordinal = 0
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
-        if device == "cuda":
+        if parsed(device)[0] == "cuda":
             problem, hint = "openvino runs on the CPU", "use cpu or auto"
-            raise InputError("device cuda", problem, hint, code="device.unavailable")
+            raise InputError(f"device {device}", problem, hint, code="device.unavailable")
         core = openvino.Core()
         checked = directory.manifest.backends[self.name]
         # Without bf16 in this processor, float32: it is closer to the reference.

@@ -12,6 +12,7 @@ from importlib import import_module
 
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import parsed
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 from medfocus.settings import Device
 
@@ -75,7 +76,7 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
     Args:
         directory: as `read_engine_directory` returns it.
         backend: `auto` or a name in `BACKENDS`.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU without a number is the first.
 
     Raises:
         InputError: a backend or device that is unknown or unavailable, or a backend that this
@@ -91,9 +92,7 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
     if backend not in ("auto", *BACKENDS):
         hint = "use auto, " + ", ".join(BACKENDS)
         raise InputError(f"backend {backend!r}", "is not known", hint, code="backend.unknown")
-    if device not in ("auto", *DEVICES):
-        hint = "use auto, cpu or cuda"
-        raise InputError(f"device {device!r}", "is not known", hint, code="device.unknown")
+    kind, _ = parsed(device)
     exported = directory.manifest.backends
     if backend != "auto":
         if backend not in exported:
@@ -106,8 +105,8 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
         yield _load(directory, backend, device)
         return
     reasons, any_loaded = [], False
-    for place in DEVICES if device == "auto" else (device,):
-        for name in _fastest_first(place):
+    for place in DEVICES if kind == "auto" else (device,):
+        for name in _fastest_first(parsed(place)[0]):
             if name not in exported:
                 continue
             try:

@@ -1,5 +1,10 @@
-"""The CUDA runtime without PyTorch: memory, copies and a stream; every failure raises."""
+"""The CUDA runtime without PyTorch: GPUs, memory, copies, a stream; every failure raises.
 
+What is allocated or created belongs to the calling thread's current GPU, see `Gpu`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,10 +26,21 @@ def call(function: str, *arguments: Any) -> Any:
     error, *results = getattr(cuda, function)(*arguments)
     if error != cuda.cudaError_t.cudaSuccess:
         text = cuda.cudaGetErrorString(error)[1].decode()
-        raise DeviceError(
-            "CUDA", f"{function} failed: {text}", "check the GPU with nvidia-smi, or use the cpu"
-        )
+        raise _failed(function, text)
     return results[0] if results else None
+
+
+def _call_driver(function: str, *arguments: Any) -> Any:
+    driver = _driver()
+    error, *results = getattr(driver, function)(*arguments)
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise _failed(function, driver.cuGetErrorString(error)[1].decode())
+    return results[0] if results else None
+
+
+def _failed(function: str, text: str) -> DeviceError:
+    hint = "check the GPU with nvidia-smi, or use the cpu"
+    return DeviceError("CUDA", f"{function} failed: {text}", hint)
 
 
 def _runtime() -> Any:
@@ -39,6 +55,52 @@ def _runtime() -> Any:
             code="backend.not_installed",
         ) from error
     return runtime
+
+
+def _driver() -> Any:
+    from cuda.bindings import driver  # after `_runtime`, which says what is missing
+
+    return driver
+
+
+def count() -> int:
+    """How many GPUs CUDA can see.
+
+    Raises:
+        InputError, DeviceError: see `call`.
+    """
+    return int(call("cudaGetDeviceCount"))
+
+
+class Gpu:
+    """One GPU, which threads make their current one for a while.
+
+    By its primary context, which is PyTorch's and every runtime's as well. Not with cudaSetDevice:
+    to set back a thread that never used the first GPU would create a context there, which takes
+    hundreds of MB of a GPU that may be somebody else's. Like the CUDA runtime this keeps the
+    context until the process ends.
+
+    Args:
+        ordinal: its number, from 0; there must be such a GPU.
+
+    Raises:
+        InputError, DeviceError: see `call`.
+    """
+
+    def __init__(self, ordinal: int) -> None:
+        count()  # fails in our own words where there is no CUDA
+        _call_driver("cuInit", 0)
+        device = _call_driver("cuDeviceGet", ordinal)
+        self._context = _call_driver("cuDevicePrimaryCtxRetain", device)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make it this thread's GPU while the block runs."""
+        _call_driver("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            _call_driver("cuCtxPopCurrent")
 
 
 def architecture() -> int:

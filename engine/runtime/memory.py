@@ -69,18 +69,18 @@ class Usage:
 
 
 @contextmanager
-def measured() -> Iterator[Usage]:
-    """Measure a block; the values are set when it ends."""
+def measured(gpu: int = 0) -> Iterator[Usage]:
+    """Measure a block, on the host and on one GPU; the values are set when it ends."""
     usage = Usage()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc(5)
     except OSError as error:
         hint = "leave memory_limit out"
         raise InputError("memory_limit", f"cannot be measured here ({error})", hint) from error
-    resident, free = process_memory("VmRSS"), _free_on_gpu()
+    resident, free = process_memory("VmRSS"), _free_if_any(gpu)
     yield usage
     usage.cpu = max(process_memory("VmHWM") - resident, 0)
-    usage.cuda = max(free - _free_on_gpu(), 0)
+    usage.cuda = max(free - _free_if_any(gpu), 0)
 
 
 def process_memory(key: str) -> int:
@@ -89,9 +89,18 @@ def process_memory(key: str) -> int:
     return 1024 * int(text.partition(f"{key}:")[2].split(maxsplit=1)[0])
 
 
-def _free_on_gpu() -> int:
-    """Bytes; 0 without a GPU."""
-    try:
+def free_on_gpu(ordinal: int) -> int:
+    """Free memory of a GPU in bytes.
+
+    Raises:
+        InputError, DeviceError: it cannot be measured, see `cuda.call`.
+    """
+    with cuda.Gpu(ordinal).current():
         return int(cuda.call("cudaMemGetInfo"))
+
+
+def _free_if_any(ordinal: int) -> int:
+    try:
+        return free_on_gpu(ordinal)
     except MedfocusError:
         return 0

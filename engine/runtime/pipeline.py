@@ -275,7 +275,7 @@ class Pipeline:
         def admit(count: int) -> None:
             nonlocal blocked
             since = time.perf_counter()
-            self.budget.acquire(count)
+            self._admit(count, 1)
             blocked += time.perf_counter() - since
 
         try:
@@ -291,8 +291,19 @@ class Pipeline:
         Blocks until their images are within the limit on bytes. If `failure` is set, they are
         resolved with it.
         """
-        self.budget.acquire(sum(request.image.pixels.nbytes for request in requests))
+        held = sum(request.image.pixels.nbytes for request in requests)
+        self._admit(held, len(requests))
         self.submit_admitted(requests)
+
+    def _admit(self, held: int, images: int) -> None:
+        """Hold the bytes of announced images.
+
+        While they wait for that, no batch waits for them: it may be what holds the bytes.
+        """
+        if not self.budget.acquire_now(held):
+            self.announce(-images)
+            self.budget.acquire(held)
+            self.announce(images)
 
     def submit_admitted(self, requests: Sequence[ImageRequest]) -> None:
         """Queue requests whose images' bytes are already held in `budget`."""

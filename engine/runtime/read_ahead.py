@@ -27,7 +27,7 @@ from medfocus.engine.preprocess.prompts import Box, PerFrame, Points, own_prompt
 from medfocus.engine.runtime.image_request import MASKS_ONLY, GraphOutputs, ImageRequest, Kept
 from medfocus.engine.runtime.memory import is_out_of_memory, no_memory_for
 from medfocus.engine.runtime.pipeline import Pipeline
-from medfocus.errors import ImageError, MedfocusError, without_traceback
+from medfocus.errors import ImageError, InputError, MedfocusError, without_traceback
 from medfocus.settings import Prompts
 
 _T = TypeVar("_T")
@@ -160,7 +160,10 @@ class _Stream:
         self.pulled.put(None)
 
     def answers(self, source: _Source) -> Iterator[PendingPrediction]:
-        """One item per image of a source, of which as many are read ahead as of sources."""
+        """One item per image of a source, of which as many are read ahead as of sources.
+
+        Then one with an error per prompt for an image that the source does not hold.
+        """
         index, begun, frames = 0, 1, 1
         while index < frames:
             frames, prediction = source.reads[0].result()
@@ -174,6 +177,8 @@ class _Stream:
             source.reads.popleft()
             yield prediction
             index += 1
+        if frames > 1 or prediction.future.exception() is None:
+            yield from _without_image(source, frames)
         self._sources.popleft()
         self._cancel(source)
         self._window.release()
@@ -282,6 +287,17 @@ class _Stream:
 
 def _of_frame(prompt: PerFrame[_T] | None, index: int) -> _T | None:
     return prompt.get(index) if isinstance(prompt, Mapping) else prompt
+
+
+def _without_image(source: _Source, frames: int) -> Iterator[PendingPrediction]:
+    for kind, prompts in (("box", source.box), ("points", source.points)):
+        given = prompts.keys() if isinstance(prompts, Mapping) else ()
+        for frame in sorted(set(given) - {*range(frames)}, key=str):
+            name = f"{source.name}#{frame}"
+            problem = f"is for an image of {frames} that are there, numbered from 0"
+            hint = "correct the number, or leave it out"
+            error = InputError(f"{kind} of {name}", problem, hint, code="input.prompt_unused")
+            yield _failed(source, error)._replace(source=name)
 
 
 def _pending(source: _Source, request: ImageRequest) -> PendingPrediction:

@@ -45,7 +45,7 @@ class RequestBatcher:
         """Say that `count` images will come soon; a negative count takes it back."""
         with self._changed:
             self._announced += count
-            if not self._announced:
+            if self._announced <= 0:
                 self._changed.notify_all()
 
     def put(self, requests: Sequence[ImageRequest]) -> None:
@@ -73,7 +73,7 @@ class RequestBatcher:
         while len(self._requests) < self.max_batch and not self.failure:
             if self._max_wait:
                 until = since + self._max_wait
-            elif self._announced:
+            elif self._announced > 0:
                 until = min(since + _ALL, self._arrived + _NEXT)
             else:
                 break

@@ -26,7 +26,7 @@ from PIL import Image
 from medfocus.engine import classify_command
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.classify_command import main
-from medfocus.engine.evidence_files import evidence_name
+from medfocus.engine.evidence.files import evidence_name
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
 from medfocus.errors import DeviceError, EngineDirectoryError, MedfocusError
@@ -612,6 +612,9 @@ def test_a_result_is_replaced_whole(
         ["engine", "images", "--batch-size", "-1"],
         ["engine", "images", "--format", "xml"],
         ["engine", "images", "--backend", "other"],
+        ["engine", "images", "--device", "cuda:x"],
+        ["engine", "images", "--top-k", "0"],
+        ["engine", "images", "--mask-format", "tif"],
         ["engine", "images", "--unknown"],
     ],
 )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medfocus.engine import Engine, classify_command
 from medfocus.engine.classify_command import main
-from medfocus.engine.evidence_files import evidence_name
+from medfocus.engine.evidence.files import evidence_name
 from medfocus.errors import DeviceError
 from tests.engine.artifact.test_manifest import MANIFEST
 from tests.engine.series.slices import SERIES, axial, saved

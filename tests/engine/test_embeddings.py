@@ -3,6 +3,7 @@
 import asyncio
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -150,6 +151,18 @@ def test_what_is_not_kept_is_not_copied_from_the_device(
             assert (output.patch_focus is not None) == wanted.masks
             assert (output.embedding is not None) == wanted.embedding
         buffers.end()
+
+
+def test_a_prompt_for_a_frame_that_is_not_there_is_an_error(engine: Engine) -> None:
+    shown, box = pictures(2), (5, 5, 40, 40)
+    found = engine.classify([*shown, b""], boxes=[{0: box, 1: box}, None, {1: box}])
+    codes = [None if one.error is None else one.error.code for one in found]
+    assert codes == [None, "input.prompt_unused", None, "image.empty"]
+    assert found[1].source == "item 0#1"
+    for number in ("0", -1):
+        with refuses(InputError, "input.prompt_unused", f"points of item 0#{number}"):
+            points: Any = [{number: [(9, 9)]}]
+            engine.classify(shown[:1], points=points, strict=True)
 
 
 def test_frames_have_prompts_of_their_own(engine: Engine) -> None:

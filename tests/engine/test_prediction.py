@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from medfocus.engine.evidence.mask import mask_at
 from medfocus.engine.io.notices import MIN_MAX
-from medfocus.engine.prediction import Prediction, mask_at
+from medfocus.engine.prediction import Prediction
 from medfocus.errors import ImageError, InputError
 from tests.errors import refuses
 

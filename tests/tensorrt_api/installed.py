@@ -26,6 +26,7 @@ def installed(cache: Path) -> Iterator[Device]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", library)
         patch.setattr(cuda, "_runtime", lambda: device)
+        patch.setattr(cuda, "_driver", lambda: device)
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setattr(library, "parser_errors", [])
         patch.setattr(library, "build_fails", False)

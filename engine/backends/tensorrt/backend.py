@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.device import parsed, require_gpu
 from medfocus.engine.backends.tensorrt.library import (
     CLASSIFIER_PLAN,
     PLANS,
@@ -22,14 +23,15 @@ from medfocus.settings import Device
 
 
 class TensorRTBackend:
-    """Both graphs as plans for the GPU in this machine.
+    """Both graphs as plans for a GPU in this machine.
 
     Args:
         directory: an engine directory with plans for this GPU's architecture and this TensorRT.
-        device: `auto` or `cuda`.
+        device: `auto`, `cuda` or a GPU's name.
 
     Raises:
-        InputError: `cpu`; TensorRT or CUDA's bindings are not installed.
+        InputError: `cpu`, or a GPU that is not there; TensorRT or CUDA's bindings are not
+            installed.
         DeviceError: there is no GPU, or it fails.
         EngineDirectoryError: no plans for this GPU and version, or TensorRT cannot load them.
     """
@@ -37,32 +39,40 @@ class TensorRTBackend:
     name = "tensorrt"
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
-        if device == "cpu":
+        kind, self.ordinal = parsed(device)
+        if kind == "cpu":
             raise InputError(
                 "device cpu", "TensorRT runs on GPUs", "use cuda or auto", code="device.unavailable"
             )
         self.device: Device = "cuda"
         version = require_tensorrt()
-        folder = plan_folder(cuda.architecture(), version)
-        _require_plans(directory, folder)
-        # Imported here, for it imports TensorRT.
-        from medfocus.engine.backends.tensorrt.plan_runner import PlanRunner
+        require_gpu(self.ordinal, cuda.count(), "CUDA")
+        self._gpu = cuda.Gpu(self.ordinal)
+        with self._gpu.current():
+            folder = plan_folder(cuda.architecture(), version)
+            _require_plans(directory, folder)
+            # Imported here, for it imports TensorRT.
+            from medfocus.engine.backends.tensorrt.plan_runner import PlanRunner
 
-        self._segmenter = PlanRunner(directory, f"{folder}/{SEGMENTER_PLAN}")
-        self._classifier = PlanRunner(directory, f"{folder}/{CLASSIFIER_PLAN}")
+            self._segmenter = PlanRunner(directory, f"{folder}/{SEGMENTER_PLAN}")
+            self._classifier = PlanRunner(directory, f"{folder}/{CLASSIFIER_PLAN}")
 
     def segment(
         self, image: Array, points: Array, labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """See `Backend.segment`."""
-        found = self._segmenter.run(image=image, points=points, labels=labels)
+        with self._gpu.current():
+            found = self._segmenter.run(image=image, points=points, labels=labels)
         return found["focus_logits"], found["score"]
 
     def classify(
         self, image: Array, focus_logits: Array, rows: Array, cols: Array
     ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """See `Backend.classify`."""
-        found = self._classifier.run(image=image, focus_logits=focus_logits, rows=rows, cols=cols)
+        with self._gpu.current():
+            found = self._classifier.run(
+                image=image, focus_logits=focus_logits, rows=rows, cols=cols
+            )
         focused = found["focused"]
         return found["embedding"], found["probabilities"], found["patch_focus"], focused
 
@@ -72,8 +82,9 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        self._segmenter.close()
-        self._classifier.close()
+        with self._gpu.current():
+            self._segmenter.close()
+            self._classifier.close()
 
 
 def _require_plans(directory: EngineDirectory, folder: str) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor
 from medfocus.engine.artifact.directory import EngineDirectory, load_tensors
 from medfocus.engine.artifact.layout import CLASSIFIER_WEIGHTS, HEAD_WEIGHTS, SEGMENTER_WEIGHTS
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.backends.device import parsed, require_gpu
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers, captures_of
 from medfocus.engine.backends.torch.cuda_stream import CudaStream
 from medfocus.engine.backends.torch.exact_convolutions import ExactConvolutions
 from medfocus.engine.backends.torch.half_weights import store_half
 from medfocus.engine.runtime.buffer_pool import BATCHES_ON_GPU, BufferPool, host_buffer_pool
 from medfocus.engine.runtime.graphs import Array
-from medfocus.errors import InputError
 from medfocus.models.clip.adapter import PROMPTS
 from medfocus.models.clip.architecture import build_vision_tower
 from medfocus.models.clip.encoder import FocusCLIP
@@ -47,7 +47,7 @@ class TorchBackend:
         device: `auto` takes CUDA if there is a CUDA device.
 
     Raises:
-        InputError: `cuda` without a CUDA device.
+        InputError: a CUDA device that is not there.
         EngineDirectoryError: a file is missing or was changed.
         WeightsError: tensors that do not fit the manifest's architectures.
     """
@@ -55,11 +55,12 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, directory: EngineDirectory, device: str) -> None:
-        available = torch.cuda.is_available()
-        if device == "cuda" and not available:
-            problem, hint = "torch finds no CUDA device", "use cpu or auto"
-            raise InputError("device cuda", problem, hint, code="device.unavailable")
-        self.device: Device = "cuda" if available and device != "cpu" else "cpu"
+        kind, self.ordinal = parsed(device)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if kind == "cuda":
+            require_gpu(self.ordinal, count, "torch")
+        self.device: Device = "cuda" if count and kind != "cpu" else "cpu"
+        self._place = torch.device(f"cuda:{self.ordinal}" if self.device == "cuda" else "cpu")
         self._precision = DTYPES[directory.manifest.backends[self.name]]
         self._float32 = {
             block.partition(":")[0] for block in directory.manifest.precision.float32_blocks
@@ -68,7 +69,7 @@ class TorchBackend:
         for graph, module in (("segmenter", self._segmenter), ("classifier", self._classifier)):
             if self._is_half(graph):
                 store_half(module, self._precision)
-            module.to(self.device)
+            module.to(self._place)
 
     @torch.inference_mode()
     def segment(
@@ -90,7 +91,7 @@ class TorchBackend:
 
     def segment_tensors(self, image: Tensor, points: Tensor, labels: Tensor) -> SegmenterOutput:
         """As `segment`, on the device."""
-        with self._autocast("segmenter"), self._exact_float32():
+        with self._current(), self._autocast("segmenter"), self._exact_float32():
             found: SegmenterOutput = self._segmenter(image, points, labels)
         return found
 
@@ -98,7 +99,7 @@ class TorchBackend:
         self, image: Tensor, focus_logits: Tensor, rows: Tensor, cols: Tensor
     ) -> ClassifierOutput:
         """As `classify`, on the device."""
-        with self._autocast("classifier"), self._exact_float32():
+        with self._current(), self._autocast("classifier"), self._exact_float32():
             found: ClassifierOutput = self._classifier(image, focus_logits, rows, cols)
         return found
 
@@ -111,18 +112,24 @@ class TorchBackend:
         """See `Backend.buffer_pool`."""
         if self.device == "cpu":
             return host_buffer_pool(self, self.device, manifest, images)
-        buffers = [
-            TorchBatchBuffers(self, manifest, images, self.device) for _ in range(BATCHES_ON_GPU)
-        ]
-        sizes = [*(size for size in manifest.buckets if size < images), images]
-        captures = captures_of(manifest)
-        for one in buffers:
-            one.capture(sizes, captures)
-        return BufferPool([*buffers], CudaStream("segment"), CudaStream("classify"))
+        with self._current():  # streams, pinned memory and CUDA graphs belong to this GPU
+            buffers = [
+                TorchBatchBuffers(self, manifest, images, self._place)
+                for _ in range(BATCHES_ON_GPU)
+            ]
+            sizes = [*(size for size in manifest.buckets if size < images), images]
+            captures = captures_of(manifest)
+            for one in buffers:
+                one.capture(sizes, captures)
+            return BufferPool([*buffers], CudaStream("segment"), CudaStream("classify"))
 
     def close(self) -> None:
         """See `Backend.close`."""
         del self._segmenter, self._classifier
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Make this backend's GPU the calling thread's: Triton and cuBLAS use the current one."""
+        return torch.cuda.device(self._place) if self.device == "cuda" else nullcontext()
 
     def _is_half(self, graph: str) -> bool:
         return self._precision is not torch.float32 and graph not in self._float32
@@ -137,7 +144,7 @@ class TorchBackend:
         return ExactConvolutions() if self.device == "cuda" else nullcontext()
 
     def _tensors(self, *arrays: NDArray[Any]) -> list[Tensor]:
-        return [torch.from_numpy(array).to(self.device) for array in arrays]
+        return [torch.from_numpy(array).to(self._place) for array in arrays]
 
 
 def _load_segmenter(directory: EngineDirectory) -> SegmenterGraph:

@@ -62,10 +62,12 @@ class TorchBatchBuffers:
         graphs: the backend.
         manifest: the engine's.
         count: number of rows, the most images of a batch.
-        device: `cuda`, or for tests `cpu`, without pinned memory and CUDA graphs.
+        device: a GPU, the current one; or for tests the CPU, without pinned memory and CUDA graphs.
     """
 
-    def __init__(self, graphs: TensorGraphs, manifest: Manifest, count: int, device: str) -> None:
+    def __init__(
+        self, graphs: TensorGraphs, manifest: Manifest, count: int, device: str | torch.device
+    ) -> None:
         self._graphs, self._manifest = graphs, manifest
         pre = manifest.preprocessing
         self._first, self._second = pre.segmenter, pre.classifier

@@ -7,9 +7,10 @@ from torch import Tensor
 class HostDeviceBuffer:
     """One tensor on the host, pinned if the device is CUDA, and one on the device."""
 
-    def __init__(self, device: str, dtype: torch.dtype, *shape: int) -> None:
+    def __init__(self, device: str | torch.device, dtype: torch.dtype, *shape: int) -> None:
         # The host's device is given explicitly: the process may have set another default.
-        self.host = torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=device == "cuda")
+        pinned = torch.device(device).type == "cuda"
+        self.host = torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=pinned)
         self.device = torch.zeros(shape, dtype=dtype, device=device)
 
     def up(self, count: int) -> None:

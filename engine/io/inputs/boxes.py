@@ -16,18 +16,7 @@ _COLUMNS = ("file", "left", "top", "right", "bottom")
 _FRAME = re.compile(r"(.+)#(\d{1,9})", re.DOTALL)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
-
-
-class FileBoxes(NamedTuple):
-    """The boxes of one file.
-
-    Attributes:
-        box: of all its images; or of some of them by their number, from 0.
-        lines: where the box of each such image is listed: "boxes.csv, line 4".
-    """
-
-    box: Box | Mapping[int, Box]
-    lines: Mapping[int, str]
+FileBoxes = Box | dict[int, Box]  # of all images of a file, or of some by their number, from 0
 
 
 class _Row(NamedTuple):
@@ -55,25 +44,18 @@ def read_boxes(path: Path, files: Sequence[InputFile]) -> dict[InputFile, FileBo
             without its box. The line is named.
     """
     inputs = {os.path.abspath(file.name): file for file in files}  # noqa: PTH100
-    whole: dict[InputFile, _Row] = {}
-    single: dict[InputFile, dict[int, _Row]] = {}
+    found: dict[InputFile, FileBoxes] = {}
     for row in _rows(path):
         file, frame = _input_of(row, inputs)
-        taken = file in single if frame is None else frame in single.get(file, {})
-        if taken or file in whole:
-            problem = "is a second box for an image"
-            raise _wrong(row.line, problem, "give each image one box")
-        if frame is None:
-            whole[file] = row
+        single = found.setdefault(file, {}) if frame is not None else found.get(file)
+        if frame is None and single is None:
+            found[file] = row.box
+        elif frame is not None and isinstance(single, dict) and frame not in single:
+            single[frame] = row.box
         else:
-            single.setdefault(file, {})[frame] = row
-    return {file: FileBoxes(row.box, {}) for file, row in whole.items()} | {
-        file: FileBoxes(
-            {frame: row.box for frame, row in frames.items()},
-            {frame: row.line for frame, row in frames.items()},
-        )
-        for file, frames in single.items()
-    }
+            problem, hint = "is a second box for an image", "give each image one box"
+            raise _wrong(row.line, problem, hint)
+    return found
 
 
 def _input_of(row: _Row, inputs: Mapping[str, InputFile]) -> tuple[InputFile, int | None]:

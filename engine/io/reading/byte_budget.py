@@ -26,16 +26,29 @@ class ByteBudget:
     def acquire(self, count: int) -> None:
         """Wait until `count` bytes may be held; after `stop`, hold them at once."""
         with self._admission_lock, self._changed:
-            self._changed.wait_for(
-                lambda: not (self._open and self.held) or self.held + count <= self._most
-            )
+            self._changed.wait_for(lambda: self._fits(count))
             self.held += count
+
+    def acquire_now(self, count: int) -> bool:
+        """`acquire`, if that does not have to wait; otherwise nothing."""
+        if not self._admission_lock.acquire(blocking=False):
+            return False
+        try:
+            with self._changed:
+                if fits := self._fits(count):
+                    self.held += count
+                return fits
+        finally:
+            self._admission_lock.release()
 
     def release(self, count: int) -> None:
         """Give bytes back; a negative count takes more, without waiting."""
         with self._changed:
             self.held -= count
             self._changed.notify_all()
+
+    def _fits(self, count: int) -> bool:
+        return not (self._open and self.held) or self.held + count <= self._most
 
     def stop(self) -> None:
         """Let nobody wait any more."""

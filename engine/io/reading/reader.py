@@ -14,6 +14,7 @@ from medfocus.engine.io.image_file import (
     open_path,
 )
 from medfocus.engine.io.images import SourceImage, named
+from medfocus.engine.io.in_memory import InMemoryFile, copied
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.engine.io.reading.process import ReadingProcess
@@ -143,6 +144,32 @@ def read_images(path: str | os.PathLike[str], name: str | None = None) -> list[S
     return list(each_image(path, name))
 
 
+def read_image(given: str | os.PathLike[str] | InMemoryFile, name: str, frame: int) -> SourceImage:
+    """One image of a file, read in a process of the calling thread's own.
+
+    Args:
+        given: a path, or a file in memory.
+        name: of the image, in errors.
+        frame: which image, from 0, if the file holds several.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if isinstance(given, InMemoryFile):
+        file = OpenFile(name, copied(given, name))
+    else:
+        file = OpenFile(name, open_path(Path(given), name))
+    try:
+        frames, outcome = _shared.read(file, 0)
+        if frames > 1 and frame:
+            _, outcome = _shared.read(file, frame)
+    finally:
+        file.close()
+    if isinstance(outcome, MedfocusError):
+        raise outcome
+    return named(outcome, name)
+
+
 def each_image(path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
     """The images of a file one at a time, read in a process of the calling thread's own.
 
@@ -154,24 +181,3 @@ def each_image(path: str | os.PathLike[str], name: str | None = None) -> Iterato
         ImageError: it cannot be read.
     """
     return _shared.each(path, name)
-
-
-def read_image(path: str | os.PathLike[str], index: int, name: str) -> SourceImage:
-    """One image of a file, as `each_image` reads all.
-
-    Args:
-        path: of the file.
-        index: of the image, from 0.
-        name: of the image in errors and results.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    file = OpenFile(name, open_path(Path(path), name))
-    try:
-        outcome = _shared.read(file, index).outcome
-    finally:
-        file.close()
-    if isinstance(outcome, MedfocusError):
-        raise outcome
-    return named(outcome, name)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
@@ -23,6 +24,7 @@ from medfocus.engine.backends.registry import BACKENDS, DEVICES, BackendEntry, l
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.validate.images import phantoms
 from tests.errors import refuses
+from tests.tensorrt_api.installed import installed
 
 
 @pytest.fixture
@@ -153,12 +155,14 @@ def test_a_backend_that_is_not_installed_is_named_with_the_command_that_installs
 def test_devices_and_backends_that_are_unavailable_or_unknown(directory: EngineDirectory) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with refuses(InputError, "device.unavailable", "device cuda"):
-        load_backend(directory, "onnxruntime", "cuda")
-    with refuses(InputError, "device.unavailable", "device cuda"):
-        load_backend(directory, "openvino", "cuda")
-    with refuses(InputError, "device.unknown", "tpu"):
-        load_backend(directory, "torch", "tpu")
+    for gpu in ("cuda", "cuda:3"):
+        with refuses(InputError, "device.unavailable", f"device {gpu}"):
+            load_backend(directory, "onnxruntime", gpu)
+        with refuses(InputError, "device.unavailable", f"device {gpu}"):
+            load_backend(directory, "openvino", gpu)
+    for unknown in ("tpu", "cuda:", "cuda:-1", "cuda:x", "cuda: 1", "cuda:1\n", "cpu:0", "", None):
+        with refuses(InputError, "device.unknown", f"{unknown!r}"):
+            load_backend(directory, "torch", unknown)  # type: ignore[arg-type]
     with refuses(InputError, "backend.unknown", "jax"):
         load_backend(directory, "jax", "cpu")
 
@@ -247,3 +251,67 @@ def test_a_provider_that_cannot_start_is_an_error(
     with refuses(InputError, "device.unavailable", "device cuda") as caught:
         load_backend(directory, "onnxruntime", "cuda")
     assert "CUDAExecutionProvider" in caught.value.problem
+
+
+def test_torch_says_how_many_gpus_it_finds(
+    directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with refuses(InputError, "device.unavailable", "device cuda:2") as caught:
+        load_backend(directory, "torch", "cuda:2")
+    assert "2 CUDA devices" in caught.value.problem
+
+
+class Binding:
+    """ONNX Runtime's binding, on the CPU; keeps where outputs were asked for."""
+
+    placed: ClassVar[set[tuple[str, int]]] = set()
+
+    def __init__(self, session: Any) -> None:
+        self._session, self._inputs = session, dict[str, np.ndarray]()
+
+    def bind_cpu_input(self, name: str, array: np.ndarray) -> None:
+        self._inputs[name] = array
+
+    def bind_output(self, name: str, device: str, ordinal: int) -> None:
+        self.placed.add((device, ordinal))
+
+    def copy_outputs_to_cpu(self) -> list[np.ndarray]:
+        outputs: list[np.ndarray] = self._session.run(None, self._inputs)
+        return outputs
+
+
+def test_onnx_runtime_is_told_which_gpu(
+    directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a stand-in for its CUDA provider: both graphs and all outputs are on that GPU."""
+    session, asked = onnxruntime.InferenceSession, []
+
+    class OnGpu:
+        def __init__(self, path: Path, options: Any, providers: list[Any]) -> None:
+            asked.append(providers[0])
+            self._session = session(path, options, providers=["CPUExecutionProvider"])
+            self.run, self.get_outputs = self._session.run, self._session.get_outputs
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+        def io_binding(self) -> Binding:
+            return Binding(self._session)
+
+        def run_with_iobinding(self, binding: Binding) -> None:
+            pass
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnGpu)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    Binding.placed.clear()
+    with installed(tmp_path):
+        with refuses(InputError, "device.unavailable", "device cuda:2"):
+            load_backend(directory, "onnxruntime", "cuda:2")
+        with Engine.load(directory.path, "onnxruntime", "cuda:1") as engine:
+            assert engine.device == "cuda:1"
+            engine.classify(np.zeros((20, 20), np.uint8), strict=True)
+    options = {"use_tf32": "0", "device_id": "1"}
+    assert asked == 2 * [("CUDAExecutionProvider", options)]
+    assert Binding.placed == {("cuda", 1)}

@@ -16,6 +16,8 @@ from medfocus.engine.artifact.writing import write_manifest
 from medfocus.engine.backends.tensorrt.backend import TensorRTBackend
 from medfocus.engine.backends.torch.backend import TorchBackend
 from medfocus.engine.runtime import cuda
+from medfocus.engine.runtime.execution import ThreadStream
+from medfocus.engine.runtime.memory import free_on_gpu
 from medfocus.errors import DeviceError, EngineDirectoryError, InputError
 from medfocus.export.tensorrt.build_plans import build_plans
 from medfocus.export.tensorrt.profiles import MOST_POINTS
@@ -111,6 +113,49 @@ def test_each_graph_has_its_own_stream(with_plans: EngineDirectory, device: Devi
     assert len(device.streams) == 2
     assert 0 not in device.streams
     backend.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "ordinal"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_a_gpu_is_used_in_every_thread_and_no_other_is_touched(
+    with_plans: EngineDirectory, device: Device, name: str, ordinal: int
+) -> None:
+    """The stand-in asserts that memory and streams are used where their GPU is current."""
+    elsewhere = cuda.Gpu(1 - ordinal)
+    with elsewhere.current():  # as if the application used the other one in this thread
+        backend = TensorRTBackend(with_plans, name)
+        assert device.current == 1 - ordinal
+    assert (backend.device, backend.ordinal) == ("cuda", ordinal)
+    inputs = classifier_inputs(3)
+    expected = backend.classify(**inputs)[1]
+    other = ThreadStream("other")
+    found: list[np.ndarray] = []
+
+    def in_a_thread() -> None:
+        with elsewhere.current():
+            found.append(backend.classify(**inputs)[1])
+        assert device.contexts == []
+
+    other.submit(in_a_thread).wait()
+    other.close()
+    np.testing.assert_array_equal(found[0], expected)
+    free = [free_on_gpu(gpu) for gpu in range(2)]
+    assert free[1 - ordinal] == device.memory > free[ordinal]
+    backend.close()
+    assert set(device.owner.values()) == {ordinal}
+    assert not device.allocated
+    assert device.contexts == []
+
+
+def test_a_gpu_that_is_not_there_is_an_error_that_counts_them(
+    engine_directory: Path, device: Device
+) -> None:
+    with refuses(InputError, "device.unavailable", "device cuda:2") as caught:
+        TensorRTBackend(read_engine_directory(engine_directory), "cuda:2")
+    assert "2 CUDA devices" in caught.value.problem
+    device.gpus = 0
+    with refuses(InputError, "device.unavailable", "device cuda"):
+        TensorRTBackend(read_engine_directory(engine_directory), "cuda")
 
 
 @pytest.mark.slow

@@ -103,6 +103,23 @@ def test_predictions_equal_those_on_the_cpu(engine_directory: Path, count: int) 
     on_cpu.close()
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_an_engine_on_the_second_gpu_leaves_the_first_alone(engine_directory: Path) -> None:
+    shown = pictures(40)
+    torch.cuda.synchronize(0)
+    before = torch.cuda.mem_get_info(0)[0]
+    with (
+        Engine.load(engine_directory, backend="torch", device="cuda:1") as second,
+        Engine.load(engine_directory, backend="torch", device="cpu") as on_cpu,
+    ):
+        assert second.device == "cuda:1"
+        for found, expected in zip(second.classify(shown), on_cpu.classify(shown), strict=True):
+            assert (found.label, found.focused) == (expected.label, expected.focused)
+            assert_close(found.patch_focus, expected.patch_focus, atol=1e-3)
+        assert torch.cuda.mem_get_info(0)[0] == before
+        assert torch.cuda.current_device() == 0
+
+
 def test_events_give_times_on_the_hosts_clock() -> None:
     from medfocus.engine.backends.torch.cuda_stream import CudaStream
 

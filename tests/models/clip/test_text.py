@@ -30,6 +30,24 @@ def test_full_size_clip_loads_from_a_file(tmp_path: Path) -> None:
     torch.testing.assert_close(embeddings, expected)
 
 
+def test_several_class_prompts_are_averaged_as_unit_vectors() -> None:
+    """Each class by itself, with open_clip's text tower and the mean written out."""
+    loaded = load_clip("medfocus_tiny")
+    classes = ["smooth solid lesion", "{odd} name"]
+    templates = ["This is a photo of {class}", "a {class} in a brain MRI slice", "{class}"]
+    found = class_embeddings(loaded.model, loaded.tokenize, classes, templates)
+    for row, name in enumerate(classes):
+        texts = [
+            f"This is a photo of {name}",
+            f"a {name} in a brain MRI slice",
+            name,
+        ]
+        with torch.inference_mode():
+            embeddings = loaded.model.encode_text(loaded.tokenize(texts)).double()
+        mean = (embeddings / embeddings.norm(dim=1, keepdim=True)).mean(0)
+        torch.testing.assert_close(found[row].double(), mean / mean.norm(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.fixture
 def bert_folder(tmp_path: Path) -> Path:
     """Configuration and vocabulary of a small BERT, as a user would copy them from the hub."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfocus.engine.overlay import draw
+from medfocus.engine.evidence.overlay import draw
 from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import InputError
 from tests.engine.test_prediction import failed, prediction

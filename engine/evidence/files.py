@@ -6,17 +6,19 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.evidence.overlay import draw
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.io.reading.reader import each_image
-from medfocus.engine.overlay import draw
-from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.geometry import Geometry
 from medfocus.errors import InputError
 from medfocus.files.atomic_write import atomic_write
 from medfocus.files.file_errors import unwritable
+
+if TYPE_CHECKING:
+    from medfocus.engine.prediction import Prediction
 
 MASK_FORMATS = ("png", "npy")  # as `Prediction.save_mask` writes them
 
@@ -71,7 +73,7 @@ def make_folders(folders: EvidenceFolders, manifest: Manifest) -> None:
 
 
 def write_evidence(
-    folders: EvidenceFolders, path: Path, predictions: Sequence[Prediction], manifest: Manifest
+    folders: EvidenceFolders, path: Path, predictions: Sequence["Prediction"], manifest: Manifest
 ) -> None:
     """Write the evidence of one file.
 
@@ -104,7 +106,7 @@ def write_masks(folders: EvidenceFolders, predictions: Sequence[Prediction]) -> 
 
 
 def write_overlay(
-    folder: Path, image: SourceImage, prediction: Prediction, manifest: Manifest, name: str
+    folder: Path, image: SourceImage, prediction: "Prediction", manifest: Manifest, name: str
 ) -> None:
     """Write the picture of a prediction for an image, as the evidence of `name`.
 

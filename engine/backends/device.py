@@ -1,0 +1,64 @@
+"""Devices by name: `cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
+
+import argparse
+import re
+from typing import Literal
+
+from medfocus.errors import InputError
+from medfocus.settings import Device
+
+_GPU = re.compile(r"cuda(?::(\d{1,3}))?")
+
+
+def parsed(device: str) -> tuple[Literal["auto"] | Device, int]:
+    """The kind of a device and, of a GPU, its number from 0, as CUDA counts those it can see.
+
+    Raises:
+        InputError: no name of a device (`device.unknown`).
+    """
+    if device == "auto":
+        return "auto", 0
+    if device == "cpu":
+        return "cpu", 0
+    match = _GPU.fullmatch(device) if isinstance(device, str) else None
+    if match is None:
+        hint = "use auto, cpu, cuda, or cuda:1 for the second GPU"
+        raise InputError(f"device {device!r}", "is not known", hint, code="device.unknown")
+    return "cuda", int(match[1] or 0)
+
+
+def device_option(text: str) -> str:
+    """A `type` of argparse: the name of a device."""
+    try:
+        parsed(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: {error.hint}") from None
+    return text
+
+
+def device_name(kind: Device, ordinal: int) -> str:
+    """`cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
+    return f"{kind}:{ordinal}" if ordinal else kind
+
+
+def require_gpu(ordinal: int, count: int, finder: str) -> None:
+    """Check that there is such a GPU.
+
+    Args:
+        ordinal: its number, from 0.
+        count: how many there are.
+        finder: what counted them.
+
+    Raises:
+        InputError: there is not (`device.unavailable`).
+    """
+    if ordinal < count:
+        return
+    found = "no CUDA device" if not count else f"{count} CUDA device{'s' if count > 1 else ''}"
+    names = [device_name("cuda", number) for number in range(count)]
+    raise InputError(
+        f"device {device_name('cuda', ordinal)}",
+        f"{finder} finds {found}",
+        f"use {', '.join([*names, 'cpu'])} or auto",
+        code="device.unavailable",
+    )
