@@ -93,7 +93,7 @@ def write_evidence(
             write_overlay(folders.overlays, image, prediction, manifest, prediction.source)
 
 
-def write_masks(folders: EvidenceFolders, predictions: Sequence[Prediction]) -> None:
+def write_masks(folders: EvidenceFolders, predictions: Sequence["Prediction"]) -> None:
     """Write the focus masks of images, none of whose predictions has an error, if any are wanted.
 
     Raises:
