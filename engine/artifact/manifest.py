@@ -6,13 +6,13 @@ The annotations are the schema: see `strict_json`.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from medfocus.engine.artifact.parity import Parity, Thresholds
 from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS, ComputePrecision, Precision
-from medfocus.engine.artifact.strict_json import OPTIONAL, parse_json, read_dataclass
+from medfocus.engine.artifact.strict_json import parse_json, read_dataclass
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.settings import (
     Focus,
@@ -110,8 +110,7 @@ class Manifest:
             reference itself and not among them; also by `segmenter size`, if the segmenter's input
             is smaller than the architecture's own.
         thresholds: by the same keys, the limits that `parity` had to meet.
-        join: how the slices of a series become one answer: `mean`, `max` or `focused:K`. Optional;
-            it is not written where it is `mean`, so that older versions read the rest.
+        join: how the slices of a series become one answer: `mean`, `max` or `focused:K`.
         schema_version: of this file.
 
     Raises:
@@ -132,8 +131,8 @@ class Manifest:
     backends: Mapping[str, ComputePrecision]
     parity: Mapping[str, Parity]
     thresholds: Mapping[str, Thresholds]
+    join: str
     schema_version: Literal[2] = 2
-    join: str = field(default="mean", metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         require(
@@ -182,7 +181,6 @@ def to_json(manifest: Manifest) -> str:
         EngineDirectoryError: the manifest holds a value that `from_json` would refuse.
     """
     content = {"schema_version": manifest.schema_version, **asdict(manifest)}
-    content = {key: value for key, value in content.items() if (key, value) != ("join", "mean")}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     from_json(text)
     return text
@@ -217,10 +215,11 @@ def from_json(text: str | bytes) -> Manifest:
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of schema version 1 as one of version 2, which added `class_prompts`."""
-    if "class_prompts" in content:
-        raise _invalid("class_prompts", "is not a known key of schema version 1")
-    return {**content, "class_prompts": [], "schema_version": 2}
+    """A manifest of schema version 1 as one of version 2, which added two keys."""
+    added: dict[str, Any] = {"class_prompts": [], "join": "mean"}
+    for key in added.keys() & content.keys():
+        raise _invalid(key, "is not a known key of schema version 1")
+    return {**content, **added, "schema_version": 2}
 
 
 def _invalid(key: str, problem: str) -> EngineDirectoryError:

@@ -1,19 +1,17 @@
 """JSON to frozen dataclasses, strictly; the dataclasses' annotations are the schema.
 
 A key that is missing, unknown or of the wrong type is an error that names it, and nothing is
-silently ignored. Only a field with the metadata `OPTIONAL` may be missing: it has its default.
+silently ignored.
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from medfocus.errors import InputError
 
-OPTIONAL = {"optional": True}
 _T = TypeVar("_T")
 
 
@@ -69,18 +67,13 @@ def read_dataclass(kind: type[_T], value: Any, key: str = "") -> _T:
     if type(value) is not dict:
         raise _invalid(key, "is not an object")
     assert is_dataclass(kind)
-    optional = {each.name for each in dataclass_fields(kind) if each.metadata.get("optional")}
     fields = get_type_hints(kind)
     if unknown := sorted(value.keys() - fields.keys()):
         raise _invalid(prefix + unknown[0], "is not a known key")
     for name in fields:
-        if name not in value and name not in optional:
+        if name not in value:
             raise _invalid(prefix + name, "is missing")
-    content = {
-        name: _read(hint, value[name], prefix + name)
-        for name, hint in fields.items()
-        if name in value
-    }
+    content = {name: _read(hint, value[name], prefix + name) for name, hint in fields.items()}
     try:
         return kind(**content)
     except InputError as error:

@@ -48,6 +48,7 @@ MANIFEST = Manifest(
     ),
     classes=("normal", "Läsion", "肺炎"),
     class_prompts=("a scan of {class}", "{class}, seen in MRI"),
+    join="focused:12",
     buckets=(1, 8, 32),
     files={"plans/a.plan": FileRecord("c" * 64, 12), "head.safetensors": FileRecord("d" * 64, 0)},
     backends={"openvino": "int8", "torch": "fp16"},
@@ -170,6 +171,9 @@ def test_unknown_keys_are_named(place: str) -> None:
         ("classes", ["a", " "]),
         ("classes", ["a", "a"]),
         ("class_prompts", ["a scan"]),
+        ("join", "median"),
+        ("join", "focused"),
+        ("join", "focused:0"),
         ("class_prompts", ["{class} and {class}"]),
         ("class_prompts", ["a {} of {class}"]),
         ("buckets", []),
@@ -206,12 +210,12 @@ def test_values_within_lists_are_named(path: str, value: Any, item: str) -> None
     assert caught.value.item == f"manifest.json: {item}"
 
 
-def test_a_manifest_of_schema_version_1_is_read_as_one_that_records_no_class_prompts() -> None:
+def test_a_manifest_of_schema_version_1_has_the_defaults_of_what_was_added() -> None:
     """As medfocus 0.1 and 0.2 wrote it; the key of version 2 is as unknown to it as any other."""
     old = content()
-    del old["class_prompts"]
+    del old["class_prompts"], old["join"]
     old["schema_version"] = 1
-    assert from_json(json.dumps(old)) == replace(MANIFEST, class_prompts=())
+    assert from_json(json.dumps(old)) == replace(MANIFEST, class_prompts=(), join="mean")
     with invalid("manifest.json: class_prompts"):
         from_json(json.dumps(old | {"class_prompts": []}))
 
@@ -300,16 +304,3 @@ def test_any_value_anywhere_is_read_back_or_refused(path: str, value: Any) -> No
     except EngineDirectoryError:
         return
     assert json.loads(to_json(manifest)) == expected
-
-
-def test_how_slices_are_joined_may_be_missing() -> None:
-    """Engines that were exported before it was known take the mean, and so do those after."""
-    assert "join" not in content()
-    assert from_json(to_json(MANIFEST)).join == "mean"
-    for rule in ("max", "focused:12"):
-        text = to_json(replace(MANIFEST, join=rule))
-        assert json.loads(text)["join"] == rule
-        assert from_json(text) == replace(MANIFEST, join=rule)
-    for wrong in ("focused", "focused:0", "median", "", None, 3):
-        with invalid("manifest.json: join"):
-            read_changed("join", wrong)
