@@ -146,10 +146,8 @@ def _answers(
 
 def _key_of(study: Study, files: Sequence[InputFile]) -> FileKey:
     """A key that changes if one of the study's files does, or its slices are others."""
-    keys = [key_of(files[file].path, files[file].name) for file, _ in study.units]
-    units = [
-        [*key, part.first, part.count] for key, (_, part) in zip(keys, study.units, strict=True)
-    ]
+    keys = [key_of(files[unit.file].path, files[unit.file].name) for unit in study.units]
+    units = [[*key, unit.part.first] for key, unit in zip(keys, study.units, strict=True)]
     text = json.dumps([study.source, study.notices, units])
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return digest, sum(size for _, size, _ in keys), max(modified for *_, modified in keys)

@@ -9,13 +9,12 @@ from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.series.grouping import Study
 from medfocus.engine.series.joining import joined
-from medfocus.engine.series.order import Unit
 from medfocus.engine.series.prediction import SeriesPrediction
 
 
 def reading_order(studies: Iterable[Study]) -> list[int]:
     """The files' numbers, each once, so that one study after the other is complete."""
-    return list(dict.fromkeys(unit.file for unit in _units(studies)))
+    return list(dict.fromkeys(unit.file for study in studies for unit in study.units))
 
 
 def series_predictions(
@@ -30,38 +29,26 @@ def series_predictions(
     """
     waiting = deque(studies)
     uses = Counter(file for study in waiting for file in {unit.file for unit in study.units})
-    lasts = {unit.file: unit for unit in sorted(_units(waiting), key=lambda unit: unit.part.first)}
     answered: dict[int, list[Prediction]] = {}
     for file, predictions in answers:
         answered[file] = predictions
         while waiting and all(unit.file in answered for unit in waiting[0].units):
             study = waiting.popleft()
-            yield _joined(study, _slices(study, answered, lasts), rule)
+            yield _joined(study, _slices(study, answered), rule)
             for number in {unit.file for unit in study.units}:
                 uses[number] -= 1
                 if not uses[number]:
                     del answered[number]
 
 
-def _slices(
-    study: Study, answered: Mapping[int, list[Prediction]], lasts: Mapping[int, Unit]
-) -> list[Prediction]:
-    """A study's slices in their order.
-
-    What a cut file lacks is its last answer, an error, once. What a file is answered for beyond its
-    last part, which are errors as well, is with that part.
-    """
+def _slices(study: Study, answered: Mapping[int, list[Prediction]]) -> list[Prediction]:
+    """A study's slices in their order. What a cut file lacks is its last answer, an error, once."""
     found: dict[int, Prediction] = {}
-    for unit in study.units:
-        predictions, part = answered[unit.file], unit.part
-        end = None if part.count is None or unit is lasts[unit.file] else part.first + part.count
+    for file, part, end in study.units:
+        predictions = answered[file]
         for each in predictions[part.first : end] or predictions[-1:]:
             found[id(each)] = each
     return list(found.values())
-
-
-def _units(studies: Iterable[Study]) -> Iterator[Unit]:
-    return (unit for study in studies for unit in study.units)
 
 
 def _joined(study: Study, slices: Sequence[Prediction], rule: str) -> SeriesPrediction:

@@ -8,6 +8,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +43,10 @@ def group_parts(names: Sequence[str], parts: Sequence[Sequence[Part]]) -> list[S
     """
     series: defaultdict[Hashable, list[Unit]] = defaultdict(list)
     for file, described in enumerate(parts):
-        for part in described or (WHOLE,):
-            series[part.series or file].append(Unit(file, part))
+        own = described or [WHOLE]
+        for part, following in zip_longest(own, own[1:]):
+            end = None if following is None else following.first
+            series[part.series or file].append(Unit(file, part, end))
     found: list[Study] = []
     numbers: Counter[str] = Counter()  # of series in a folder
     for units in series.values():

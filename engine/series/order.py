@@ -24,10 +24,18 @@ _SAME = 0.01  # mm: positions that are nearer to each other are one
 
 
 class Unit(NamedTuple):
-    """A part of a file, which is one of several: `file` is its number, from 0."""
+    """A part of a file, which is one of several.
+
+    Attributes:
+        file: its number, from 0.
+        part: what it says of the part.
+        end: index after the part's last image; None for the file's last part, to which whatever
+            more the file is answered for belongs: errors.
+    """
 
     file: int
     part: Part
+    end: int | None
 
 
 def places(units: Sequence[Unit]) -> list[list[Unit]]:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -24,7 +25,7 @@ A, B = "scans/a/ (series 1, 3 slices)", "scans/b/ (series 1, 2 slices)"
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
-    fake = CountingEngine(MANIFEST)
+    fake = CountingEngine(replace(MANIFEST, join="mean"))
     loader = type("Loader", (), {"load": staticmethod(lambda *_, **__: fake)})
     monkeypatch.setattr(classify_command, "Engine", loader)
     return fake

@@ -23,7 +23,7 @@ ORIENTATION_UNKNOWN = Notice(
 _INFLATED = 16  # times the limit on an image's pixels: bytes of a whole file
 # Bytes of a volume whose slices are spread over it; smaller ones are held, larger ones are read
 # again for each slice.
-_HELD = 2**26
+_HELD = 2**27
 _SAMPLING = 2**25  # bytes that finding a window takes
 
 Voxels = NDArray[Any]

@@ -7,7 +7,7 @@ values are those of few voxels.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,8 +68,8 @@ def window_of(slabs: Iterable[Values | None], header: NiftiHeader) -> Window:
         if header.colour:
             continue
         flat = slab.reshape(-1)
-        for part in bands(flat.size):
-            values = _finite(_scaled(flat[part], header))
+        for ends in _ends(flat):
+            values = _finite(_scaled(ends, header))
             if values.size:
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
         samples.append(_scaled(flat[-passed % step :: step], header))
@@ -112,6 +112,14 @@ def _scaled(stored: Values, header: NiftiHeader) -> NDArray[np.float64]:
     with np.errstate(over="ignore", invalid="ignore"):
         scaled: NDArray[np.float64] = stored.astype(np.float64) * header.slope + header.inter
     return scaled
+
+
+def _ends(stored: Values) -> Iterator[Values]:
+    """Some of the values (n,), the lowest and the highest that are finite among them."""
+    if stored.dtype.kind in "iu":
+        yield np.array([stored.min(), stored.max()])
+    else:
+        yield from (stored[part] for part in bands(stored.size))
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[Any]:

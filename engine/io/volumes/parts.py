@@ -72,10 +72,17 @@ def from_json(given: Any) -> Part:
     """
     try:
         part = Part(**{key: _frozen(value) for key, value in given.items()})
+        sound = _is_sound(part)
     except (AttributeError, TypeError):
-        raise ValueError from None
+        sound = False
+    if not sound:
+        raise ValueError
+    return part
+
+
+def _is_sound(part: Part) -> bool:
     numbers = [*part.orientation, *part.position]
-    sound = (
+    return (
         _is_count(part.first)
         and (part.count is None or (_is_count(part.count) and part.count > 0))
         and _is_count(part.rows)
@@ -88,9 +95,6 @@ def from_json(given: Any) -> Part:
             type(each) is str and _DIGEST.fullmatch(each) for each in (part.series, *part.kinds)
         )
     )
-    if not sound:
-        raise ValueError
-    return part
 
 
 def _frozen(value: Any) -> Any:

@@ -65,7 +65,7 @@ def found(files: Sequence[str | Path]) -> list[list[str]]:
     parted = []
     for study in studies(files):
         names = []
-        for file, part in study.units:
+        for file, part, _ in study.units:
             whole = part.count != 1 or part.first == 0
             names.append(Path(files[file]).name + ("" if whole else f"#{part.first}"))
         parted.append(names)

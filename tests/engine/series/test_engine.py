@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
@@ -16,8 +17,9 @@ from PIL import Image
 from pydicom import dcmread
 
 from medfocus.engine import Engine, Prediction, SeriesPrediction
+from medfocus.engine.series.answers import series_predictions
 from medfocus.errors import ImageError, InputError, MedfocusError
-from tests.engine.series.slices import SERIES, axial, dicom, saved
+from tests.engine.series.slices import SERIES, axial, dicom, saved, studies
 from tests.errors import refuses
 
 
@@ -183,6 +185,22 @@ def test_frames_that_a_file_lacks_are_one_failure(engine: Engine, tmp_path: Path
     (study,) = engine.classify([cut(Path(path))], group="series")
     assert [each.error is None for each in study.slices] == [True, True, False]
     assert [notice.code for notice in study.warnings] == ["series.slices_failed"]
+
+
+def test_each_volume_of_a_file_has_its_own_slices(engine: Engine, tmp_path: Path) -> None:
+    """Also where only some of them are asked for, as when a run resumes."""
+    path = str(tmp_path / "a.nii")
+    volumes = np.moveaxis(anatomy(2, 3, 48, 64), (0, 1), (3, 2))
+    nib.save(nib.Nifti1Image(volumes, np.diag([1, 1, 4, 1])), path)
+    alone = engine.classify(path)
+    names = [each.source for each in alone]
+    answers = [
+        [each.source for each in study.slices] for study in engine.classify(path, group="series")
+    ]
+    assert answers == [names[:3], names[3:]]
+    for wanted, own in zip(studies([path]), answers, strict=True):
+        (study,) = series_predictions([wanted], [(0, alone)], "mean")
+        assert [each.source for each in study.slices] == own
 
 
 @pytest.mark.parametrize(

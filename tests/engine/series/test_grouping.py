@@ -266,7 +266,7 @@ def test_frames_without_places_keep_the_order_of_their_file(tmp_path: Path) -> N
     files = saved(tmp_path, [dicom(np.zeros((5, 4, 6))), dicom(np.zeros((3, 4, 6)))])
     assert found(files) == [["000.dcm"], ["001.dcm"]]
     assert codes(files) == [["series.split"]] * 2
-    counts = [[part.count for _, part in study.units] for study in studies(files)]
+    counts = [[part.count for _, part, _ in study.units] for study in studies(files)]
     assert counts == [[5], [3]]
     # As many places as frames, or none.
     broken = enhanced([6, 0, 3], [5.0] * 3, NumberOfFrames=4)
@@ -278,7 +278,7 @@ def test_volumes_of_a_nifti_file_are_studies(tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 3, 2), np.int16), np.diag([1, 1, 4, 1])), path)
     first, second = studies([path])
-    assert [(each.first, each.count) for (_, each) in first.units + second.units] == [
+    assert [(each.first, each.count) for _, each, _ in first.units + second.units] == [
         (0, 3),
         (3, 3),
     ]
