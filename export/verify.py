@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -72,12 +73,8 @@ def _worst(
     backend = load_backend(directory, name, "auto")
     with closing(backend), closing(backend.buffer_pool(directory.manifest, 1)) as pool:
         found = [measure(backend, pool, directory.manifest, check) for check in checks]
-    # NaN first: neither min nor max would find it.
-    worst = {
-        figure: sorted(
-            (each[figure] for each in found),
-            key=lambda value: (value == value, value if figure in AT_LEAST else -value),
-        )[0]
+    worst = {  # NumPy's, of which NaN is both the least and the largest
+        figure: float((np.min if figure in AT_LEAST else np.max)([each[figure] for each in found]))
         for figure in found[0]
     }
     return backend, worst
