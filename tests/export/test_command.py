@@ -174,7 +174,7 @@ def test_an_engine_that_the_parity_gate_refuses_is_3(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_is_130_and_nothing_is_written(tmp_path: Path) -> None:
     """While float32's answers are computed, as the stage before them has just been reported."""
-    command = [*COMMAND, "--targets", "torch", "-o", str(tmp_path / "engine")]
+    command = [*COMMAND, "--bf16", "--targets", "torch", "-o", str(tmp_path / "engine")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     assert process.stderr.readline().startswith("loading weights")

@@ -23,10 +23,10 @@ def test_every_backend_that_runs_here_is_compared(
     exported_engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verify(exported_engine) == 0
-    shown = capsys.readouterr().out
+    shown = capsys.readouterr()
     for name in ("onnxruntime", "openvino", "torch", "embedding cosine", "mask IoU"):
-        assert name in shown
-    assert shown.count("passes on") == 3
+        assert name in shown.out
+    assert shown.out.count("passes on") == 3
     spoilt = spoil_onnx(copied(exported_engine, tmp_path / "engine"), "classifier.onnx", 1.2)
     assert verify(spoilt) == 3
     shown = capsys.readouterr()

@@ -39,9 +39,10 @@ def test_a_file_that_does_not_fit_is_refused(
     engine = copied(engine_directory, tmp_path / "engine")
     manifest = read_engine_directory(engine).manifest
     tensors = safetensors.numpy.load_file(engine / CHECK_IMAGES)
-    tensors[name] = np.ascontiguousarray(change(tensors.get(name))) if change else None
-    kept = {key: tensor for key, tensor in tensors.items() if tensor is not None}
-    (engine / CHECK_IMAGES).write_bytes(safetensors.numpy.save(kept))
+    before = tensors.pop(name, None)
+    if change is not None:
+        tensors[name] = np.ascontiguousarray(change(before))
+    (engine / CHECK_IMAGES).write_bytes(safetensors.numpy.save(tensors))
     signed(engine, manifest)
     with refuses(EngineDirectoryError, "engine.tensors_invalid", CHECK_IMAGES):
         Engine.load(engine)

@@ -91,9 +91,9 @@ def test_the_clearest_comes_first(engine_directory: Path) -> None:
         prepared = prepare(image, manifest.preprocessing, manifest.focus, manifest.prompts)
         batch = collate([prepared], manifest.preprocessing)
         with torch.inference_mode():
-            candidates = segmenter.segmenter(
+            masks, iou = segmenter.segmenter(
                 *map(torch.from_numpy, (batch.segmenter, batch.points, batch.labels))
             )
-        leads.append(lead(*candidates, manifest.selection))
+        leads.append(lead(masks, iou, manifest.selection))
     assert leads == sorted(leads, reverse=True)
     assert leads[0] > 0
