@@ -1,13 +1,13 @@
 """Whether a loaded backend gives a check image's answer, on the machine that it runs on."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.artifact.parity import THRESHOLDS, Thresholds
 from medfocus.engine.backends.base import Backend
+from medfocus.engine.backends.device import device_name
 from medfocus.engine.checking.check_images import CheckImage
 from medfocus.engine.checking.figures import (
     cosine,
@@ -16,10 +16,8 @@ from medfocus.engine.checking.figures import (
     mask_logit_error,
 )
 from medfocus.engine.io.images import SourceImage
-from medfocus.engine.preprocess.batch import collate, prepare
 from medfocus.engine.runtime.buffer_pool import BufferPool
-from medfocus.engine.runtime.graphs import Array
-from medfocus.engine.runtime.image_request import ImageRequest
+from medfocus.engine.runtime.image_request import ImageRequest, Kept
 from medfocus.engine.runtime.memory import is_out_of_memory
 from medfocus.errors import MedfocusError, ParityError
 
@@ -37,9 +35,9 @@ def measure(
 ) -> dict[str, float]:
     """Classify a check image as any other image, and compare the answer with the reference's.
 
-    Where the parity gate takes a mean or a median over images, this is the one image's value; the
-    embedding is the classifier's with the reference's mask, as in the gate, everything else is end
-    to end. The label is left to the probabilities: two that are nearly equal may change places.
+    Where the parity gate takes a mean or a median over images, this is the one image's value, and
+    all of it is end to end: the classifier is given the backend's own mask, not the reference's.
+    The label is left to the probabilities: two that are nearly equal may change places.
 
     Returns:
         By the names of `Parity`.
@@ -50,9 +48,8 @@ def measure(
     """
     image = SourceImage(check.pixels, "check image")
     try:
-        (found,) = pool.run(pool.buffers[0], [ImageRequest(image, manifest.prompts)])
-        embeddings: list[Array] = []
-        pool.classify.submit(partial(_embed, backend, manifest, image, check, embeddings)).wait()
+        request = ImageRequest(image, manifest.prompts, Kept(masks=True, embedding=True))
+        (found,) = pool.run(pool.buffers[0], [request])
     except Exception as error:  # the runtimes' exceptions have no common base class
         if isinstance(error, MedfocusError) or is_out_of_memory(error):
             raise
@@ -60,8 +57,9 @@ def measure(
         raise _refused(backend, manifest, problem) from None
     assert found.patch_focus is not None
     assert found.focus_logits is not None
+    assert found.embedding is not None
     return {
-        "embedding_cosine": float(cosine(embeddings[0], check.embedding[None])[0]),
+        "embedding_cosine": float(cosine(found.embedding[None], check.embedding[None])[0]),
         "probability_difference": largest_difference(found.probabilities, check.probabilities),
         "focused_agreement": float(found.focused == bool(check.focused)),
         "patch_focus_difference": largest_difference(found.patch_focus, check.patch_focus),
@@ -93,20 +91,7 @@ def too_far_here(backend: Backend, manifest: Manifest, missed: Sequence[str]) ->
 
 
 def _refused(backend: Backend, manifest: Manifest, problem: str) -> ParityError:
-    item = f"{backend.name} in {manifest.backends[backend.name]} on {backend.device}"
+    place = device_name(backend.device, backend.ordinal)
+    item = f"{backend.name} in {manifest.backends[backend.name]} on {place}"
     hint = "use another backend or device, or export the engine again on this machine"
     return ParityError(item, problem, hint, code="parity.missed_here")
-
-
-def _embed(
-    backend: Backend,
-    manifest: Manifest,
-    image: SourceImage,
-    check: CheckImage,
-    embeddings: list[Array],
-) -> None:
-    """Append the embedding (1, E) that the classifier gives with the reference's mask."""
-    prepared = prepare(image, manifest.preprocessing, manifest.focus, manifest.prompts)
-    batch = collate([prepared], manifest.preprocessing)
-    found = backend.classify(batch.classifier, check.focus_logits[None], batch.rows, batch.cols)
-    embeddings.append(found[0])

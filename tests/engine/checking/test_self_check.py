@@ -73,9 +73,7 @@ def test_every_part_of_an_answer_is_compared(
     limit = limits(directory.manifest, "torch")
     assert limit.missed(measured(check)) == ()
     missed = {text.split()[0] for text in limit.missed(measured(changed(check, field)))}
-    # Another focus mask is also what the classifier is given for the embedding.
-    allowed = {"embedding_cosine"} if field == "focus_logits" else set()
-    assert figures <= missed <= figures | allowed
+    assert missed == figures
 
 
 def test_the_answers_are_those_that_a_caller_gets(engine_directory: Path) -> None:
