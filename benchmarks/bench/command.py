@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,6 @@ from medfocus.benchmarks.bench.report.table import bench_table, missing_lines
 from medfocus.command_line import command_parser, print_error, run, whole_number
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.layout import HEAD_WEIGHTS
-from medfocus.engine.backends.device import device_option, parsed, require_gpu
 from medfocus.engine.backends.registry import NAMES
 from medfocus.errors import InputError, MedfocusError
 from medfocus.exit_codes import ExitCode
@@ -39,7 +37,6 @@ from medfocus.files.file_errors import unwritable
 from medfocus.terminal import printable
 
 MAX_WIDTH = 200  # columns of a table
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 # In this order; `scaling` takes longer than all others together.
 PARTS: dict[str, Callable[[BenchOptions], Iterator[BenchRow]]] = {
     "models": models_part,
@@ -62,7 +59,6 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
     interrupted = False
     old = None if options.compare is None else read_json(options.compare)
     _prepare_outputs(options)
-    options.device = _see_only(options.device)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=None)
@@ -112,8 +108,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"what to compare with, of {', '.join(BASELINES)}; upstream is sam2 and open_clip in"
         " float32, autocast the same in bf16 or fp16; `models` reports speed ratios to each, other"
         " parts to the first (default: upstream,autocast; --peers is the old name)")
-    add("--device", metavar="DEVICE", type=_device, default="cpu",
-        help="to measure on: cpu, cuda for the first GPU, cuda:1 for the second (default: cpu)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="to measure on (default: cpu)")
     add("--batch", dest="batches", metavar="LIST", type=_sizes, default=(8,),
         help="batch sizes for `models`, in images, as 1,8 (default: 8)")
     add("--images", metavar="N", type=whole_number(), default=48,
@@ -131,26 +126,6 @@ def parser() -> argparse.ArgumentParser:
         " accurate, larger in memory or missing, and exit with 1 if there are any")
     # fmt: on
     return parser
-
-
-def _device(text: str) -> str:
-    if text == "auto":
-        raise argparse.ArgumentTypeError("name the device that is to be measured")
-    return device_option(text)
-
-
-def _see_only(device: str) -> str:
-    """Leave this process, and those that it starts, no GPU but this one, which is then `cuda`.
-
-    Called before CUDA is: every part, upstream's code too, then measures on that one.
-    """
-    kind, ordinal = parsed(device)
-    if ordinal:
-        visible = [*filter(None, os.environ.get(_VISIBLE, "").split(","))]
-        if visible:
-            require_gpu(ordinal, len(visible), _VISIBLE)
-        os.environ[_VISIBLE] = visible[ordinal] if visible else str(ordinal)
-    return kind
 
 
 def _sizes(text: str) -> tuple[int, ...]:

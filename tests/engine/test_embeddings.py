@@ -50,7 +50,8 @@ def test_without_focus_an_embedding_is_open_clips(tmp_path: Path) -> None:
     with Engine.load(tmp_path / "none") as plain:
         found = plain.encode_image(shown)
     expected = upstream(shown)
-    assert (found.dtype, found.shape) == (np.float32, (7, 128))
+    assert found.dtype == np.float32
+    assert found.shape == (7, 128)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert np.abs(found[0] - found[1]).max() > 0.01 * np.abs(expected).max(), "or nothing is told"
 
@@ -92,6 +93,7 @@ def test_each_frame_has_a_row_and_an_unreadable_image_raises(
 
 def check_kept(found: Prediction, plain: Prediction, embedding: np.ndarray) -> None:
     """An embedding was asked for, and no masks; everything else is as ever."""
+    assert found.embedding is not None
     np.testing.assert_allclose(found.embedding, embedding, atol=1e-5)
     assert (found.focus_logits, found.patch_focus, found.focus_mask) == (None, None, None)
     assert (found.label, found.focused) == (plain.label, plain.focused)

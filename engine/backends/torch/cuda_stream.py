@@ -38,8 +38,10 @@ class CudaEvent(ThreadEvent):
     def wait(self) -> None:
         """See `Event`."""
         super().wait()
-        self.end.synchronize()
-        self.begun, self.ended = (self._clock.read(event) for event in (self._begin, self.end))
+        # In a thread whose own GPU is another, which would get a context for this.
+        with torch.cuda.device(self._clock.device):
+            self.end.synchronize()
+            self.begun, self.ended = (self._clock.read(event) for event in (self._begin, self.end))
 
 
 class CudaStream(ThreadStream):
@@ -87,10 +89,15 @@ class _Clock:
 
     Args:
         stream: idle, on the device of the events to be read.
+
+    Attributes:
+        device: that device.
     """
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        zeros = [_zero(stream) for _ in range(ZERO_SAMPLES)]
+        self.device = stream.device
+        with torch.cuda.device(self.device):
+            zeros = [_zero(stream) for _ in range(ZERO_SAMPLES)]
         before, after, self._zero = min(zeros, key=lambda zero: zero[1] - zero[0])
         self.began = (before + after) / 2
 

@@ -170,6 +170,23 @@ def read_image(given: str | os.PathLike[str] | InMemoryFile, name: str, frame: i
     return named(outcome, name)
 
 
+def read_parts(path: str | os.PathLike[str]) -> list[Part]:
+    """What a file says of its images, read in a process of the calling thread's own.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    name = os.fspath(path)
+    file = OpenFile(name, open_path(Path(path), name))
+    try:
+        parts = _shared.parts(file)
+    finally:
+        file.close()
+    if isinstance(parts, MedfocusError):
+        raise parts
+    return parts
+
+
 def each_image(path: str | os.PathLike[str], name: str | None = None) -> Iterator[SourceImage]:
     """The images of a file one at a time, read in a process of the calling thread's own.
 

@@ -14,7 +14,7 @@ import pydicom
 
 from medfocus.engine.io.dicom import failing_as, inflated, silence_pydicom
 from medfocus.engine.io.pixels.dicom_lut import functional_group, numbers
-from medfocus.engine.io.volumes.parts import KINDS, MOST_PARTS, Part, digest
+from medfocus.engine.io.volumes.parts import KINDS, MOST_PARTS, Part, digest, whole_digest
 from medfocus.errors import ImageError
 
 # Where enhanced multi-frame objects have them: the functional group, and the attribute in it
@@ -29,7 +29,7 @@ _IN_GROUPS = {
     + tuple((f"{kind}FrameTypeSequence", "FrameType") for kind in ("PET", "XAXRFImage")),
 }
 _ATTRIBUTES = [
-    *("StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "NumberOfFrames"),
+    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "NumberOfFrames"),
     *("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient"),
     *KINDS,
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
@@ -63,6 +63,7 @@ def dicom_parts(file: BinaryIO, name: str, max_pixels: int) -> list[Part]:
             rows=max(0, _whole(dataset, "Rows") or 0),
             columns=max(0, _whole(dataset, "Columns") or 0),
             instance=_whole(dataset, "InstanceNumber"),
+            patient=whole_digest(dataset.get("PatientID")),
         )
         placed = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
         if placed > MOST_PARTS:

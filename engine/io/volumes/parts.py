@@ -18,6 +18,7 @@ KINDS = (
 MOST_PARTS = 2**16  # of a file
 _MOST_NUMBER = 2**31
 _DIGEST = re.compile("([0-9a-f]{16})?")
+_WHOLE_DIGEST = re.compile("([0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Part:
         position: of the first pixel, 3 numbers, mm; () if unknown.
         instance: InstanceNumber; None if there is none.
         kinds: a digest of each of `KINDS`, "" where the file has none.
+        patient: SHA-256 of the PatientID, in hexadecimal; "" if there is none.
     """
 
     first: int = 0
@@ -48,6 +50,7 @@ class Part:
     position: tuple[float, ...] = ()
     instance: int | None = None
     kinds: tuple[str, ...] = ("",) * len(KINDS)
+    patient: str = ""
 
 
 WHOLE = Part()
@@ -55,8 +58,13 @@ WHOLE = Part()
 
 def digest(value: object) -> str:
     """What a value of a file is compared by; "" for one that is empty."""
+    return whole_digest(value)[:16]
+
+
+def whole_digest(value: object) -> str:
+    """`digest`, as long as SHA-256 makes it."""
     text = str(value if value is not None else "").strip()
-    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
 def to_json(part: Part) -> dict[str, Any]:
@@ -94,6 +102,8 @@ def _is_sound(part: Part) -> bool:
         and all(
             type(each) is str and _DIGEST.fullmatch(each) for each in (part.series, *part.kinds)
         )
+        and type(part.patient) is str
+        and _WHOLE_DIGEST.fullmatch(part.patient) is not None
     )
 
 

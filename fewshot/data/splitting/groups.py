@@ -4,10 +4,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import pydicom
-
-from medfocus.engine.io.dicom import silence_pydicom
-from medfocus.engine.io.sniff import kind_of_file
+from medfocus.engine.io.reading.reader import read_parts
+from medfocus.errors import ImageError
 
 
 def group_of(identifier: str) -> str | None:
@@ -23,17 +21,11 @@ def group_of(identifier: str) -> str | None:
 def patient_group(path: Path) -> str | None:
     """The group of a DICOM file, from its PatientID; None for other files and blank IDs.
 
-    A file that cannot be parsed has no group either; it is reported when its image is read.
+    A file that cannot be read has no group either; it is reported when its image is read.
     """
     try:
-        if not _may_be_dicom(path):
-            return None
-        silence_pydicom()
-        dataset = pydicom.dcmread(
-            path, stop_before_pixels=True, force=True, specific_tags=["PatientID"]
-        )
-        return group_of(str(dataset.get("PatientID") or ""))
-    except Exception:  # of any class: nobody knows what a parser raises on damaged data
+        return read_parts(path)[0].patient or None
+    except ImageError:
         return None
 
 
@@ -60,8 +52,3 @@ def components(keys: Iterable[Sequence[Hashable]]) -> list[int]:
         for key in own:
             parent[root(index)] = root(first.setdefault(key, index))
     return [root(index) for index in range(len(parent))]
-
-
-def _may_be_dicom(path: Path) -> bool:
-    """Judged by the suffix, or by the content, since DICOM files may have any name."""
-    return path.suffix.lower() in (".dcm", ".dicom", "") or kind_of_file(path) == "DICOM"

@@ -1,6 +1,5 @@
 """`medfocus-bench`: what it writes, its exit status, and what it does when it cannot go on."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,9 +18,8 @@ from medfocus.benchmarks.bench.timing.clock import Ratio
 from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME
 from medfocus.engine.artifact.writing import write_manifest
-from medfocus.errors import InputError, MedfocusError
+from medfocus.errors import MedfocusError
 from tests.benchmarks.bench.rows import ROW, row
-from tests.errors import refuses
 
 
 @pytest.mark.slow
@@ -191,8 +189,6 @@ def test_what_cannot_be_used_is_one_line(
         ["--batch", "1,0"],
         ["--baselines", "upstream,nobody"],
         ["--backends", "cuda"],
-        ["--device", "auto"],
-        ["--device", "cuda:x"],
         ["everything"],
     ],
 )
@@ -201,25 +197,3 @@ def test_wrong_options_are_wrong_usage(options: list[str]) -> None:
         main(options)
     assert stopped.value.code == 2
     assert parser().parse_args(["--peers", "onnx"]).baselines == ("onnx",)  # the old name
-
-
-@pytest.mark.parametrize(
-    ("device", "visible", "kind", "left"),
-    [
-        ("cpu", None, "cpu", None),
-        ("cuda", "4,6", "cuda", "4,6"),
-        ("cuda:1", None, "cuda", "1"),
-        ("cuda:1", "4,6", "cuda", "6"),
-    ],
-)
-def test_only_the_gpu_that_is_measured_is_seen(
-    monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, kind: str, left: str | None
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored at the end, whatever is set meanwhile
-    os.environ.pop("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
-        with refuses(InputError, "device.unavailable", "device cuda:2"):
-            command._see_only("cuda:2")
-    assert command._see_only(device) == kind
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left

@@ -83,12 +83,12 @@ def test_the_image_may_be_given_in_any_form_or_is_read_again(tmp_path: Path) -> 
     first.save(path, save_all=True, append_images=others)
     second = prediction(source=f"{path}#1", image_size=(20, 30))
     for given in (None, path, path.read_bytes(), io.BytesIO(path.read_bytes())):
-        assert (second.plot(given).images[0].get_array() == 20).all()
-    assert (second.plot(Image.fromarray(pages[2])).images[0].get_array() == 30).all()
+        assert np.all(second.plot(given).images[0].get_array() == 20)
+    assert np.all(second.plot(Image.fromarray(pages[2])).images[0].get_array() == 30)
     looks_like_a_frame = tmp_path / "a.png#1"
     first.save(looks_like_a_frame, "PNG")
     named = prediction(source=str(looks_like_a_frame), image_size=(20, 30))
-    assert (named.plot().images[0].get_array() == 10).all()
+    assert np.all(named.plot().images[0].get_array() == 10)
 
 
 def test_pixels_that_are_not_square_are_shown_undistorted(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_a_part_is_read_back() -> None:
 def test_anything_else_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         from_json(to_json(PART) | changes)
-    for given in (None, [], "text", 3):
+    others: tuple[Any, ...] = (None, [], "text", 3)
+    for given in others:
         with pytest.raises(ValueError):  # noqa: PT011
             from_json(given)

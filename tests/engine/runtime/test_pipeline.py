@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -229,7 +229,7 @@ def test_buffers_are_used_again_only_after_their_tasks_have_ended(refusing: int)
     class Slow(ScriptedBuffers):
         running = 0
 
-        def begin(self, requests: list[ImageRequest]) -> None:
+        def begin(self, requests: Sequence[ImageRequest]) -> None:
             overlaps.append(self.running)
             super().begin(requests)
 

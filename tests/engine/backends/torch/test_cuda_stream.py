@@ -1,7 +1,8 @@
 """CUDA streams and clocks, on a stand-in for CUDA with its own time and two devices."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -17,15 +18,29 @@ class Machine:
     Attributes:
         now: the host's time in seconds.
         late: seconds by which the host wakes up late after each event that it waits for.
-        device: the current one.
+        device: the calling thread's current one.
         done: tasks, in the order in which they ran.
     """
 
     def __init__(self) -> None:
         self.now = 100.0
         self.late: Iterator[float] = iter(())
-        self.device = 0
         self.done: list[str] = []
+        self._thread = threading.local()
+
+    @property
+    def device(self) -> int:
+        return getattr(self._thread, "device", 0)
+
+    @device.setter
+    def device(self, ordinal: int) -> None:
+        self._thread.device = ordinal
+
+    @contextmanager
+    def current(self, ordinal: int) -> Iterator[None]:
+        before, self.device = self.device, ordinal
+        yield
+        self.device = before
 
 
 class Stream:
@@ -48,6 +63,7 @@ class Event:
         self.at = self._machine.now
 
     def synchronize(self) -> None:
+        assert self._machine.device == self.device, "another GPU would get a context"
         self._machine.now += next(self._machine.late, 1e-5)
 
     def elapsed_time(self, other: "Event") -> float:
@@ -61,7 +77,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: Stream(machine, device))
     monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Event(machine))
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: machine.current(stream.device))
+    monkeypatch.setattr(torch.cuda, "device", machine.current)
     monkeypatch.setattr(torch.cuda.nvtx, "range", lambda name: nullcontext())
     monkeypatch.setattr(cuda_stream, "time", SimpleNamespace(perf_counter=lambda: machine.now))
     return machine
@@ -73,6 +90,18 @@ def test_a_late_wake_up_does_not_shift_the_times(machine: Machine) -> None:
     event, machine.now = Event(machine), 107.0
     event.record(stream.cuda)  # type: ignore[arg-type]
     assert stream._clock.read(event) == pytest.approx(107.0, abs=2e-5)  # type: ignore[arg-type]
+    stream.close()
+
+
+def test_tasks_and_their_events_are_on_the_streams_device(machine: Machine) -> None:
+    with machine.current(1):
+        stream = CudaStream("on the second GPU")
+    seen: list[int] = []
+    event = stream.submit(lambda: seen.append(machine.device))
+    event.wait()  # in a thread on the first one
+    assert seen == [1]
+    assert machine.device == 0
+    assert event.ended >= event.begun >= 100
     stream.close()
 
 
