@@ -27,7 +27,7 @@ def test_it_measures_writes_draws_and_compares(
     exported_engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, table, plots = tmp_path / "rows.json", tmp_path / "rows.csv", tmp_path / "plots"
-    options = ["models", "--engine", str(exported_engine), "--batch", "2", "--seconds", "0.1"]
+    options = ["models", "--engine", str(exported_engine), "--batch", "1", "--seconds", "0.1"]
     options += ["--baselines", "upstream"]
     files = ["--json", str(out), "--csv", str(table), "--plot", str(plots)]
     assert main([*options, *files]) == 0
@@ -52,9 +52,9 @@ def test_it_measures_writes_draws_and_compares(
     options += ["--backends", "openvino"]
     assert main([*options, "--compare", str(tmp_path / "old.json")]) == 1
     printed = " ".join(capsys.readouterr().err.split())
-    assert "models, classifier, medfocus, openvino, fp32, batch 2: " in printed
+    assert "models, classifier, medfocus, openvino, fp32, batch 1: " in printed
     assert "slower compared with sam2 + open_clip, fp32" in printed
-    assert "models, classifier, medfocus, torch, fp32, batch 2: is missing" in printed
+    assert "models, classifier, medfocus, torch, fp32, batch 1: is missing" in printed
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_the_engine_answers_as_it_was_evaluated(
         selection=Selection(),
     )
     files = [item.path for item in brain.items if item.part == "test"]
-    pictures = [image for file in files for image in read_images(file)]
+    pictures = [image for file in files[:8] for image in read_images(file)]
     build(
         tmp_path / "engine",
         bundle,
