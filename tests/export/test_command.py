@@ -30,7 +30,7 @@ def export(*arguments: str | Path) -> int:
     return main([str(argument) for argument in arguments])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fp16_needs_no_other_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

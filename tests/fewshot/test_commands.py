@@ -202,6 +202,7 @@ def test_unreadable_files_are_left_out_only_when_asked(
     assert row["images"] == len(split["test"]) - 1
 
 
+@pytest.mark.long
 def test_a_grid_leaves_out_unreadable_files_only_when_asked(
     brain: Dataset, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

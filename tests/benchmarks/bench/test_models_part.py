@@ -119,7 +119,7 @@ def test_half_precision_is_not_exact(directory: EngineDirectory, reference: Mode
     assert 0.99 < cosine < 0.999999
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_per_implementation_and_workload(options: BenchOptions) -> None:
     reported: list[str] = []
     rows = list(models_part(replace(options, report=reported.append)))

@@ -141,7 +141,14 @@ def segmenter_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("segmenter_once")
-@pytest.mark.parametrize("adaptation", LEARNED)
+@pytest.mark.parametrize(
+    "adaptation",
+    [
+        "probe",
+        "lora",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("tip", "vpt", "full")),
+    ],
+)
 def test_the_engine_answers_as_it_was_evaluated(
     adaptation: Adaptation, brain: Dataset, examples: Examples, backbones: Backbones, tmp_path: Path
 ) -> None:

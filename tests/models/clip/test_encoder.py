@@ -41,7 +41,10 @@ def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("architecture", ["ViT-B-16", "ViT-L-14-336", BIOMED, "medfocus_tiny"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["ViT-B-16", pytest.param("ViT-L-14-336", marks=pytest.mark.long), BIOMED, "medfocus_tiny"],
+)
 def test_plain_embedding_equals_upstream(architecture: str) -> None:
     upstream, ours = towers(architecture)
     batch = images(ours, 2)
