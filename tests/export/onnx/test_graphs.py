@@ -93,7 +93,7 @@ def test_without_a_region_it_is_plain_clip_to_the_bit(mode: FocusMode, onnx_file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["best", "union"])
+@pytest.mark.parametrize("policy", ["best", pytest.param("union", marks=pytest.mark.long)])
 def test_the_segmenter_equals_pytorch(policy: str, onnx_file: OnnxFile) -> None:
     graph, path = segmenter(policy), onnx_file("segmenter", policy)
     for shape in ((1, 1, 1), (2, 3, 2), (1, 9, 1), (3, 1, 4)):

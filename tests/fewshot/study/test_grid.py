@@ -38,7 +38,7 @@ def test_the_settings() -> None:
     assert not any(s.masks == "true" for s in grid.settings("lung", with_lesions=False))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_resumes(brain: Dataset, cache: Path, tmp_path: Path) -> None:
     config = StudyConfig("tiny", WeightSources(), "cpu", cache, {"brain": brain}, steps=2)
     worker = Worker(config)
