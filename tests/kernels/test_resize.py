@@ -121,7 +121,7 @@ def test_the_whole_sweep(device: str) -> None:
         images = [noise((height, width)) for height, width in random.integers(1, 1200, (8, 2))]
         for mode in MODES:
             clip = ClassifierInput(SIDE, 4, mode, "bicubic", GREY, GREY)
-            frames = [classifier_frame(*image.shape[:2], clip) for image in images]
+            frames = [classifier_frame(image.shape[0], image.shape[1], clip) for image in images]
             for found, image in zip(resized(images, frames, device), images, strict=True):
                 expected = classifier_pixels(image, SIDE, mode, "bicubic")
                 np.testing.assert_array_equal(found, expected)

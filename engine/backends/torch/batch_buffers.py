@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Literal, Protocol
 
 import numpy as np
@@ -11,11 +12,11 @@ from torch import Tensor
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.torch.cuda_graph import Capture, captured
 from medfocus.engine.backends.torch.device_images import DeviceImages
-from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer, uploaded
+from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer
+from medfocus.engine.backends.torch.prompt_buffers import PromptBuffers
 from medfocus.engine.preprocess.batch import (
     MASK_STRIDE,
     NO_REGION,
-    in_frame,
     pooled_cells,
     pooling,
 )
@@ -57,22 +58,21 @@ class TorchBatchBuffers:
         self._graphs, self._manifest = graphs, manifest
         pre = manifest.preprocessing
         mask = pre.segmenter.size // MASK_STRIDE
-        cells, prompts = pooled_cells(pre, manifest.focus), np.shape(manifest.prompts.labels)
+        cells = pooled_cells(pre, manifest.focus)
 
         def buffers(dtype: torch.dtype, *shape: int) -> HostDeviceBuffer:
             return HostDeviceBuffer(device, dtype, count, *shape)
 
         self._images = DeviceImages(pre, count, device)
         self._rows, self._cols = (buffers(torch.float32, cells, mask) for _ in range(2))
-        self._points = buffers(torch.float32, *prompts, 2)
-        self._labels = buffers(torch.int32, *prompts)
+        self._prompts = PromptBuffers(device, count, np.shape(manifest.prompts.labels))
         self._logits, self._score = buffers(torch.float32, mask, mask), buffers(torch.float32)
         self._logits.device.fill_(NO_REGION)
         self._probabilities = buffers(torch.float32, len(manifest.classes))
         self._patch_focus = buffers(torch.float32, *2 * (pre.classifier.patch_grid,))
         self._embedding = buffers(torch.float32, graphs.embedding_size)
         self._focused = buffers(torch.bool)
-        self._captured: dict[tuple[Stage, int], torch.cuda.CUDAGraph] = {}
+        self._captured: dict[tuple[str, int], torch.cuda.CUDAGraph] = {}
 
     @property
     def nbytes(self) -> int:
@@ -80,22 +80,15 @@ class TorchBatchBuffers:
         buffers = [
             value.device for value in vars(self).values() if isinstance(value, HostDeviceBuffer)
         ]
-        return self._images.nbytes + sum(tensor.nbytes for tensor in buffers)
+        nbytes = sum(tensor.nbytes for tensor in buffers)
+        return nbytes + self._images.nbytes + self._prompts.nbytes
 
     def begin(self, requests: Sequence[ImageRequest]) -> None:
         """See `BatchBuffers`."""
         self._requests = requests
         self._images.begin([request.image for request in requests])
-        size = self._manifest.preprocessing.segmenter.size
-        arrays = [in_frame(request.prompts, size) for request in requests]
-        points, labels = (
-            torch.from_numpy(np.stack(column)) for column in zip(*arrays, strict=True)
-        )
-        self._own_prompts = None
-        if labels.shape[1:] == self._labels.host.shape[1:]:
-            self._points.host[: len(requests)], self._labels.host[: len(requests)] = points, labels
-        else:
-            self._own_prompts = points, labels
+        side = self._manifest.preprocessing.segmenter.size
+        self._prompts.write([request.prompts for request in requests], side)
 
     def prepare(self, row: int) -> None:
         """See `BatchBuffers`."""
@@ -112,7 +105,7 @@ class TorchBatchBuffers:
         """See `BatchBuffers`."""
         count = len(self._requests)
         self._images.preprocess()
-        for buffers in (self._rows, self._cols, self._points, self._labels):
+        for buffers in (self._rows, self._cols, self._prompts):
             buffers.up(count)
         if self._manifest.focus.mode != "none":
             self.run("segment", count)
@@ -149,17 +142,21 @@ class TorchBatchBuffers:
 
     def run(self, stage: Stage, count: int) -> None:
         """Run a stage on `count` rows: as a CUDA graph if one was captured, else eagerly."""
-        bucket = min((b for s, b in self._captured if s == stage and b >= count), default=None)
-        if bucket is None or (stage == "segment" and self._own_prompts is not None):
+        work = self._work(stage)
+        bucket = min((b for w, b in self._captured if w == work and b >= count), default=None)
+        if bucket is None:
             self._eager(stage, count)
         else:
-            self._captured[stage, bucket].replay()
+            self._captured[work, bucket].replay()
+
+    def _work(self, stage: Stage) -> str:
+        """What a CUDA graph does: a stage, and for callers' own prompts their shape."""
+        own = stage == "segment" and self._prompts.shape != self._prompts.usual[0]
+        return f"{stage} {self._prompts.shape}" if own else stage
 
     def _eager(self, stage: Stage, count: int) -> None:
         if stage == "segment":
-            points, labels = self._points.device[:count], self._labels.device[:count]
-            if self._own_prompts is not None:
-                points, labels = (uploaded(tensor, points.device) for tensor in self._own_prompts)
+            points, labels = self._prompts.tensors(count)
             found = self._graphs.segment_tensors(self._images.segmenter[:count], points, labels)
             self._logits.device[:count] = found.focus_logits
             self._score.device[:count] = found.score
@@ -177,21 +174,24 @@ class TorchBatchBuffers:
 
     @torch.inference_mode()
     def capture(self, buckets: Sequence[int], captures: "Captures") -> None:
-        """Capture one CUDA graph per stage and bucket.
+        """Capture one CUDA graph per stage and bucket; for `segment` per usual shape of prompts.
 
         If a capture fails, its whole stage runs eagerly and is removed from `captures`, so that
         no other batch buffers capture into the same memory.
         """
-        self._own_prompts = None
         for stage in [*captures]:
-            graphs: dict[tuple[Stage, int], torch.cuda.CUDAGraph] = {}
-            for bucket in sorted(buckets, reverse=True):
-                work, name = partial(self._eager, stage, bucket), f"{stage}, {bucket} images"
-                graph = captured(work, captures[stage], name)
+            graphs: dict[tuple[str, int], torch.cuda.CUDAGraph] = {}
+            shapes = self._prompts.usual[: None if stage == "segment" else 1]
+            for shape, bucket in product(shapes, sorted(buckets, reverse=True)):
+                self._prompts.shape = shape
+                work = self._work(stage)
+                graph = captured(
+                    partial(self._eager, stage, bucket), captures[stage], f"{work}, {bucket} images"
+                )
                 if graph is None:
                     del captures[stage]
                     break
-                graphs[stage, bucket] = graph
+                graphs[work, bucket] = graph
             else:
                 self._captured |= graphs
 
@@ -205,4 +205,7 @@ def captures_of(manifest: Manifest) -> Captures:
     stages: list[Stage] = [] if mode == "none" else ["segment"]
     if mode != "hard":  # its shapes depend on how many patches are kept
         stages.append("classify")
-    return {stage: Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream()) for stage in stages}
+    return {
+        stage: Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream(), set())
+        for stage in stages
+    }

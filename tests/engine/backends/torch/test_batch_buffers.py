@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +126,7 @@ def test_both_models_inputs_are_bitwise_equal_to_the_hosts(
                 (ours._images.classifier, batch.classifier),
                 (ours._rows.device, batch.rows),
                 (ours._cols.device, batch.cols),
-                (ours._points.device, batch.points),
-                (ours._labels.device, batch.labels),
+                *zip(ours._prompts.tensors(8), (batch.points, batch.labels), strict=True),
             ):
                 np.testing.assert_array_equal(found[row].numpy(), expected[row])
             np.testing.assert_allclose(
@@ -167,14 +167,14 @@ class Replayed:
     """A stand-in for a CUDA graph: runs the stage on as many rows as were captured."""
 
     def __init__(
-        self, buffers: TorchBatchBuffers, stage: Stage, bucket: int, done: list[tuple]
+        self, buffers: TorchBatchBuffers, work: str, stage: Stage, bucket: int, done: list[tuple]
     ) -> None:
-        self._work, self._name, self._done = partial(buffers._eager, stage, bucket), bucket, done
-        self._stage = stage
+        self._run, self._name, self._done = partial(buffers._eager, stage, bucket), work, done
+        self._bucket = bucket
 
     def replay(self) -> None:
-        self._done.append((self._stage, self._name))
-        self._work()
+        self._done.append((self._name, self._bucket))
+        self._run()
 
 
 def with_captured_graphs(
@@ -182,10 +182,10 @@ def with_captured_graphs(
 ) -> tuple[TorchBatchBuffers, list[tuple]]:
     buffers = TorchBatchBuffers(backend, manifest, 8, "cpu")
     done: list[tuple] = []
-    stages: tuple[Stage, ...] = ("segment", "classify")
-    for stage in stages:
-        for bucket in buckets:
-            buffers._captured[stage, bucket] = Replayed(buffers, stage, bucket, done)  # type: ignore[assignment]
+    works: dict[str, Stage] = {"classify": "classify", "segment": "segment"}
+    works |= {f"segment {shape}": "segment" for shape in buffers._prompts.usual[1:]}
+    for (work, stage), bucket in product(works.items(), buckets):
+        buffers._captured[work, bucket] = Replayed(buffers, work, stage, bucket, done)  # type: ignore[assignment]
     return buffers, done
 
 
@@ -198,22 +198,32 @@ def test_the_smallest_graph_with_room_is_replayed(
     assert done == ([] if bucket is None else [("segment", bucket), ("classify", bucket)])
 
 
-def test_a_graph_is_not_replayed_for_prompts_of_another_shape(
+def test_each_shape_of_prompts_has_graphs_of_its_own(
     backend: TorchBackend, manifest: Manifest
 ) -> None:
-    (image,) = shown((64, 64))
-    prompt = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
-    buffers, done = with_captured_graphs(backend, manifest, 1)
-    host = HostBatchBuffers(backend, manifest, 1)
-    for prompts in (prompt, manifest.prompts):
-        run(buffers, [ImageRequest(image, prompts)])
-        run(host, [ImageRequest(image, prompts)])
-        np.testing.assert_allclose(
-            present(buffers.outputs(0).focus_logits),
-            present(host.outputs(0).focus_logits),
-            atol=1e-3,
-        )
-    assert done == [("classify", 1), ("segment", 1), ("classify", 1)]
+    """A caller's box, then its point, then more points than there are graphs for, and none."""
+    box = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
+    point = own_prompt(None, [(20, 30)], 64, 64, "image")
+    points = own_prompt(None, [(20, 30), (40, 30), (5, 5, 0)], 64, 64, "image")
+    buffers, done = with_captured_graphs(backend, manifest, 2)
+    host = HostBatchBuffers(backend, manifest, 2)
+    # The two images of a batch have different prompts, and the point's are the earlier box's.
+    nearer = own_prompt((12, 8, 60, 30), None, 64, 64, "image")
+    for prompts in ((box, nearer), (point, point), (points, points), (manifest.prompts,) * 2):
+        requests = [
+            ImageRequest(image, own)
+            for image, own in zip(shown((64, 64), (50, 80)), prompts, strict=True)
+        ]
+        run(buffers, requests)
+        run(host, requests)
+        for row in range(2):
+            np.testing.assert_allclose(
+                present(buffers.outputs(row).focus_logits),
+                present(host.outputs(row).focus_logits),
+                atol=1e-3,
+            )
+    segmented = [work for work, _ in done if work != "classify"]
+    assert segmented == ["segment (1, 2)", "segment (1, 1)", "segment"]
 
 
 @pytest.mark.parametrize("poisoned", [False, True])
