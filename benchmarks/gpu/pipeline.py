@@ -30,6 +30,7 @@ from medfocus.benchmarks.baselines.upstream import SAM2_CONFIGS, upstream_models
 from medfocus.benchmarks.bench.environment import environment_of
 from medfocus.benchmarks.bench.failures import first_line
 from medfocus.benchmarks.bench.timing.clock import shuffled_rounds
+from medfocus.benchmarks.bench.timing.device import measure_ceilings
 from medfocus.benchmarks.gpu.engine import (
     MeasuredEngine,
     Picture,
@@ -134,6 +135,9 @@ def steps_of(
     """What is measured into `found`, the most important first; torch.compile takes long."""
     engine, buffers, batch = ready.engine, ready.buffers, len(pictures)
 
+    def ceilings() -> None:
+        found["matrix_rate"] = measure_ceilings().matrix_rate
+
     def segmenter() -> None:
         first = min(most, 8 * batch)
         streamed(engine, pictures, first)  # warm-up
@@ -174,10 +178,10 @@ def steps_of(
 
     steps: Steps = {f"{STREAM} / {SEGMENTER}": segmenter, "latency": latency}
     if device == "cuda":
-        steps["idle share"] = idle
+        steps = {"ceilings": ceilings, **steps, "idle share": idle}
     if preset(found["preset"]).sam2 in SAM2_CONFIGS:
-        for name in UPSTREAM:
-            for size in dict.fromkeys((batch, min(SMALL, batch))):
+        for size in dict.fromkeys((batch, min(SMALL, batch))):
+            for name in UPSTREAM:
                 steps[f"{name}, batch {size}"] = partial(upstream, name, size)
     return steps
 

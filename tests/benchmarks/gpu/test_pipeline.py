@@ -78,7 +78,7 @@ def test_rates_are_measured_in_turns_after_a_warm_up() -> None:
 
 def buffers(*graphs: tuple[str, int]) -> TorchBatchBuffers:
     made = object.__new__(TorchBatchBuffers)
-    made._captured = dict.fromkeys(graphs)  # type: ignore[arg-type,assignment]
+    made._captured = dict.fromkeys(graphs)  # type: ignore[assignment]
     return made
 
 

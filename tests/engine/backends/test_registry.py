@@ -3,6 +3,7 @@
 import importlib.machinery
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -285,12 +286,16 @@ class Binding:
 def test_onnx_runtime_is_told_which_gpu(
     directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """On a stand-in for its CUDA provider: both graphs and all outputs are on that GPU."""
+    """On a stand-in for its CUDA provider: both graphs and all outputs are on that GPU.
+
+    The provider makes it the loading thread's current GPU, so that is not the caller's thread.
+    """
     session, asked = onnxruntime.InferenceSession, []
 
     class OnGpu:
         def __init__(self, path: Path, options: Any, providers: list[Any]) -> None:
             asked.append(providers[0])
+            assert threading.current_thread() is not threading.main_thread()
             self._session = session(path, options, providers=["CPUExecutionProvider"])
             self.run, self.get_outputs = self._session.run, self._session.get_outputs
 
