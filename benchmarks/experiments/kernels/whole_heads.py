@@ -24,8 +24,9 @@ from medfocus.kernels.compiler import Compiled, compile_for
 from medfocus.kernels.tuning.case import argument_types
 
 # Takes the place of -inf, whose parts would be NaN; a row whose keys are all below half of it has
-# none. float16 ends at 65504.
-LOWEST = {torch.float16: -6e4}
+# none. At -4e6 the multiplication and the subtraction, fused, leave a difference of equal logits
+# far below 1; float16 ends at 65504.
+LOWEST = {torch.float16: -6e4, torch.bfloat16: -4e6, torch.float32: -4e6}
 STAGES = 2  # nothing is pipelined, but with 1 the products are not asynchronous
 PARTS = tl.constexpr(16)  # columns of the bias: the least of a matrix instruction
 
@@ -85,7 +86,7 @@ def specialise(
         "HEADS": heads,
         "D": width,
         "SCALE": width**-0.5,
-        "LOWEST": LOWEST.get(dtype, -1e30),
+        "LOWEST": LOWEST[dtype],
         "BLOCK_M": tile.rows,
         "STARTS": tuple(sum(sides[:i]) for i in range(len(sides))),
         "PIECES": sides,
