@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FOLDERS := kernels models phantoms engine export fewshot benchmarks
+FOLDERS := kernels models phantoms engine export fewshot serving benchmarks
 TREE := $(VENV)/tree/medfocus
 
 .PHONY: demo test test-long coverage lint format docs bench weights gpu-check gpu-smoke image clean

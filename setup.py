@@ -7,7 +7,7 @@ checkout alone and is not installed.
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
+FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "serving", "benchmarks")
 # Of benchmarks/, an installation holds what `medfocus-bench` and `make gpu-check` run.
 CHECKOUT_ONLY = ("benchmarks.suites", "benchmarks.experiments")
 

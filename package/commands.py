@@ -32,5 +32,6 @@ COMMANDS = {
         "medfocus.fewshot.fit_command", "adapt to a task with few labelled images", "fewshot"
     ),
     "eval": Command("medfocus.fewshot.eval_command", "evaluate an adapted head", "fewshot"),
+    "serve": Command("medfocus.serving.command", "serve engines over HTTP", "serve"),
     "completion": Command("medfocus.completion", "print a shell's completion script"),
 }

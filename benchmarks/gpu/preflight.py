@@ -8,7 +8,7 @@ from pathlib import Path
 import medfocus
 
 # As setup.py maps them; `package` holds the files of `medfocus` itself.
-FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
+FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "serving", "benchmarks")
 # What a run leaves in its folder.
 RESULTS, LOGS = ("gpu_check.*", "goals.txt", "pipeline.json*"), "logs"
 

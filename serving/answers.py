@@ -1,0 +1,50 @@
+"""Predictions as JSON: what `Prediction.to_dict` holds, with masks and embeddings on request."""
+
+import base64
+import io
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medfocus.engine import Prediction
+from medfocus.serving.run_length import run_lengths
+
+MaskFormat = Literal["png", "rle"]
+
+
+def answer(prediction: Prediction, mask: MaskFormat | None, embedding: bool) -> dict[str, Any]:
+    """One image's prediction as plain JSON types.
+
+    Args:
+        prediction: of the image.
+        mask: how to add its focus mask, in the image's own frame: `png`, black and white in
+            base64, or `rle`, COCO's run lengths; None to leave it out.
+        embedding: whether to add its embedding.
+    """
+    found = prediction.to_dict() | {"error": error_of(prediction)}
+    if mask is not None:
+        found["mask"] = _mask(prediction.focus_mask, mask)
+    if embedding:
+        found["embedding"] = None if prediction.embedding is None else prediction.embedding.tolist()
+    return found
+
+
+def error_of(prediction: Prediction) -> dict[str, str] | None:
+    """Why there is no prediction: its item, problem, hint and code; None if there is one."""
+    error = prediction.error
+    if error is None:
+        return None
+    return {"code": error.code, "item": error.item, "problem": error.problem, "hint": error.hint}
+
+
+def _mask(mask: NDArray[np.bool_] | None, form: MaskFormat) -> dict[str, Any] | None:
+    if mask is None:
+        return None
+    size = {"size": list(mask.shape)}  # height, width, as in COCO
+    if form == "rle":
+        return size | {"counts": run_lengths(mask)}
+    content = io.BytesIO()
+    Image.fromarray(mask).save(content, "PNG")
+    return size | {"png": base64.b64encode(content.getvalue()).decode("ascii")}

@@ -1,0 +1,41 @@
+"""The engines: their states for everyone, loading and unloading for administrators."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
+
+from medfocus.serving.access import needs
+from medfocus.serving.problems import RequestError
+from medfocus.serving.state import service_of
+
+router = APIRouter(prefix="/v1/engines", tags=["engines"])
+
+
+@router.get("", dependencies=[Depends(needs("classify"))])
+async def states(request: Request) -> list[dict[str, Any]]:
+    """Each engine's state, version, backend and load."""
+    return [asdict(each) for each in service_of(request).engines.states()]
+
+
+@router.post("/{name}/load", dependencies=[Depends(needs("administer"))])
+async def load(request: Request, name: str) -> dict[str, Any]:
+    """Load an engine of the configuration, or its next version; answers once that is ready.
+
+    Requests go to the former version until then, and it answers all that it has accepted.
+    """
+    service = service_of(request)
+    settings = service.config.engines.get(name)
+    if settings is None:
+        hint = f"name it in the configuration: {', '.join(service.config.engines)} are there"
+        raise RequestError(f"engine {name}", "is unknown", hint, code="serve.unknown_engine")
+    served = await run_in_threadpool(service.engines.load, name, settings)
+    return {"name": name, "version": served.version}
+
+
+@router.post("/{name}/unload", dependencies=[Depends(needs("administer"))])
+async def unload(request: Request, name: str) -> dict[str, Any]:
+    """Unload an engine, once it has answered what it has accepted."""
+    await run_in_threadpool(service_of(request).engines.unload, name)
+    return {"name": name}

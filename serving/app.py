@@ -1,0 +1,32 @@
+"""The service as an ASGI application."""
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+import medfocus
+from medfocus.errors import MedfocusError
+from medfocus.serving import problems
+from medfocus.serving.api import classify, engines, health
+from medfocus.serving.limits import BodyLimits
+from medfocus.serving.state import Service
+
+
+def application(service: Service) -> FastAPI:
+    """All routes, for an ASGI server."""
+    app = FastAPI(
+        title="medfocus",
+        version=medfocus.__version__,
+        description="Classifies medical images with CLIP, which looks where SAM2 found a region.",
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.service = service
+    for room in (health, engines, classify):
+        app.include_router(room.router)
+    app.add_exception_handler(MedfocusError, problems.medfocus_problem)
+    app.add_exception_handler(HTTPException, problems.http_problem)
+    app.add_exception_handler(RequestValidationError, problems.invalid_problem)
+    app.add_exception_handler(Exception, problems.unexpected_problem)
+    app.add_middleware(BodyLimits, limits=service.config.limits)
+    return app

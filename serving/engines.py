@@ -1,0 +1,228 @@
+"""The engines that are served, by name: loaded, replaced and unloaded while requests go on."""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from medfocus.engine import Engine
+from medfocus.engine.artifact.manifest import to_json
+from medfocus.errors import InputError, MedfocusError
+from medfocus.serving.config import EngineSettings
+
+log = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "failed"]
+RETRY_SECONDS = 1  # what a client is told that finds the queue full
+
+
+class BusyError(MedfocusError):
+    """An engine whose queue is full."""
+
+    default_code = "serve.busy"
+
+
+@dataclass(eq=False)
+class ServedEngine:
+    """One version of an engine, and how many images it has been given.
+
+    Attributes:
+        name: of the engine.
+        engine: what answers.
+        version: 16 hexadecimal digits of its manifest's SHA-256, which covers all its files.
+        held: images that were accepted and not yet answered.
+        retired: whether it gets no more requests, and is closed with the last it has.
+    """
+
+    name: str
+    engine: Engine
+    version: str
+    held: int = 0
+    retired: bool = False
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What is known of an engine.
+
+    Attributes:
+        name: of the engine.
+        state: `ready`, also while its next version is loaded.
+        version, backend, device: of the one that answers; "" without one.
+        held: images under way.
+        error: why its last loading failed; "" if it did not.
+    """
+
+    name: str
+    state: State
+    version: str = ""
+    backend: str = ""
+    device: str = ""
+    held: int = 0
+    error: str = ""
+
+
+@dataclass(eq=False)
+class _Slot:
+    settings: EngineSettings
+    current: ServedEngine | None = None
+    loading: bool = False
+    error: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one loading at a time
+
+
+class EngineRegistry:
+    """Engines by name; safe to share between threads.
+
+    Args:
+        queue: images that each engine may hold.
+        load: makes an engine; `Engine.load`, or in tests another.
+    """
+
+    def __init__(self, queue: int, load: Callable[[EngineSettings], Engine] | None = None) -> None:
+        self._queue, self._load = queue, load or _loaded
+        self._slots: dict[str, _Slot] = {}
+        self._changed = threading.Condition()
+
+    def load(self, name: str, settings: EngineSettings | None = None) -> ServedEngine:
+        """Load an engine, or its next version: only once it is ready, requests go to it.
+
+        The former version answers what it has accepted, and is then closed. Blocks meanwhile.
+
+        Args:
+            name: of the engine.
+            settings: None for those it was last loaded with.
+
+        Raises:
+            InputError: no settings, and no engine of this name (`serve.unknown_engine`).
+            MedfocusError: see `Engine.load`; the former version goes on.
+        """
+        with self._changed:
+            slot = self._slots.get(name)
+            if slot is None:
+                if settings is None:
+                    raise self._unknown(name)
+                slot = self._slots[name] = _Slot(settings)
+        with slot.lock:
+            wanted = settings or slot.settings
+            slot.loading = True
+            try:
+                engine = self._load(wanted)
+            except MedfocusError as error:
+                slot.error = str(error)
+                raise
+            finally:
+                slot.loading = False
+            served = ServedEngine(name, engine, version_of(engine))
+            with self._changed:
+                former, slot.current, slot.settings, slot.error = slot.current, served, wanted, ""
+            log.info("engine %s: version %s answers", name, served.version)
+        self._retire(former)
+        return served
+
+    def unload(self, name: str) -> None:
+        """Give up an engine, once it has answered what it has accepted. Blocks meanwhile.
+
+        Raises:
+            InputError: there is none of this name (`serve.unknown_engine`).
+        """
+        with self._changed:
+            slot = self._slots.pop(name, None)
+        if slot is None:
+            raise self._unknown(name)
+        with slot.lock:  # one that is being loaded is unloaded too
+            self._retire(slot.current)
+
+    @contextmanager
+    def admitted(self, name: str, images: int) -> Iterator[ServedEngine]:
+        """The engine that answers, for the time of one request.
+
+        Raises:
+            InputError: there is none of this name, or it is not ready (`serve.unknown_engine`,
+                `serve.not_ready`).
+            BusyError: with these images its queue would be too long.
+        """
+        with self._changed:
+            served = self._ready(name)
+            if served.held and served.held + images > self._queue:
+                raise BusyError(
+                    f"engine {name}",
+                    f"holds {served.held} images of at most {self._queue}",
+                    f"send the request again in {RETRY_SECONDS} s",
+                )
+            served.held += images
+        try:
+            yield served
+        finally:
+            with self._changed:
+                served.held -= images
+                self._changed.notify_all()
+
+    def states(self) -> list[EngineState]:
+        """What is known of each engine, by name."""
+        with self._changed:
+            slots = sorted(self._slots.items())
+        return [_state(name, slot) for name, slot in slots]
+
+    def ready(self) -> list[ServedEngine]:
+        """The engines that answer."""
+        with self._changed:
+            return [slot.current for slot in self._slots.values() if slot.current is not None]
+
+    def close(self) -> None:
+        """Unload all."""
+        for name in list(self._slots):
+            self.unload(name)
+
+    def _ready(self, name: str) -> ServedEngine:
+        slot = self._slots.get(name)
+        if slot is None:
+            raise self._unknown(name)
+        if slot.current is None:
+            hint = "wait until /readyz answers 200, or see the service's log"
+            raise InputError(f"engine {name}", "is not ready", hint, code="serve.not_ready")
+        return slot.current
+
+    def _retire(self, served: ServedEngine | None) -> None:
+        if served is None:
+            return
+        with self._changed:
+            served.retired = True
+            self._changed.wait_for(lambda: not served.held)
+        served.engine.close()
+        log.info("engine %s: version %s is closed", served.name, served.version)
+
+    def _unknown(self, name: str) -> InputError:
+        known = ", ".join(sorted(self._slots)) or "none is loaded"
+        hint = f"use one of: {known}"
+        return InputError(f"engine {name}", "is not served", hint, code="serve.unknown_engine")
+
+
+def version_of(engine: Engine) -> str:
+    """See `ServedEngine.version`."""
+    return hashlib.sha256(to_json(engine.manifest).encode()).hexdigest()[:16]
+
+
+def _state(name: str, slot: _Slot) -> EngineState:
+    served = slot.current
+    if served is None:
+        return EngineState(name, "failed" if slot.error and not slot.loading else "loading",
+                           error=slot.error)  # fmt: skip
+    engine = served.engine
+    return EngineState(
+        name, "ready", served.version, engine.backend, engine.device, served.held, slot.error
+    )
+
+
+def _loaded(settings: EngineSettings) -> Engine:
+    return Engine.load(
+        settings.path,
+        settings.backend,
+        settings.device,
+        max_batch=settings.max_batch,
+        max_wait_ms=settings.max_wait_ms,
+        memory_limit=settings.memory_limit,
+    )

@@ -1,0 +1,88 @@
+"""Errors as HTTP answers: RFC 9457's application/problem+json, with our codes."""
+
+from collections.abc import Mapping
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from medfocus.errors import InputError, MedfocusError
+from medfocus.serving.engines import RETRY_SECONDS, BusyError
+
+# By code; all other errors that name a client's input are 400, and the rest 500.
+STATUSES = {
+    "serve.unknown_engine": 404,
+    "serve.not_ready": 503,
+    "serve.busy": 429,
+    "serve.no_token": 401,
+    "serve.not_allowed": 403,
+    "serve.body_too_large": 413,
+    "serve.client_too_slow": 408,
+    "serve.media_type": 415,
+    "serve.deadline": 504,
+    "serve.gone": 499,  # nobody sees it: the access log does
+    "serve.stopping": 503,
+}
+PROBLEM = "application/problem+json"
+
+
+class RequestError(InputError):
+    """A request that cannot be answered, whatever its images."""
+
+    default_code = "serve.request"
+
+
+def status_of(error: MedfocusError) -> int:
+    """The HTTP status of an error that ends a request."""
+    return STATUSES.get(error.code, 400 if isinstance(error, InputError) else 500)
+
+
+def problem(error: MedfocusError) -> JSONResponse:
+    """An error as an answer."""
+    status, headers = status_of(error), {}
+    if isinstance(error, BusyError):
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _answer(
+        status, error.problem, error.code, {"item": error.item, "hint": error.hint}, headers
+    )
+
+
+async def medfocus_problem(_: Request, error: Exception) -> JSONResponse:
+    """A handler of MedfocusError."""
+    assert isinstance(error, MedfocusError)
+    return problem(error)
+
+
+async def http_problem(_: Request, error: Exception) -> JSONResponse:
+    """A handler of what the framework refuses: unknown addresses and methods."""
+    assert isinstance(error, HTTPException)
+    code = {404: "serve.not_found", 405: "serve.method"}.get(error.status_code, "serve.request")
+    return _answer(error.status_code, str(error.detail), code, {}, error.headers)
+
+
+async def invalid_problem(_: Request, error: Exception) -> JSONResponse:
+    """A handler of parameters and bodies that do not fit their schema; values are not quoted."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    hint = "see /docs for what each field takes"
+    return _answer(422, first["msg"], "serve.schema", {"item": place, "hint": hint})
+
+
+async def unexpected_problem(_: Request, error: Exception) -> JSONResponse:
+    """A handler of everything else, whose text may quote a patient's data."""
+    return _answer(500, "failed; the service's log says where", "serve.failed", {})
+
+
+def _answer(
+    status: int,
+    detail: str,
+    code: str,
+    more: Mapping[str, str],
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    content = {"status": status, "code": code, "detail": detail, **more}
+    return JSONResponse(content, status, dict(headers or {}), PROBLEM)

@@ -1,0 +1,32 @@
+"""What the routes share."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from medfocus.serving.config import ServeConfig
+from medfocus.serving.engines import EngineRegistry
+from medfocus.serving.tokens import Tokens
+
+
+@dataclass(eq=False)
+class Service:
+    """One service.
+
+    Attributes:
+        config: of it.
+        engines: what it serves.
+        tokens: None where it needs none.
+        stopping: whether it takes no more requests.
+    """
+
+    config: ServeConfig
+    engines: EngineRegistry
+    tokens: Tokens | None = None
+    stopping: bool = False
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    service: Service = request.app.state.service
+    return service
