@@ -26,7 +26,7 @@ class EngineSettings(_Strict):
 
     Attributes:
         path: the engine directory.
-        backend, device, max_batch, max_wait_ms, memory_limit: see `Engine.load`.
+        backend, device, max_batch, max_wait_ms, deterministic, memory_limit: see `Engine.load`.
     """
 
     path: Path
@@ -34,6 +34,7 @@ class EngineSettings(_Strict):
     device: str = "auto"
     max_batch: int | None = Field(default=None, ge=1)
     max_wait_ms: float = Field(default=0.0, ge=0)
+    deterministic: bool = False
     memory_limit: int | None = Field(default=None, ge=1)
 
 

@@ -224,5 +224,6 @@ def _loaded(settings: EngineSettings) -> Engine:
         settings.device,
         max_batch=settings.max_batch,
         max_wait_ms=settings.max_wait_ms,
+        deterministic=settings.deterministic,
         memory_limit=settings.memory_limit,
     )

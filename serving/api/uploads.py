@@ -1,5 +1,6 @@
 """The three forms of a request to classify: files of a form, the bytes of one file, JSON."""
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.datastructures import UploadFile
 
 from medfocus.engine.io.in_memory import InMemoryFile
@@ -21,6 +22,12 @@ OPTIONS = "options"  # the field of a form that holds them, as JSON
 IN_MEMORY = MEBIBYTE  # bytes of an upload; more go to a temporary file
 
 M = TypeVar("M", bound=BaseModel)
+# Pydantic's own type skips what is no Base64.
+Encoded = Annotated[
+    bytes,
+    BeforeValidator(lambda text: base64.b64decode(text, validate=True)),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Box = Annotated[list[Number], Field(min_length=4, max_length=4)]
 Point = Annotated[list[Number], Field(min_length=2, max_length=3)]
@@ -52,7 +59,7 @@ class Body(Options):
         images: whole files, in base64.
     """
 
-    images: list[Base64Bytes] = Field(min_length=1)
+    images: list[Encoded] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
