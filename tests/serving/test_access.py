@@ -1,0 +1,47 @@
+"""Tokens over HTTP, and limits on clients that are slow."""
+
+import json
+import socket
+from pathlib import Path
+
+from medfocus.serving.tokens import Role
+from tests.serving.conftest import Serve
+from tests.serving.test_config import OTHER, TOKEN, written
+
+
+def test_each_route_wants_its_role(serve: Serve, tmp_path: Path) -> None:
+    file = written(tmp_path, f"classify {TOKEN}\nadminister {OTHER}\n", "tokens")
+    client = serve(security={"token_file": str(file)})
+    wanted: dict[tuple[str, str], Role | None] = {
+        ("GET", "/livez"): None,
+        ("GET", "/readyz"): None,
+        ("GET", "/v1/engines"): "classify",
+        ("POST", "/v1/engines/tiny/classify"): "classify",
+        ("POST", "/v1/engines/tiny/load"): "administer",
+        ("POST", "/v1/engines/tiny/unload"): "administer",
+    }
+    paths = client.get("/openapi.json").json()["paths"]
+    routes = {(m.upper(), path) for path, methods in paths.items() for m in methods}
+    assert routes == {(method, path.replace("tiny", "{name}")) for method, path in wanted}
+    allowed = {None: [], "classify": ["classify"], "administer": ["classify", "administer"]}
+    for token, roles in (("", []), (TOKEN, ["classify"]), (OTHER, allowed["administer"])):
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        for (method, path), role in wanted.items():
+            response = client.request(method, path, headers=headers, json={"images": ["AAAA"]})
+            expected = 200 if role is None or role in roles else 403 if roles else 401
+            assert response.status_code == expected, (path, token)
+            if expected == 401:
+                assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_client_that_stops_in_the_middle_is_answered(serve: Serve) -> None:
+    client = serve(limits={"idle_seconds": 0.2})
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
+        connection.sendall(
+            b"POST /v1/engines/tiny/classify HTTP/1.1\r\nHost: a\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+        found = connection.makefile("rb").read()  # until the service closes it
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["code"] == "serve.client_too_slow"
