@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 import medfocus
 from medfocus.errors import MedfocusError
 from medfocus.serving import problems
+from medfocus.serving.access_log import AccessLog
 from medfocus.serving.api import classify, engines, health
 from medfocus.serving.limits import BodyLimits
 from medfocus.serving.state import Service
@@ -29,4 +30,5 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, problems.invalid_problem)
     app.add_exception_handler(Exception, problems.unexpected_problem)
     app.add_middleware(BodyLimits, limits=service.config.limits)
+    app.add_middleware(AccessLog, metrics=service.metrics)  # around all others
     return app

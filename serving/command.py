@@ -8,6 +8,7 @@ from rich.console import Console
 
 from medfocus.command_line import command_parser, run, whole_number
 from medfocus.errors import InputError
+from medfocus.serving.access_log import log_to_stdout
 from medfocus.serving.config import ServeConfig, checked, read_config
 from medfocus.serving.engines import EngineRegistry
 from medfocus.serving.state import Service
@@ -105,6 +106,7 @@ def _serve(options: argparse.Namespace, console: Console) -> int:
         console.print(
             f"{name}: {served.engine.backend} on {served.engine.device}, version {served.version}"
         )
+    log_to_stdout()
     security = config.security
     server = uvicorn.Server(
         uvicorn.Config(

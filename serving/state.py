@@ -1,11 +1,12 @@
 """What the routes share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from medfocus.serving.config import ServeConfig
 from medfocus.serving.engines import EngineRegistry
+from medfocus.serving.metrics import Metrics
 from medfocus.serving.tokens import Tokens
 
 
@@ -18,12 +19,17 @@ class Service:
         engines: what it serves.
         tokens: None where it needs none.
         stopping: whether it takes no more requests.
+        metrics: of the requests and the engines.
     """
 
     config: ServeConfig
     engines: EngineRegistry
     tokens: Tokens | None = None
     stopping: bool = False
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.engines)
 
 
 def service_of(request: Request) -> Service:

@@ -58,6 +58,8 @@ async def classify(request: Request, name: str) -> dict[str, Any]:
             raise RequestError("request", problem, f"send 1 to {service.config.limits.images}")
         with service.engines.admitted(name, len(upload.files)) as served:
             predictions = await _answered(served, upload, seconds, request)
+            for each in predictions:
+                service.metrics.image(name, each.error.code if each.error else "")
             return {
                 "engine": {"name": name, "version": served.version},
                 "predictions": [

@@ -1,10 +1,11 @@
-"""Whether the service is alive, and whether its engines are ready."""
+"""Whether the service is alive, whether its engines are ready, and metrics."""
 
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from prometheus_client.exposition import choose_encoder
 
 from medfocus.serving.state import service_of
 
@@ -25,3 +26,10 @@ async def readyz(request: Request) -> JSONResponse:
     ready = bool(states) and all(each.state == "ready" for each in states) and not service.stopping
     content: dict[str, Any] = {"ready": ready, "engines": [asdict(each) for each in states]}
     return JSONResponse(content, 200 if ready else 503)
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(request: Request) -> Response:
+    """Prometheus' text format, or OpenMetrics for whoever accepts it."""
+    encode, kind = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(service_of(request).metrics.registry), media_type=kind)

@@ -15,6 +15,7 @@ def test_each_route_wants_its_role(serve: Serve, tmp_path: Path) -> None:
     wanted: dict[tuple[str, str], Role | None] = {
         ("GET", "/livez"): None,
         ("GET", "/readyz"): None,
+        ("GET", "/metrics"): None,
         ("GET", "/v1/engines"): "classify",
         ("POST", "/v1/engines/tiny/classify"): "classify",
         ("POST", "/v1/engines/tiny/load"): "administer",

@@ -1,0 +1,90 @@
+"""What operations see: readiness, metrics that Prometheus' own parser reads, the access log."""
+
+import base64
+import json
+import logging
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving.conftest import Serve
+from tests.serving.test_classify import ADDRESS, png
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """Value by name, and labels' values in the order of their names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_what_was_done(serve: Serve) -> None:
+    client = serve()
+    images = [base64.b64encode(data).decode() for data in (png(1), png(2), b"none")]
+    for _ in range(2):
+        assert client.post(ADDRESS, json={"images": images}).status_code == 200
+    client.post("/v1/engines/patient/classify", json={"images": images})
+    client.get("/patient")
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    found = samples(response.text)
+    route = "/v1/engines/{name}/classify"
+    expected = {
+        ("medfocus_requests_total", route, "200"): 2,
+        ("medfocus_requests_total", route, "404"): 1,
+        ("medfocus_requests_total", "unknown", "404"): 1,
+        ("medfocus_request_seconds_count", route): 3,
+        ("medfocus_images_total", "ok", "tiny"): 4,
+        ("medfocus_engine_ready", "tiny"): 1,
+        ("medfocus_queue_images", "tiny"): 0,
+        ("medfocus_stage_images_total", "tiny", "classify"): 4,
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert found["medfocus_images_total", "image.not_an_image", "tiny"] == 2
+    assert found["process_resident_memory_bytes",] > 2**20
+    assert "patient" not in response.text
+
+
+def test_readiness_follows_the_engines(serve: Serve) -> None:
+    client = serve()
+    assert client.get("/livez").json() == {"status": "alive"}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["engines"][0]["state"]) == (200, "ready")
+    assert client.post("/v1/engines/tiny/load").status_code == 200
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/v1/engines/tiny/unload").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    assert client.post(ADDRESS, json={"images": ["AAAA"]}).status_code == 404
+    assert client.post("/v1/engines/tiny/load").status_code == 200
+    assert client.post(ADDRESS, json={"images": ["AAAA"]}).status_code == 200
+
+
+def test_the_access_log_has_nothing_of_an_image(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = serve()
+    with caplog.at_level(logging.INFO, "medfocus.access"):
+        headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+        files = [("files", ("smith-john.png", png(1)))]
+        client.post(f"{ADDRESS}?patient=smith", files=files, headers=headers)
+        client.get("/smith", headers={"traceparent": "00-smith"})
+    lines: list[dict[str, Any]] = [
+        json.loads(record.message) for record in caplog.records if record.name == "medfocus.access"
+    ]
+    first, second = lines
+    assert {name: first[name] for name in ("method", "route", "engine", "status", "trace")} == {
+        "method": "POST",
+        "route": "/v1/engines/{name}/classify",
+        "engine": "tiny",
+        "status": 200,
+        "trace": TRACE,
+    }
+    assert first["received"] > len(png(1))
+    assert (second["route"], second["status"]) == ("unknown", 404)
+    assert "trace" not in second
+    assert "smith" not in caplog.text
