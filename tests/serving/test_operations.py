@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from medfocus.engine import Engine
 from tests.serving.conftest import Serve
 from tests.serving.test_classify import ADDRESS, png
 
@@ -23,7 +24,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics_count_what_was_done(serve: Serve) -> None:
+def test_metrics_count_what_was_done(serve: Serve, engine: Engine) -> None:
     client = serve()
     images = [base64.b64encode(data).decode() for data in (png(1), png(2), b"none")]
     for _ in range(2):
@@ -45,7 +46,9 @@ def test_metrics_count_what_was_done(serve: Serve) -> None:
         ("medfocus_stage_images_total", "tiny", "classify"): 4,
     }
     assert {key: found[key] for key in expected} == expected
-    assert found["medfocus_images_total", "image.not_an_image", "tiny"] == 2
+    error = engine.classify([b"none"])[0].error
+    assert error is not None
+    assert found["medfocus_images_total", error.code, "tiny"] == 2
     assert found["process_resident_memory_bytes",] > 2**20
     assert "patient" not in response.text
 
