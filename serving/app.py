@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 import medfocus
@@ -15,11 +16,10 @@ from medfocus.serving.state import Service
 
 def application(service: Service) -> FastAPI:
     """All routes, for an ASGI server."""
-    app = FastAPI(
+    app = FastAPIOffline(  # its page /docs loads nothing from elsewhere
         title="medfocus",
         version=medfocus.__version__,
         description="Classifies medical images with CLIP, which looks where SAM2 found a region.",
-        docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
     )
     app.state.service = service

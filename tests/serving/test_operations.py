@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -91,3 +92,13 @@ def test_the_access_log_has_nothing_of_an_image(
     assert (second["route"], second["status"]) == ("unknown", 404)
     assert "trace" not in second
     assert "smith" not in caplog.text
+
+
+def test_the_page_for_trying_requests_loads_nothing_from_elsewhere(serve: Serve) -> None:
+    client = serve()
+    page = client.get("/docs").text
+    loaded = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
+    assert len(loaded) >= 3
+    for address in loaded:
+        assert address.startswith("/")
+        assert client.get(address).status_code == 200
