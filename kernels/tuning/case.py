@@ -60,6 +60,7 @@ def argument_types(function: Any, dtype: torch.dtype) -> dict[str, str]:
         ("key_bias", "rows", "cols", "strength", "patch_focus"), f"*{TRITON_NAMES[torch.float32]}"
     )
     types |= {"cu_seqlens": "*i32", "focused": "*i1"}
+    types |= {"pixels": "*u8", "taps": "*i32", "passes": "*i64", "levels": "*fp32"}
     types |= dict.fromkeys(("scale", "floor", "visible"), "fp32")
     return {name: types.get(name, "i32") for name in function.arg_names}
 

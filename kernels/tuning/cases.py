@@ -12,11 +12,11 @@ from medfocus.kernels.tuning.case import DTYPES, Case, attention_cost
 from medfocus.kernels.tuning.roofline import PRODUCTS_OF_FLOAT32, LaunchCost
 
 # The modules: the attributes of the package with these names are the functions.
-masked, varlen, cls, focus, windowed = (
+masked, varlen, cls, focus, windowed, resizing = (
     import_module(f"medfocus.kernels.{name}")
     for name in (
         *("masked_attention", "masked_attention_varlen", "cls_attention", "focus_bias"),
-        "window_attention",
+        *("window_attention", "resize"),
     )
 )
 
@@ -42,6 +42,8 @@ WINDOWS = (
 )
 # SAM2's head widths D, by the table's columns.
 SAM2_WIDTHS = {32: [32], 64: [56], 96: [96, 72], 128: [128]}
+# Sides of an image and of SAM2's input, source pixels per pixel with a bilinear filter.
+IMAGE, FRAME, PIXELS = 512, 1024, 2
 LAYERS, MASK = 12, 256  # for the focus bias: CLIP's layers, side of the mask
 
 
@@ -216,6 +218,42 @@ def _focus(grid: int) -> Case:
     )
 
 
+def both_passes() -> list[Case]:
+    """resize, an image for SAM2: its pass along rows, and the one along columns."""
+    return [_pass(last) for last in (False, True)]
+
+
+def _pass(last: bool) -> Case:
+    read, written = (IMAGE * FRAME, 4 * FRAME**2) if last else (IMAGE**2, IMAGE * FRAME)
+    dtype = torch.float32 if last else torch.uint8
+
+    def prepare(device: str, images: int) -> Callable[[], None]:
+        table = (1 + PIXELS) * FRAME  # of zeros: every source pixel is the first one
+        first = resizing.Pass(0, 1, 3 * IMAGE, 3, IMAGE, FRAME, 0, 0, 0, PIXELS)
+        second = resizing.Pass(0, IMAGE * FRAME, FRAME, 1, FRAME, FRAME, 0, 1, 0, PIXELS)
+        passes = torch.tensor([[first, second]] * images)
+        pixels = torch.zeros(3 * IMAGE**2, dtype=torch.uint8, device=device)
+        taps = torch.zeros(table, dtype=torch.int32, device=device)
+        levels = torch.zeros(3, 256, device=device)
+        between = torch.empty(3 * IMAGE * FRAME, dtype=torch.uint8, device=device)
+        out = torch.empty(images, 3, FRAME, FRAME, device=device)
+        device_passes = passes.to(device)
+        return lambda: resizing.launch(pixels, taps, device_passes, passes, levels, between, out)
+
+    moved = 3.0 * SEGMENTED * (read + written)
+    programs = 3 * SEGMENTED * (FRAME if last else IMAGE) * FRAME // resizing.BLOCK
+    return Case(
+        kernel="resize",
+        shape={"B": SEGMENTED, "H": IMAGE, "S": FRAME, "pass": 1 + last},
+        dtype=dtype,
+        function=resizing.kernel,
+        constants=resizing.specialise(last),
+        tile=Tile(1, resizing.BLOCK, resizing.WARPS, 1),
+        cost=LaunchCost(0.0, 0.0, 0.0, moved, moved, programs),
+        prepare=prepare,
+    )
+
+
 # The launches of a table entry; tuning ranks and times the first.
 CASES: dict[str, Callable[[TileKey, Tile], list[Case]]] = {
     "masked_attention": dense,
@@ -226,4 +264,5 @@ CASES: dict[str, Callable[[TileKey, Tile], list[Case]]] = {
 FIXED_CASES: dict[str, Callable[[], list[Case]]] = {
     "cls_attention": cls_row,
     "focus_bias": focus_grids,
+    "resize": both_passes,
 }

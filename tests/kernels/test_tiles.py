@@ -172,10 +172,13 @@ def test_an_entry_that_no_candidate_fits_is_named(monkeypatch: pytest.MonkeyPatc
         tune.modelled(tune.groups(90)[0])
 
 
+LONG = ("window_attention", "resize")  # a minute in the interpreter
+
+
 @pytest.mark.parametrize(
     "kernel",
     [
-        pytest.param(kernel, marks=[pytest.mark.long] if kernel == "window_attention" else [])
+        pytest.param(kernel, marks=[pytest.mark.long] if kernel in LONG else [])
         for kernel in (*CASES, *FIXED_CASES)
     ],
 )
