@@ -33,7 +33,7 @@ from medfocus.benchmarks.bench.report.rows import write_csv, write_json
 from medfocus.benchmarks.gpu import kernel_part
 from medfocus.benchmarks.gpu.goals import goals_table, missed
 from medfocus.benchmarks.gpu.kernel_part import read_rows
-from medfocus.benchmarks.gpu.pipeline_goals import pipeline_problems, pipeline_table, read_pipeline
+from medfocus.benchmarks.gpu.pipeline.goals import pipeline_problems, pipeline_table, read_pipeline
 from medfocus.benchmarks.gpu.preflight import LOGS, remove_results, source_problems
 from medfocus.benchmarks.gpu.process import Command, started, status_of
 from medfocus.benchmarks.gpu.sanitizer import PROGRAM, sanitize
@@ -48,7 +48,7 @@ from medfocus.benchmarks.gpu.schedule import (
 from medfocus.benchmarks.gpu.test_run import missing_packages, run_tests
 
 RESULTS = Path("benchmarks/results")  # below it, a folder for each device
-PIPELINE_PROGRAM = (sys.executable, "-m", "medfocus.benchmarks.gpu.pipeline")
+PIPELINE_PROGRAM = (sys.executable, "-m", "medfocus.benchmarks.gpu.pipeline.measure")
 KERNELS_PROGRAM = (sys.executable, "-m", kernel_part.__name__)
 
 

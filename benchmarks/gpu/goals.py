@@ -8,7 +8,7 @@ from medfocus.benchmarks.baselines.encoder_blocks import DENSE, SAM2
 from medfocus.benchmarks.baselines.models import OURS
 from medfocus.benchmarks.bench.kernels.rows import KernelTiming
 from medfocus.benchmarks.bench.timing.clock import Ratio
-from medfocus.benchmarks.gpu.pipeline_goals import GOAL_DEVICES, has_goals
+from medfocus.benchmarks.gpu.pipeline.goals import GOAL_DEVICES, has_goals
 
 BASELINES = ("SDPA efficient", "SDPA cuDNN", "FlexAttention")
 FLASH = "FlashAttention-4"

@@ -63,7 +63,11 @@ def graphs_test(name: str, device: str) -> str:
     Raises:
         DeviceError: a graph was not captured, or answers otherwise.
     """
-    from medfocus.benchmarks.gpu.engine import measured_engine, pictures_of, random_directory
+    from medfocus.benchmarks.gpu.pipeline.engine import (
+        measured_engine,
+        pictures_of,
+        random_directory,
+    )
 
     pictures, error = pictures_of(4), 0.0
     count = len(pictures)
@@ -93,7 +97,11 @@ def stream_test(name: str, device: str) -> str:
     Raises:
         DeviceError: images without an answer, or answers that bf16 does not explain.
     """
-    from medfocus.benchmarks.gpu.engine import measured_engine, pictures_of, random_directory
+    from medfocus.benchmarks.gpu.pipeline.engine import (
+        measured_engine,
+        pictures_of,
+        random_directory,
+    )
 
     pictures = pictures_of(BATCH)
     shown = [pictures[number % BATCH] for number in range(IMAGES)]

@@ -123,7 +123,7 @@ def test_a_pivot_has_one_column_per_value(recorded: Path) -> None:
 
 
 def test_what_a_gpu_measured_gets_a_column(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medfocus.benchmarks.gpu.pipeline_goals import GOALS
+    from medfocus.benchmarks.gpu.pipeline.goals import GOALS
 
     monkeypatch.setattr(tables, "RESULTS", recorded)
     assert tables.gpu_goals("pipeline").splitlines()[0] == "|  | goal | measured |"

@@ -67,7 +67,7 @@ def gpu_goals(of: str) -> str:
     from medfocus.benchmarks.bench.kernels.rows import KernelTiming
     from medfocus.benchmarks.bench.report.rows import row_of
     from medfocus.benchmarks.gpu.goals import GOALS as KERNEL_GOALS
-    from medfocus.benchmarks.gpu.pipeline_goals import AT_MOST, GOALS, verdict
+    from medfocus.benchmarks.gpu.pipeline.goals import AT_MOST, GOALS, verdict
 
     columns: dict[str, list[str]] = {}
     if of == "pipeline":

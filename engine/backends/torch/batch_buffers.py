@@ -104,11 +104,14 @@ class TorchBatchBuffers:
     def segment(self) -> None:
         """See `BatchBuffers`."""
         count = len(self._requests)
+        self._upload(count)
+        if self._manifest.focus.mode != "none":
+            self.run("segment", count)
+
+    def _upload(self, count: int) -> None:
         self._images.preprocess()
         for buffers in (self._rows, self._cols, self._prompts):
             buffers.up(count)
-        if self._manifest.focus.mode != "none":
-            self.run("segment", count)
 
     @torch.inference_mode()
     def classify(self) -> None:

@@ -18,7 +18,7 @@ from medfocus.benchmarks.gpu import check as gpu_check
 from medfocus.benchmarks.gpu import kernel_part
 from medfocus.benchmarks.gpu import test_run as gpu_tests
 from medfocus.benchmarks.gpu.goals import GOALS as KERNEL_GOALS
-from medfocus.benchmarks.gpu.pipeline_goals import GOALS
+from medfocus.benchmarks.gpu.pipeline.goals import GOALS
 from medfocus.benchmarks.gpu.schedule import AROUND, LIMITS, PARTS, allowance, limits_of
 from medfocus.benchmarks.gpu.test_run import TestOutcomes
 from tests.benchmarks.bench.test_kernels import CEILINGS, ON_GPU, Clock, clock, comparison_of

@@ -11,9 +11,9 @@ from medfocus.benchmarks.baselines.models import OURS
 from medfocus.benchmarks.bench.kernels.rows import KernelTiming, missing_row
 from medfocus.benchmarks.bench.timing.clock import Ratio
 from medfocus.benchmarks.bench.timing.device import Ceilings
-from medfocus.benchmarks.gpu import pipeline_goals as of_pipeline
 from medfocus.benchmarks.gpu.goals import FLASH, GOAL_SHAPES, GOALS, goals_table, missed
-from medfocus.benchmarks.gpu.pipeline_goals import AT_MOST, COMPILED, EAGER, FLOP, SEGMENTER
+from medfocus.benchmarks.gpu.pipeline import goals as of_pipeline
+from medfocus.benchmarks.gpu.pipeline.goals import AT_MOST, COMPILED, EAGER, FLOP, SEGMENTER
 from medfocus.benchmarks.gpu.schedule import PARTS
 from tests.benchmarks.bench.rows import HERE
 
