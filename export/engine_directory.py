@@ -108,7 +108,9 @@ def build(
             manifest = _checked(
                 staging, manifest, bundle, graphs, config, images, calibration, progress
             )
-        checks = confirmed(staging, manifest, draw(*graphs, manifest, progress), progress)
+        drawn = draw(*graphs, manifest, progress)
+        checks, speeds = confirmed(staging, manifest, drawn, progress)
+        manifest = replace(manifest, speeds=speeds)
         if checks:
             _write(staging / CHECK_IMAGES, to_bytes(checks))
         with progress("hashing"):
@@ -224,4 +226,5 @@ def _manifest(bundle: ModelBundle, config: ExportConfig) -> Manifest:
         parity={},
         thresholds={},
         join=config.join,
+        speeds={},
     )

@@ -7,6 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.artifact.speed import Speed
 from medfocus.terminal import printable
 
 
@@ -113,11 +114,19 @@ def _backends(manifest: Manifest, runs_here: Mapping[str, str] | None) -> Table:
             limit = getattr(manifest.thresholds.get(name), figure, None)
             cells.append(cell if limit is None else f"{cell} ({limit:g})")
         table.add_row(label, *cells)
+    if manifest.speeds:
+        table.add_row("ms per image", *(_speed(manifest.speeds.get(name)) for name in names))
     if runs_here is not None:
         table.add_row(
             "on this machine", *(Text(printable(runs_here.get(name, ""))) for name in names)
         )
     return table
+
+
+def _speed(speed: Speed | None) -> Text:
+    if speed is None:
+        return Text("")
+    return Text(printable(f"{1e3 * speed.seconds_per_image:.3g}, {speed.processor}"))
 
 
 def _stages(seconds: Mapping[str, float]) -> Table:

@@ -69,16 +69,20 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> OnnxFile:
 
 @pytest.fixture(scope="session")
 def exported_engine(tmp_path_factory: pytest.TempPathFactory, onnx_file: OnnxFile) -> Path:
-    """Like `engine_directory`, in float32 for every backend of the CPU; not to be changed."""
+    """Like `engine_directory`, in float32 for every backend of the CPU; not to be changed.
+
+    Without figures of speed, which would make it chance what `auto` takes.
+    """
     import onnx_ir as ir
 
-    from medfocus.export.validate import graph_writer
+    from medfocus.export.validate import check_images, graph_writer
 
     path = tmp_path_factory.mktemp("engines") / "exported"
     config = ExportConfig("fp32", ("onnx", "openvino", "torch"), buckets=(1, 4))
     with pytest.MonkeyPatch.context() as patch:
         segmenter = onnx_file("segmenter", "best")
         patch.setattr(graph_writer, "segmenter_onnx", lambda _: ir.load(segmenter))
+        patch.setattr(check_images, "measured_speed", lambda *_: None)
         build(path, random_bundle(), config, phantoms(8))
     return path
 

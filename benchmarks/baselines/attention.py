@@ -83,13 +83,20 @@ def rounded_bias(*shape: int, device: str) -> Tensor:
     return (-5 * torch.rand(*shape, device=device)).bfloat16().float()
 
 
+def masked_inputs(
+    batch: int, heads: int, tokens: int, width: int, dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor]:
+    """qkv (B, N, 3·H·D) and a bias (B, N): always the same numbers."""
+    torch.manual_seed(tokens)
+    qkv = torch.randn(batch, tokens, 3 * heads * width, device=device).to(dtype)
+    return qkv, rounded_bias(batch, tokens, device=device)
+
+
 def masked(
     batch: int, heads: int, tokens: int, width: int, dtype: torch.dtype, device: str
 ) -> Comparison:
     """masked_attention; answers are (B, N, H·D)."""
-    torch.manual_seed(tokens)
-    qkv = torch.randn(batch, tokens, 3 * heads * width, device=device).to(dtype)
-    bias = rounded_bias(batch, tokens, device=device)
+    qkv, bias = masked_inputs(batch, heads, tokens, width, dtype, device)
     size = float(4 * batch * tokens * heads * width * dtype.itemsize)
     ours = [
         KernelImplementation(

@@ -1,15 +1,15 @@
-"""Everything that needs a GPU, in one run: `make gpu-check OUT=DIR PYTHON=python3`.
+"""Everything that needs a GPU, in one run of seven minutes: `make gpu-check`.
 
-    python -m medfocus.benchmarks.gpu.check OUT
+    python -m medfocus.benchmarks.gpu.check [OUT] [--only PART ...] [--budget SECONDS]
 
-Tests, the pipeline, each kernel compared with other implementations, and the kernels under
+The pipeline, each kernel compared with other implementations, then the tests and the kernels under
 compute-sanitizer: each part in its own process with a time limit, so that one that fails, hangs or
 breaks the device's context does not affect the others. Each part is guaranteed its limit, and may
-use what the parts before it have left. Writes gpu_check.json (a list of rows), gpu_check.csv,
-gpu_check.png, pipeline.json, goals.txt (with all problems) and the reports of tests and sanitizer
-into OUT, from which it first removes those of an earlier run. Exit status 1 if there was a problem:
-a part failed, a package is missing or, on the device that the goals are for, one was not met; 0
-without a GPU, which is printed.
+use what the parts before it have left. What gives a goal's figure comes first, once a warm-up has
+compiled for all. Writes gpu_check.json (a list of rows), gpu_check.csv, gpu_check.png,
+pipeline.json, goals.txt (with all problems) and a folder of logs into OUT, from which it first
+removes those of an earlier run. Exit status 1 if there was a problem: a part failed, a package is
+missing or, on a device that the goals are for, one was not met; 0 without a GPU, which is printed.
 """
 
 import argparse
@@ -17,113 +17,141 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import TimeoutExpired
 
-import torch
-
-from medfocus.benchmarks.baselines.models import OURS
 from medfocus.benchmarks.bench.environment import Environment, environment_of
-from medfocus.benchmarks.bench.failures import first_line
-from medfocus.benchmarks.bench.kernels.compare import compare
 from medfocus.benchmarks.bench.kernels.rows import KernelTiming
 from medfocus.benchmarks.bench.kernels.shapes import comparisons
 from medfocus.benchmarks.bench.parts.kernels import bench_row
-from medfocus.benchmarks.bench.report.rows import row_of, write_csv, write_json
-from medfocus.benchmarks.bench.timing.device import Ceilings, measure_ceilings
+from medfocus.benchmarks.bench.report.rows import write_csv, write_json
+from medfocus.benchmarks.gpu import kernel_part
 from medfocus.benchmarks.gpu.goals import goals_table, missed
-from medfocus.benchmarks.gpu.pipeline_goals import pipeline_problems, pipeline_table, read_pipeline
-from medfocus.benchmarks.gpu.preflight import remove_results, source_problems
+from medfocus.benchmarks.gpu.kernel_part import read_rows
+from medfocus.benchmarks.gpu.pipeline.goals import pipeline_problems, pipeline_table, read_pipeline
+from medfocus.benchmarks.gpu.preflight import LOGS, remove_results, source_problems
 from medfocus.benchmarks.gpu.process import Command, started, status_of
 from medfocus.benchmarks.gpu.sanitizer import PROGRAM, sanitize
+from medfocus.benchmarks.gpu.schedule import (
+    CHECKS,
+    PARTS,
+    PIPELINE,
+    WARM_UP,
+    allowance,
+    limits_of,
+)
 from medfocus.benchmarks.gpu.test_run import missing_packages, run_tests
 
-# Seconds that each part is guaranteed, in order: the pipeline, with most goals, comes early.
-TESTS, PIPELINE, CEILINGS, SANITIZER = "tests", "pipeline", "ceilings", "sanitizer"
-LIMITS = {
-    TESTS: 120.0,
-    PIPELINE: 170.0,
-    CEILINGS: 20.0,
-    "attention": 70.0,
-    "windows": 25.0,
-    "hard focus": 20.0,
-    "small kernels": 20.0,
-    SANITIZER: 75.0,
-}
-AROUND = 20.0  # to start, to compare sources, and to write everything at the end
-PIPELINE_PROGRAM = (sys.executable, "-m", "medfocus.benchmarks.gpu.pipeline")
-BUDGET = 540.0  # in all; machines that are lent for ten minutes also install the package in them
+RESULTS = Path("benchmarks/results")  # below it, a folder for each device
+PIPELINE_PROGRAM = (sys.executable, "-m", "medfocus.benchmarks.gpu.pipeline.measure")
+KERNELS_PROGRAM = (sys.executable, "-m", kernel_part.__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all parts, or in a part's own process that part."""
+    """Run all parts, or some."""
     parser = argparse.ArgumentParser(
         prog="python -m medfocus.benchmarks.gpu.check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", type=Path, help="folder for the results")
-    parser.add_argument("--part", choices=[CEILINGS, *comparisons()], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "out", type=Path, nargs="?",
+        help="folder for the results (default: benchmarks/results/ and the device's name)",
+    )  # fmt: skip
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[], help="run these parts only")
+    parser.add_argument("--budget", type=float, help="seconds for everything (default 420)")
     options = parser.parse_args(argv)
-    options.out.mkdir(parents=True, exist_ok=True)
     environment = environment_of(Path.cwd())
-    if options.part is not None:
-        return run_part(options.part, options.out, environment)
-    return check(options.out, environment)
-
-
-def check(out: Path, environment: Environment) -> int:
-    """All parts; 1 if there was a problem."""
-    remove_results(out)
     if environment.device is None:
         print("There is no GPU here that PyTorch can use: nothing was tested, nothing measured.")
-        return _finish(out, [], environment)
+        if options.out is None:
+            return 0
+    out = options.out or RESULTS / slug(str(environment.device))
+    out.mkdir(parents=True, exist_ok=True)
+    return check(out, environment, options.only, options.budget)
+
+
+def slug(device: str) -> str:
+    """A device's name as that of a folder: nvidia-h200."""
+    return "-".join(device.lower().split())
+
+
+def check(
+    out: Path, environment: Environment, only: Sequence[str] = (), budget: float | None = None
+) -> int:
+    """All parts, or those in `only`; 1 if there was a problem."""
+    remove_results(out)
+    if environment.device is None:
+        return _finish(out, [], environment, only)
+    (out / LOGS).mkdir(exist_ok=True)
     began = time.monotonic()
-
-    def allowed(part: str) -> float:
-        return allowance(part, time.monotonic() - began)
-
+    limits = limits_of(only, budget)
     versions = ", ".join(f"{name} {number}" for name, number in environment.versions.items())
     print(f"{environment.device}, {versions}", flush=True)
     problems = list(source_problems(Path.cwd()))
+    for part in limits:
+        allowed = allowance(part, time.monotonic() - began, limits)
+        print(f"{part}: at most {allowed:.0f} s", flush=True)
+        problems += run(part, out, allowed, limits)
+    return _finish(out, problems, environment, only)
+
+
+def run(part: str, out: Path, limit: float, chosen: Mapping[str, float]) -> list[str]:
+    """Run one part; returns its problems."""
+    if limit <= 0:
+        return [f"{part}: not begun, the time was used up"]
+    if part == WARM_UP:
+        with tempfile.TemporaryDirectory() as folder:
+            warm_up(warm_ups(Path(folder), chosen), out / LOGS, limit)
+        return []
+    if part == CHECKS:
+        return list(run_checks(out / LOGS, limit))
+    problem = start_part(part, out, limit)
+    return [] if problem is None else [problem]
+
+
+def warm_ups(folder: Path, chosen: Mapping[str, float]) -> dict[str, Command]:
+    """What compiles for each part that was chosen, untimed."""
+    pipeline = (*PIPELINE_PROGRAM, str(folder / "pipeline.json"), "--images", "32", "--rounds", "1")
+    commands: dict[str, Command] = {PIPELINE: pipeline, CHECKS: PROGRAM}
+    for part in comparisons():
+        commands[part] = (*KERNELS_PROGRAM, part, str(folder), "--warm-up")
+    return {part: command for part, command in commands.items() if part in chosen}
+
+
+def warm_up(commands: Mapping[str, Command], logs: Path, limit: float) -> None:
+    """Run all at once; what one fails at, its part will report."""
+    deadline = time.monotonic() + limit
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for name, command in warm_ups(folder).items():
-            stack.enter_context(started(command, out / f"warm-up-{name}.log"))
-        tests = run_tests(Path.cwd(), out, allowed(TESTS))
-    counts = f"{tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped"
-    print(f"tests: {counts}", flush=True)
-    problems += [f"failed: {name}" for name in tests.failures[:20]]
-    problems += [f"tests: {trouble}" for trouble in tests.troubles]
-    for part in (PIPELINE, CEILINGS, *comparisons()):
-        problem = start_part(part, out, allowed(part))
-        if problem is not None:
-            problems.append(problem)
-    problems += sanitize(out, allowed(SANITIZER))
-    return _finish(out, problems, environment)
+        processes = [
+            stack.enter_context(started(command, logs / f"warm-up-{part}.log"))
+            for part, command in commands.items()
+        ]
+        for process in processes:
+            with suppress(TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
 
 
-def allowance(part: str, elapsed: float) -> float:
-    """Seconds for a part that begins after `elapsed`: all but what later ones are guaranteed."""
-    parts = list(LIMITS)
-    later = parts[parts.index(part) + 1 :]
-    return BUDGET - AROUND - elapsed - sum(LIMITS[name] for name in later)
-
-
-def warm_ups(folder: Path) -> dict[str, Command]:
-    """What runs during the tests, untimed: later parts then find their kernels compiled."""
-    pipeline = (*PIPELINE_PROGRAM, str(folder / "pipeline.json"))
-    return {PIPELINE: [*pipeline, "--images", "32", "--rounds", "1"], SANITIZER: PROGRAM}
+def run_checks(logs: Path, limit: float) -> Iterator[str]:
+    """The tests and the sanitizer at once: neither is timed. Yields what went wrong."""
+    with ThreadPoolExecutor(1) as pool:
+        sanitized = pool.submit(lambda: list(sanitize(logs, limit)))
+        tests = run_tests(Path.cwd(), logs, limit)
+        counts = f"{tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped"
+        print(f"tests: {counts}", flush=True)
+        yield from (f"failed: {name}" for name in tests.failures[:20])
+        yield from (f"tests: {trouble}" for trouble in tests.troubles)
+        yield from sanitized.result()
 
 
 def start_part(part: str, out: Path, limit: float) -> str | None:
-    """Run a part in its own process; returns what went wrong, if anything did."""
-    if limit <= 0:
-        return f"{part}: not begun, the time was used up"
-    command: Command = [sys.executable, "-m", __spec__.name, str(out), "--part", part]
+    """Measure a part in its own process; returns what went wrong, if anything did."""
+    command: Command = (*KERNELS_PROGRAM, part, str(out))
     if part == PIPELINE:
         missing = missing_packages()
         if missing:
@@ -135,58 +163,20 @@ def start_part(part: str, out: Path, limit: float) -> str | None:
     return f"{part}: failed with exit status {status}" if status else None
 
 
-def result_file(out: Path, part: str) -> Path:
-    """Where a part's process writes its rows, line by line as they are measured."""
-    return out / f"part-{part.replace(' ', '-')}.jsonl"
-
-
-def run_part(part: str, out: Path, environment: Environment) -> int:
-    """In its own process: one part; returns 1 if anything failed."""
-    file = result_file(out, part)
-    if part == CEILINGS:
-        found = measure_ceilings()
-        file.write_text(json.dumps(found) + "\n")
-        print(f"{found.bandwidth / 1e12:.2f} TB/s, {found.matrix_rate / 1e12:.0f} TFLOP/s")
-        return 0
-    ceilings_file = result_file(out, CEILINGS)
-    if not ceilings_file.exists():
-        print(f"{part}: the card's ceilings were not measured, so there is no roofline")
-        return 1
-    ceilings = Ceilings(*json.loads(ceilings_file.read_text()))
-    failed = False
-    for build in comparisons()[part]:
-        try:
-            for row in compare(build(), ceilings, environment):
-                print(row, flush=True)
-                with file.open("a") as lines:
-                    lines.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-                failed |= row.implementation == OURS and not row.measured
-        except Exception as failure:  # a package that is missing, a kernel that fails
-            print(f"{part}: {first_line(failure)}", flush=True)
-            failed = True
-        torch.cuda.empty_cache()
-    return int(failed)
-
-
-def read_rows(out: Path) -> list[KernelTiming]:
-    """The rows of all parts' processes."""
-    files = (result_file(out, part) for part in comparisons())
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-    return [row_of(KernelTiming, json.loads(line)) for line in lines]
-
-
-def _finish(out: Path, problems: list[str], environment: Environment) -> int:
+def _finish(out: Path, problems: list[str], environment: Environment, only: Sequence[str]) -> int:
     rows, pipeline_found = read_rows(out), read_pipeline(out)
     if rows:
         write_json(out / "gpu_check.json", rows)
         write_csv(out / "gpu_check.csv", rows)
         _draw(rows, out)
     else:
-        reason = "no GPU" if environment.device is None else "every part failed"
+        reason = "no GPU" if environment.device is None else "no kernel was timed"
         row = {"status": f"not measured: {reason}", **asdict(environment)}
         (out / "gpu_check.json").write_text(json.dumps([row], indent=1) + "\n")
-    problems += pipeline_problems(pipeline_found, environment.device)
-    problems += missed(rows, environment.device)
+    parts = only or PARTS
+    if PIPELINE in parts:
+        problems += pipeline_problems(pipeline_found, environment.device)
+    problems += missed(rows, environment.device, parts)
     tables = [goals_table(rows, environment.device), "", pipeline_table(pipeline_found)]
     text = "\n".join([*(f"PROBLEM {problem}" for problem in problems), *tables])
     (out / "goals.txt").write_text(text + "\n")

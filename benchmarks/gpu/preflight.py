@@ -1,5 +1,6 @@
 """What would spoil a run of `make gpu-check` unnoticed: an outdated package, outdated results."""
 
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -9,8 +10,7 @@ import medfocus
 # As setup.py maps them; `package` holds the files of `medfocus` itself.
 FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
 # What a run leaves in its folder.
-RESULTS = ("gpu_check.*", "goals.txt", "pipeline.json*", "part-*.jsonl", "tests.*",
-           "sanitizer-*.log", "warm-up-*.log")  # fmt: skip
+RESULTS, LOGS = ("gpu_check.*", "goals.txt", "pipeline.json*"), "logs"
 
 
 def remove_results(out: Path) -> None:
@@ -18,6 +18,7 @@ def remove_results(out: Path) -> None:
     for pattern in RESULTS:
         for file in out.glob(pattern):
             file.unlink()
+    shutil.rmtree(out / LOGS, ignore_errors=True)
 
 
 def source_problems(root: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from medfocus.benchmarks.gpu.process import status_of
 
 OUTCOMES = "MEDFOCUS_TEST_OUTCOMES"  # the file for the lines
-PROCESSES = 8  # at most
+PROCESSES = 12  # at most
 # These models run the kernels, on the GPU where there is one.
 PIPELINE_ON_STREAMS = "tests/engine/runtime/test_cuda_pipeline.py"
 MODELS_ON_KERNELS = ("tests/models/clip/test_encoder.py", "tests/models/sam2/test_hiera.py")
@@ -94,7 +94,7 @@ def _command() -> Iterator[str]:
     yield from ("-p", "no:cacheprovider", "-m", "gpu or not (slow or long)", "tests/kernels")
     if find_spec("xdist") is not None:
         # Neighbours often need the same kernels: each process begins with a run of them.
-        processes = max(1, min(PROCESSES, (os.cpu_count() or 1) // 2))
+        processes = max(1, min(PROCESSES, (os.cpu_count() or 1) * 3 // 4))
         yield from ("-n", str(processes), "--dist", "worksteal")
     # The other tests' set-up builds models, which needs upstream's packages.
     if missing_packages():

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from medfocus.engine.artifact.parity import Parity, Thresholds
 from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS, ComputePrecision, Precision
+from medfocus.engine.artifact.speed import Speed
 from medfocus.engine.artifact.strict_json import parse_json, read_dataclass
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.settings import (
@@ -24,7 +25,9 @@ from medfocus.settings import (
     require,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# The keys that each version added, with the values that manifests of earlier ones are given.
+ADDED: dict[int, dict[str, Any]] = {2: {"class_prompts": [], "join": "mean"}, 3: {"speeds": {}}}
 FILE_NAME = "manifest.json"
 DIGEST_NAME = "manifest.json.sha256"
 HINT = "export the engine again"
@@ -111,6 +114,8 @@ class Manifest:
             is smaller than the architecture's own.
         thresholds: by the same keys, the limits that `parity` had to meet.
         join: how the slices of a series become one answer: `mean`, `max` or `focused:K`.
+        speeds: by backend, how fast it was where the engine was exported; none if there was no
+            other backend to compare it with.
         schema_version: of this file.
 
     Raises:
@@ -132,7 +137,8 @@ class Manifest:
     parity: Mapping[str, Parity]
     thresholds: Mapping[str, Thresholds]
     join: str
-    schema_version: Literal[2] = 2
+    speeds: Mapping[str, Speed]
+    schema_version: Literal[3] = 3
 
     def __post_init__(self) -> None:
         require(
@@ -199,8 +205,8 @@ def from_json(text: str | bytes) -> Manifest:
             "", "is not JSON in UTF-8, or holds a key twice or no usable number"
         ) from error
     version = content.get("schema_version", SCHEMA_VERSION) if isinstance(content, dict) else None
-    if type(version) is int and version == 1:
-        content = _upgraded(content)
+    if type(version) is int and 1 <= version < SCHEMA_VERSION:
+        content = _upgraded(content, version)
     elif type(version) is int and version != SCHEMA_VERSION:
         raise EngineDirectoryError(
             f"{FILE_NAME}: schema_version",
@@ -214,12 +220,14 @@ def from_json(text: str | bytes) -> Manifest:
         raise _invalid(error.item, error.problem) from error
 
 
-def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of schema version 1 as one of version 2, which added two keys."""
-    added: dict[str, Any] = {"class_prompts": [], "join": "mean"}
+def _upgraded(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """A manifest of an earlier schema version as one of this version."""
+    added: dict[str, Any] = {}
+    for later in range(version + 1, SCHEMA_VERSION + 1):
+        added |= ADDED[later]
     for key in added.keys() & content.keys():
-        raise _invalid(key, "is not a known key of schema version 1")
-    return {**content, **added, "schema_version": 2}
+        raise _invalid(key, f"is not a known key of schema version {version}")
+    return {**content, **added, "schema_version": SCHEMA_VERSION}
 
 
 def _invalid(key: str, problem: str) -> EngineDirectoryError:

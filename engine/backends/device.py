@@ -2,9 +2,11 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import Literal
 
-from medfocus.errors import InputError
+from medfocus.engine.runtime import cuda
+from medfocus.errors import InputError, MedfocusError
 from medfocus.settings import Device
 
 _GPU = re.compile(r"cuda(?::(\d{1,3}))?")
@@ -39,6 +41,21 @@ def device_option(text: str) -> str:
 def device_name(kind: Device, ordinal: int) -> str:
     """`cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
     return f"{kind}:{ordinal}" if ordinal else kind
+
+
+def processor_name(kind: str, ordinal: int) -> str | None:
+    """The name of the CPU, or of a GPU; None where it cannot be found."""
+    if kind == "cuda":
+        try:
+            return cuda.name(ordinal)
+        except MedfocusError:
+            return None
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^model name\s*:\s*(\S.*)$", text, re.MULTILINE)  # not on every CPU
+    return match[1].strip() if match else None
 
 
 def require_gpu(ordinal: int, count: int, finder: str) -> None:

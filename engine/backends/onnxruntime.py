@@ -1,6 +1,8 @@
 """The ONNX Runtime backend: the exported graphs on a CPU or on CUDA, with no torch installed."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,14 @@ def _start(
     cpu, wanted = PROVIDERS["cpu"], PROVIDERS[device]
     on_gpu = (wanted, {"use_tf32": "0", "device_id": str(ordinal)})
     providers = [cpu] if wanted == cpu else [on_gpu, cpu]
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    load = partial(onnxruntime.InferenceSession, path, options, providers=providers)
+    if device == "cpu":
+        session = load()
+    else:
+        # It makes its GPU the loading thread's current one, for good; so not in the caller's
+        # thread, who may use another.
+        with ThreadPoolExecutor(1) as apart:
+            session = apart.submit(load).result()
     # ONNX Runtime only warns about a provider that cannot start, and takes the next.
     if session.get_providers()[0] != wanted:
         raise InputError(

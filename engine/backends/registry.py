@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from medfocus.engine.artifact.directory import EngineDirectory
+from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
-from medfocus.engine.backends.device import parsed
+from medfocus.engine.backends.device import parsed, processor_name
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 from medfocus.settings import Device
 
@@ -27,19 +28,20 @@ class BackendEntry:
         module: below `medfocus.engine.backends`; imported only when the backend is loaded.
         class_name: the class, constructed as `base.Backend` says.
         install: the command that installs the runtime.
-        speed_rank: for each device that it runs on, its place when `auto` chooses: 1 is tried
-            first, the fastest.
+        rank: for each device that it runs on, its place when `auto` chooses and the export did
+            not measure how fast the engine's backends are there: 1 is tried first. On a CPU as
+            docs/performance.md measured; on a GPU a guess, TensorRT second as it never ran.
     """
 
     module: str
     class_name: str
     install: str
-    speed_rank: Mapping[str, int]
+    rank: Mapping[str, int]
 
 
 BACKENDS: dict[str, BackendEntry] = {
     "torch": BackendEntry(
-        "torch.backend", "TorchBackend", "pip install 'medfocus[torch]'", {"cuda": 2, "cpu": 3}
+        "torch.backend", "TorchBackend", "pip install 'medfocus[torch]'", {"cuda": 1, "cpu": 3}
     ),
     "onnxruntime": BackendEntry(
         "onnxruntime",
@@ -51,7 +53,7 @@ BACKENDS: dict[str, BackendEntry] = {
         "openvino", "OpenVinoBackend", "pip install 'medfocus[cpu]'", {"cpu": 1}
     ),
     "tensorrt": BackendEntry(
-        "tensorrt.backend", "TensorRTBackend", "pip install 'medfocus[tensorrt]'", {"cuda": 1}
+        "tensorrt.backend", "TensorRTBackend", "pip install 'medfocus[tensorrt]'", {"cuda": 2}
     ),
 }
 NAMES = tuple(BACKENDS)
@@ -70,7 +72,8 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
     """Load an engine directory's graphs into a backend that the export checked them in.
 
     `auto` takes the fastest backend that this engine was exported for, that is installed and that
-    the device supports; each one that it skips is logged with the reason. Whoever cannot use it
+    the device supports, by the export's figures if it ran on a processor of this name, else in the
+    order of `BACKENDS`; each one that it skips is logged with the reason. Whoever cannot use it
     closes it, and takes the next.
 
     Args:
@@ -106,9 +109,7 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
         return
     reasons, any_loaded = [], False
     for place in DEVICES if kind == "auto" else (device,):
-        for name in _fastest_first(parsed(place)[0]):
-            if name not in exported:
-                continue
+        for name in _fastest_first(directory.manifest, *parsed(place)):
             try:
                 loaded = _load(directory, name, place)
             except MedfocusError as error:
@@ -127,9 +128,14 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
     )
 
 
-def _fastest_first(device: str) -> list[str]:
-    able = [name for name, entry in BACKENDS.items() if device in entry.speed_rank]
-    return sorted(able, key=lambda name: BACKENDS[name].speed_rank[device])
+def _fastest_first(manifest: Manifest, device: str, ordinal: int) -> list[str]:
+    """The engine's backends for a device; ranked by figures only if all of them have one."""
+    able = [name for name in manifest.backends if device in BACKENDS[name].rank]
+    speeds = [speed for name, speed in manifest.speeds.items() if name in able]
+    measured_on = {(speed.device, speed.processor) for speed in speeds}
+    if len(speeds) == len(able) > 1 and measured_on == {(device, processor_name(device, ordinal))}:
+        return sorted(able, key=lambda name: manifest.speeds[name].seconds_per_image)
+    return sorted(able, key=lambda name: BACKENDS[name].rank[device])
 
 
 def _load(directory: EngineDirectory, name: str, device: str) -> Backend:

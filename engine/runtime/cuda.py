@@ -72,6 +72,18 @@ def count() -> int:
     return int(call("cudaGetDeviceCount"))
 
 
+def name(ordinal: int) -> str:
+    """The name of a GPU, for example NVIDIA H200; makes no context there.
+
+    Raises:
+        InputError, DeviceError: see `call`; there is no such GPU.
+    """
+    count()  # fails in our own words where there is no CUDA
+    _call_driver("cuInit", 0)
+    text: bytes = _call_driver("cuDeviceGetName", 256, _call_driver("cuDeviceGet", ordinal))
+    return text.partition(b"\0")[0].decode()
+
+
 class Gpu:
     """One GPU, which threads make their current one for a while.
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from medfocus.engine.artifact.manifest import Manifest
+from medfocus.engine.artifact.speed import Speed
 from medfocus.engine.artifact.writing import unpublished
+from medfocus.engine.backends.base import Backend
 from medfocus.engine.backends.registry import load_backend
 from medfocus.engine.checking.check_images import CheckImage
 from medfocus.engine.checking.figures import mask_iou, mask_logit_error
@@ -22,6 +24,7 @@ from medfocus.engine.io.images import SourceImage
 from medfocus.engine.preprocess.batch import collate, no_focus, prepare
 from medfocus.export.progress import ProgressReporter
 from medfocus.export.validate.images import phantoms
+from medfocus.export.validate.speed import measured_speed
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
 from medfocus.models.sam2.selection import candidate_scores, select_focus
 from medfocus.settings import Selection
@@ -49,29 +52,42 @@ def draw(
 
 def confirmed(
     staging: Path, manifest: Manifest, drawn: Sequence[CheckImage], progress: ProgressReporter
-) -> list[CheckImage]:
-    """The first check images that every backend answers within its limits, here where it passed.
+) -> tuple[list[CheckImage], dict[str, Speed]]:
+    """Run check images through every backend, in the buffers that an engine will use.
 
-    A mask that changes between near-tied candidates passes the gate's means over images, and would
-    have this machine refuse its own engine.
+    Returns:
+        The first check images that every backend answers within its limits, here where it passed:
+        a mask that changes between near-tied candidates passes the gate's means over images, and
+        would have this machine refuse its own engine. And how fast each backend is, if there are
+        several.
     """
-    kept = list(drawn)
+    kept, speeds = list(drawn), dict[str, Speed]()
+    several = len(manifest.backends) > 1
     for name, precision in manifest.backends.items():
-        if (name, precision) == ("torch", "fp32"):  # the reference itself
+        reference = (name, precision) == ("torch", "fp32")
+        if reference and not several:
             continue
         with progress(f"check images in {name}"):
             backend = load_backend(unpublished(staging, manifest), name, "auto")
-            with closing(backend), closing(backend.buffer_pool(manifest, 1)) as pool:
-                limit = limits(manifest, name)
-                passing = (
-                    check
-                    for check in kept
-                    if not limit.missed(measure(backend, pool, manifest, check))
-                )
-                kept = list(islice(passing, KEPT))
+            with closing(backend):
+                if not reference:
+                    kept = _passing(backend, manifest, kept)
+                image = SourceImage(drawn[0].pixels, "check image")
+                if several and (speed := measured_speed(backend, manifest, image)):
+                    speeds[name] = speed
     if not kept:
         progress.say("no phantom's answer is clear enough: the engine has no check images")
-    return kept[:KEPT]
+    return kept[:KEPT], speeds
+
+
+def _passing(backend: Backend, manifest: Manifest, kept: Sequence[CheckImage]) -> list[CheckImage]:
+    """The first of the check images that a backend answers within its limits."""
+    limit = limits(manifest, backend.name)
+    with closing(backend.buffer_pool(manifest, 1)) as pool:
+        passing = (
+            check for check in kept if not limit.missed(measure(backend, pool, manifest, check))
+        )
+        return list(islice(passing, KEPT))
 
 
 @torch.inference_mode()

@@ -52,6 +52,9 @@ class Device:
         assert 0 <= ordinal < self.gpus
         return CUresult.CUDA_SUCCESS, ordinal
 
+    def cuDeviceGetName(self, length: int, device: int) -> tuple[Any, bytes]:
+        return CUresult.CUDA_SUCCESS, f"Stand-in {device}".encode().ljust(length, b"\0")
+
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[Any, int]:
         return CUresult.CUDA_SUCCESS, device
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medfocus.benchmarks.bench.report.rows import write_json
 from tools.docs import __main__ as command
 from tools.docs import markers, results, tables
 
@@ -122,17 +123,36 @@ def test_a_pivot_has_one_column_per_value(recorded: Path) -> None:
 
 
 def test_what_a_gpu_measured_gets_a_column(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medfocus.benchmarks.gpu.pipeline_goals import GOALS
+    from medfocus.benchmarks.gpu.pipeline.goals import GOALS
 
     monkeypatch.setattr(tables, "RESULTS", recorded)
-    assert tables.gpu_goals().splitlines()[0] == "|  | goal | measured |"
+    assert tables.gpu_goals("pipeline").splitlines()[0] == "|  | goal | measured |"
     first, *_, last = GOALS
     goals = dict.fromkeys(GOALS) | {first: GOALS[first] + 0.01, last: GOALS[last] + 0.02}
     found = {"environment": {"device": "NVIDIA H200", "date": "2026-12-01 10:00"}, "goals": goals}
     (recorded / "h200").mkdir()
     (recorded / "h200/pipeline.json").write_text(json.dumps(found))
-    head, _, *lines = tables.gpu_goals().splitlines()
+    head, _, *lines = tables.gpu_goals("pipeline").splitlines()
     assert head == "|  | goal | NVIDIA H200, 2026-12-01 |"
     assert lines[0].endswith(f"{GOALS[first] + 0.01:.3f}, met |")
     assert lines[-1].endswith(f"{GOALS[last] + 0.02:.3f}, not met |")
     assert lines[1].endswith("| not measured |")
+
+
+def test_what_a_gpu_measured_of_kernels_gets_a_column(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medfocus.benchmarks.gpu.goals import GOALS
+    from tests.benchmarks.gpu.test_goals import measured
+
+    monkeypatch.setattr(tables, "RESULTS", recorded)
+    _, _, *lines = tables.gpu_goals("kernels").splitlines()
+    assert [line.split(" | ")[-1] for line in lines] == ["not measured |"] * len(GOALS)
+    (recorded / "h200").mkdir()
+    rows = [row for row in measured(efficient=1.1) if row.kernel != "hard focus"]
+    write_json(recorded / "h200/gpu_check.json", rows)
+    head, _, *lines = tables.gpu_goals("kernels").splitlines()
+    assert head.startswith(f"|  | goal | {rows[0].environment.device}, ")
+    assert lines[0].endswith("| at least 1.15 | 1.10, not met |")
+    assert lines[3].endswith("| at least 1.2 | 1.25, met |")
+    assert lines[-1].endswith("| at least 2 | not measured |")

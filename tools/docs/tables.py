@@ -62,19 +62,46 @@ def limits() -> str:
     return table(("limit", *precisions), body)
 
 
-def gpu_goals() -> str:
-    """The pipeline's goals, one column per GPU on which they were measured."""
-    from medfocus.benchmarks.gpu.pipeline_goals import AT_MOST, GOALS, verdict
+def gpu_goals(of: str) -> str:
+    """The goals of `pipeline` or `kernels`, one column per GPU on which they were measured."""
+    from medfocus.benchmarks.bench.kernels.rows import KernelTiming
+    from medfocus.benchmarks.bench.report.rows import row_of
+    from medfocus.benchmarks.gpu.goals import GOALS as KERNEL_GOALS
+    from medfocus.benchmarks.gpu.pipeline.goals import AT_MOST, GOALS, verdict
 
-    files = sorted(file for file in RESULTS.glob("*/pipeline.json") if file.parent.name != "cpu")
-    runs = [json.loads(file.read_text("utf-8")) for file in files]
-    names = [f"{run['environment']['device']}, {run['environment']['date'][:10]}" for run in runs]
-    body = []
-    for name, limit in GOALS.items():
-        found = [run["goals"][name] for run in runs] or [None]
-        shown = [f"{x:.3f}, {verdict(name, x)}" if x is not None else "not measured" for x in found]
-        body.append([name, f"{'at most' if name in AT_MOST else 'at least'} {limit:g}", *shown])
-    return table(("", "goal", *(names or ["measured"])), body)
+    columns: dict[str, list[str]] = {}
+    if of == "pipeline":
+        goals = [(name, name not in AT_MOST, limit) for name, limit in GOALS.items()]
+        for run in _of_gpus("pipeline.json"):
+            found = {name: run["goals"].get(name) for name in GOALS}
+            columns[_device(run["environment"])] = [
+                f"{x:.3f}, {verdict(name, x)}" if x is not None else "not measured"
+                for name, x in found.items()
+            ]
+    else:
+        goals = [(goal.text, goal.at_least, goal.limit) for goal in KERNEL_GOALS]
+        for run in _of_gpus("gpu_check.json"):
+            rows = [row_of(KernelTiming, row) for row in run]
+            columns[_device(run[0]["environment"])] = [
+                f"{value.median:.2f}, {goal.verdict(rows)}" if value else "not measured"
+                for goal in KERNEL_GOALS
+                for value in [goal.figure(rows).value]
+            ]
+    columns = columns or {"measured": ["not measured"] * len(goals)}
+    limits = [f"at {'least' if least else 'most'} {limit:g}" for _, least, limit in goals]
+    names = [name for name, *_ in goals]
+    body = list(zip(names, limits, *columns.values(), strict=True))
+    return table(("", "goal", *columns), body)
+
+
+def _of_gpus(name: str) -> list[Any]:
+    """A result file of each GPU."""
+    files = sorted(file for file in RESULTS.glob(f"*/{name}") if file.parent.name != "cpu")
+    return [json.loads(file.read_text("utf-8")) for file in files]
+
+
+def _device(environment: dict[str, Any]) -> str:
+    return f"{environment['device']}, {environment['date'][:10]}"
 
 
 def _columns(source: str, arguments: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:

@@ -34,8 +34,8 @@ def comparisons() -> dict[str, list[Build]]:
     return {
         "attention": [of(masked, *sizes) for sizes in dense],
         "windows": [of(window, *sizes) for sizes in windows],
-        "hard focus": [of(hard, "ViT-L-14-336-quickgelu", 64)],
-        "small kernels": [
+        "hard": [of(hard, "ViT-L-14-336-quickgelu", 64)],
+        "small": [
             of(ragged, 64, 16, 577, 64),
             of(cls_row, 256, 12, 197, 64),
             of(cls_row, 64, 16, 577, 64),

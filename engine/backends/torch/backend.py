@@ -121,6 +121,7 @@ class TorchBackend:
             captures = captures_of(manifest)
             for one in buffers:
                 one.capture(sizes, captures)
+            torch.cuda.synchronize()  # weights and buffers were written on the default stream
             return BufferPool([*buffers], CudaStream("segment"), CudaStream("classify"))
 
     def close(self) -> None:

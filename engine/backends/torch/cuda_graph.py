@@ -19,10 +19,13 @@ class Capture(NamedTuple):
     Attributes:
         pool: the handle of the CUDA graphs' memory pool.
         stream: the stream to capture on.
+        warm: names of the work whose kernels are compiled, selected and loaded. The other batch
+            buffers' graphs of that name have the same kernels.
     """
 
     pool: Any
     stream: torch.cuda.Stream
+    warm: set[str]
 
 
 def captured(work: Callable[[], None], shared: Capture, name: str) -> torch.cuda.CUDAGraph | None:
@@ -31,15 +34,16 @@ def captured(work: Callable[[], None], shared: Capture, name: str) -> torch.cuda
     After a failure nothing more should be captured into the same pool.
 
     Args:
-        work: called twice to warm up, then once for the capture.
+        work: called twice to warm up, if no work of this name was, then once for the capture.
         shared: see `Capture`.
-        name: of the work, in the warning.
+        name: of the work, with everything that its kernels depend on.
     """
     current = torch.cuda.current_stream()
     shared.stream.wait_stream(current)
-    with torch.cuda.stream(shared.stream):  # compile and select kernels before the capture
-        for _ in range(2):
+    with torch.cuda.stream(shared.stream):
+        for _ in range(0 if name in shared.warm else 2):
             work()
+    shared.warm.add(name)
     torch.cuda.synchronize()
     graph, failed = torch.cuda.CUDAGraph(), False
     try:

@@ -1,86 +1,153 @@
-"""Source pixels to the two models' inputs with PyTorch, on the device of the pixels.
+"""How a batch's images are resized on the device: the two passes over each, and their weights.
 
-Bitwise equal to `engine/preprocess/resize.py` with pillow 13: a horizontal and a vertical pass,
-each a sum of integer pixels times fixed-point weights, rounded to an integer level.
+With `kernels.resize` bitwise equal to `engine/preprocess/resize.py` with pillow 13.
 """
 
 from functools import lru_cache
+from math import ceil
+from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medfocus.engine.preprocess.geometry import crop_offset, resized_size
+from medfocus.kernels.resize import BITS, Pass
 from medfocus.settings import ClassifierInput, Interpolation
 
-BITS = 22  # fractional bits of a weight; with the bits of a level they fill an int32
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # pixels to either side, when not downsizing
 
 
-def segmenter_image(image: Tensor, size: int) -> Tensor:
-    """See `preprocess.segmenter_pixels`: int32 (n, 3, H, W) -> (n, 3, S, S)."""
-    return resize(image, size, size, "bilinear")
+class Axis(NamedTuple):
+    """One axis of a model's input.
+
+    Attributes:
+        length: of the image, pixels.
+        target: of the resized image.
+        offset: first pixel of the crop in the resized image; negative if it starts in padding.
+        size: of the crop.
+        interpolation: the filter.
+    """
+
+    length: int
+    target: int
+    offset: int
+    size: int
+    interpolation: Interpolation
 
 
-def classifier_image(image: Tensor, settings: ClassifierInput, pixel_aspect: float = 1.0) -> Tensor:
-    """See `preprocess.classifier_pixels`: int32 (n, 3, H, W) -> (n, 3, R, R)."""
-    size, mode = settings.size, settings.resize_mode
-    height, width = resized_size(image.shape[2], image.shape[3], size, mode, pixel_aspect)
-    resized = resize(image, height, width, settings.interpolation)
-    top, left = crop_offset(height, size), crop_offset(width, size)
-    # Negative padding crops; outside the image is black.
-    return F.pad(resized, (-left, size - width + left, -top, size - height + top))
+class Frame(NamedTuple):
+    """A model's input of an image."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def rows_first(self) -> bool:
+        """Whether pillow makes the vertical pass first: since version 13, found by experiment."""
+        less_high, less_wide = (axis.length - axis.target for axis in self)
+        return less_high > 0 and 2 * less_wide < less_high
+
+    @property
+    def between(self) -> int:
+        """Bytes of the image after the first of the two passes."""
+        if self.rows_first:
+            return 3 * self.rows.size * self.columns.length
+        return 3 * self.rows.length * self.columns.size
+
+    @property
+    def taps(self) -> int:
+        """The most that both tables of taps can hold, numbers of 4 bytes."""
+        return sum((1 + _most_taps(axis)) * axis.size for axis in self)
 
 
-def resize(image: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
-    """Resize levels, int32 from 0 to 255: (n, 3, H, W) -> (n, 3, height, width)."""
-    passes = [(3, width), (2, height)]
-    if down_first(image.shape[2], image.shape[3], height, width):
-        passes.reverse()
-    for axis, target in passes:
-        if image.shape[axis] != target:
-            image = _pass(image, axis, target, interpolation)
-    return image
+def segmenter_frame(height: int, width: int, size: int) -> Frame:
+    """As `preprocess.segmenter_pixels`."""
+    return Frame(Axis(height, size, 0, size, "bilinear"), Axis(width, size, 0, size, "bilinear"))
 
 
-def down_first(height: int, width: int, new_height: int, new_width: int) -> bool:
-    """Whether pillow makes the vertical pass first: since version 13, found by experiment."""
-    return new_height < height and 2 * (width - new_width) < height - new_height
+def classifier_frame(
+    height: int, width: int, settings: ClassifierInput, pixel_aspect: float = 1.0
+) -> Frame:
+    """As `preprocess.classifier_pixels`."""
+    size, kind = settings.size, settings.interpolation
+    targets = resized_size(height, width, size, settings.resize_mode, pixel_aspect)
+    rows, columns = (
+        Axis(length, target, crop_offset(target, size), size, kind)
+        for length, target in zip((height, width), targets, strict=True)
+    )
+    return Frame(rows, columns)
 
 
-def _pass(image: Tensor, axis: int, target: int, interpolation: Interpolation) -> Tensor:
-    places, weights = _taps(image.shape[axis], target, interpolation, image.device)
-    total: Tensor | None = None
-    for place, weight in zip(places, weights, strict=True):
-        term = image.index_select(axis, place) * (weight if axis == 3 else weight[:, None])
-        total = term.add_(1 << (BITS - 1)) if total is None else total.add_(term)
-    assert total is not None
-    return (total >> BITS).clamp_(0, 255)
+class Taps:
+    """The tables of a batch's images, each one once."""
+
+    def __init__(self, into: NDArray[np.int32]) -> None:
+        self._into, self._placed, self.end = into, dict[Axis, tuple[int, int]](), 0
+
+    def place(self, axis: Axis) -> tuple[int, int]:
+        """The offset of an axis's table, and its number of weights per pixel."""
+        if axis not in self._placed:
+            table = taps(axis)
+            self._into[self.end : self.end + table.size] = table.reshape(-1)
+            self._placed[axis] = self.end, len(table) - 1
+            self.end += table.size
+        return self._placed[axis]
+
+
+def passes(frame: Frame, source: int, between: int, out: int, taps: Taps) -> tuple[Pass, Pass]:
+    """The two passes over an uint8 RGB image (H, W, 3), horizontally first unless pillow does not.
+
+    Args:
+        frame: the model's input.
+        source: offset of the image.
+        between: offset of the image after the first pass.
+        out: offset of the model's input.
+        taps: takes the weights.
+    """
+    rows, columns = frame
+    height = rows.size if frame.rows_first else rows.length
+    width = columns.length if frame.rows_first else columns.size
+    across, down = (0, *taps.place(columns)), (1, *taps.place(rows))
+    first, second = (down, across) if frame.rows_first else (across, down)
+    strides = 1, 3 * columns.length, 3  # of a channel, a row and a column
+    return (
+        Pass(source, *strides, height, width, between, *first),
+        Pass(between, height * width, width, 1, rows.size, columns.size, out, *second),
+    )
 
 
 @lru_cache(maxsize=256)
-def _taps(
-    length: int, target: int, interpolation: Interpolation, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The source pixels of each new pixel, and their weights: (K, target), int64 and int32.
+def taps(axis: Axis) -> NDArray[np.int32]:
+    """First source pixel and weights of each pixel: (1 + K, size), as `kernels.resize` reads them.
 
     Pillow's precompute_coeffs and normalize_coeffs_8bpc (src/libImaging/Resample.c): the filter
-    is widened where the image shrinks, cut off at the edges, normalised and rounded.
+    is widened where the image shrinks, cut off at the edges, normalised and rounded. Padding has
+    weights of 0.
     """
+    length, target, offset, size, interpolation = axis
     scale = length / target
     widened = max(scale, 1.0)
     support = SUPPORT[interpolation] * widened
-    centre = (np.arange(target) + 0.5) * scale
+    pixel = np.arange(offset, offset + size)
+    centre = (pixel + 0.5) * scale
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)  # truncated, as C does
     stop = np.minimum((centre + support + 0.5).astype(np.int64), length)
-    places = first + np.arange((stop - first).max())[:, None]  # (K, target)
-    weights = _filter((places - centre + 0.5) / widened, interpolation) * (places < stop)
-    weights /= weights.sum(0)
+    padding = (pixel < 0) | (pixel >= target)
+    count = int((stop - first)[~padding].max())
+    # All places are inside the image, so that the kernel needs no mask: some have a weight of 0.
+    start = np.where(padding, 0, np.minimum(first, length - count))
+    places = start + np.arange(count)[:, None]  # (K, size)
+    used = (places >= first) & (places < stop) & ~padding
+    weights = _filter((places - centre + 0.5) / widened, interpolation) * used
+    weights /= np.where(padding, 1.0, weights.sum(0))
     whole = np.trunc(weights * (1 << BITS) + np.copysign(0.5, weights)).astype(np.int32)
-    inside = np.minimum(places, length - 1)
-    return torch.from_numpy(inside).to(device), torch.from_numpy(whole).to(device)
+    return np.concatenate([start[None].astype(np.int32), whole])
+
+
+def _most_taps(axis: Axis) -> int:
+    """At least K: pillow's ksize, or the whole length."""
+    widened = max(axis.length / axis.target, 1.0)
+    return min(axis.length, 2 * ceil(SUPPORT[axis.interpolation] * widened) + 1)
 
 
 def _filter(x: NDArray[np.float64], interpolation: Interpolation) -> NDArray[np.float64]:
@@ -92,8 +159,3 @@ def _filter(x: NDArray[np.float64], interpolation: Interpolation) -> NDArray[np.
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
-def normalise(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(image / 255 − mean) / std: (n, 3, S, S) from 0 to 255; mean and std (3, 1, 1)."""
-    return (image / 255 - mean) / std

@@ -22,7 +22,7 @@ from medfocus.errors import MedfocusError
 from tests.benchmarks.bench.rows import ROW, row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_measures_writes_draws_and_compares(
     exported_engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,9 +11,10 @@ from medfocus.benchmarks.baselines.models import OURS
 from medfocus.benchmarks.bench.kernels.rows import KernelTiming, missing_row
 from medfocus.benchmarks.bench.timing.clock import Ratio
 from medfocus.benchmarks.bench.timing.device import Ceilings
-from medfocus.benchmarks.gpu import pipeline_goals as of_pipeline
-from medfocus.benchmarks.gpu.goals import GOAL_SHAPES, GOALS, goals_table, missed
-from medfocus.benchmarks.gpu.pipeline_goals import AT_MOST, COMPILED, EAGER, FLOOR, SEGMENTER
+from medfocus.benchmarks.gpu.goals import FLASH, GOAL_SHAPES, GOALS, goals_table, missed
+from medfocus.benchmarks.gpu.pipeline import goals as of_pipeline
+from medfocus.benchmarks.gpu.pipeline.goals import AT_MOST, COMPILED, EAGER, FLOP, SEGMENTER
+from medfocus.benchmarks.gpu.schedule import PARTS
 from tests.benchmarks.bench.rows import HERE
 
 ON_GPU = replace(HERE, device="NVIDIA H200", driver="570.1")
@@ -34,7 +35,7 @@ def row(
 
 
 def measured(
-    efficient: float = 1.6, flex: float = 2.0, no_bias: float = 0.98
+    efficient: float = 1.6, flex: float = 2.0, no_bias: float = 0.98, flash: float = 1.25
 ) -> list[KernelTiming]:
     """Rows that meet all goals."""
     rows = []
@@ -44,6 +45,7 @@ def measured(
             f"{OURS}, no bias": no_bias,
             "SDPA efficient": efficient,
             "FlexAttention": flex,
+            FLASH: flash,
             "SDPA math": 0.5,
         }.items():
             rows.append(row("masked_attention", shape, name, 100 * times, times))
@@ -62,39 +64,43 @@ def verdicts(rows: list[KernelTiming]) -> list[str]:
 
 def test_verdicts_of_kernels() -> None:
     """The fastest baseline counts, but not plain math; and the worst shape."""
-    assert verdicts(measured()) == ["met"] * 6
+    assert verdicts(measured()) == ["met"] * 9
     assert verdicts(measured(efficient=3.0, flex=1.2))[:3] == ["met", "not met", "met"]
+    assert verdicts(measured(flash=1.15))[3:6] == ["not met", "met", "met"]
     value, note = GOALS[0].figure(measured(flex=1.2))
     assert value is not None
     assert value.median == pytest.approx(1.2)
     assert note == "FlexAttention; without SDPA cuDNN"
-    assert [verdicts(measured(no_bias=x))[3] for x in (0.96, 0.94)] == ["met", "not met"]
+    assert [verdicts(measured(no_bias=x))[6] for x in (0.96, 0.94)] == ["met", "not met"]
     rows = [*measured(), row("window_attention", "stage 4", OURS, 9)]
     rows.append(row("window_attention", "stage 4", "SAM2's own", 12, 1.4))
-    assert verdicts(rows)[4] == "not met"
+    assert verdicts(rows)[7] == "not met"
 
 
 def test_missing_rows_are_not_measured() -> None:
-    assert verdicts([]) == ["not measured"] * 6
+    assert verdicts([]) == ["not measured"] * 9
     without = [r for r in measured() if r.kernel != "hard focus" and "N577" not in r.shape]
-    expected = ["met", "met", "not measured", "not measured", "met", "not measured"]
+    at_longest = ["met", "met", "not measured"]
+    expected = [*at_longest, *at_longest, "not measured", "met", "not measured"]
     assert verdicts(without) == expected
     cold = [replace(r, cache="cold") for r in measured() if r.measured]
-    assert verdicts(cold) == ["not measured"] * 6
+    assert verdicts(cold) == ["not measured"] * 9
     fallback = [replace(r, path="torch") if r.implementation == OURS else r for r in measured()]
-    assert verdicts(fallback) == ["not measured"] * 6
+    assert verdicts(fallback) == ["not measured"] * 9
 
 
-def test_a_goal_that_is_not_met_is_a_problem_on_its_own_device() -> None:
-    assert list(missed(measured(), "NVIDIA H200")) == []
+def test_a_goal_that_is_not_met_is_a_problem_on_a_device_with_goals() -> None:
+    for device in ("NVIDIA H200", "NVIDIA H100 80GB HBM3"):
+        assert list(missed(measured(), device, PARTS)) == []
+        assert "(this" not in goals_table([], device)
     rows = [r for r in measured(no_bias=0.9) if r.kernel != "hard focus"]
-    problems = [problem.partition(":")[0] for problem in missed(rows, "NVIDIA H200")]
+    problems = [each.partition(":")[0] for each in missed(rows, "NVIDIA H200", PARTS)]
     assert problems == ["goal not met", "goal not measured"]
-    assert list(missed(rows, "NVIDIA L40S")) == list(missed(rows, None)) == []
+    assert len(list(missed(rows, "NVIDIA H200", ["attention", "windows"]))) == 1
+    assert list(missed(rows, "NVIDIA L40S", PARTS)) == list(missed(rows, None, PARTS)) == []
     table = goals_table(measured(efficient=1.1), "NVIDIA L40S")
     assert "(this is NVIDIA L40S)" in table
     assert "1.10 [1.09, 1.11]  not met" in table
-    assert "(this" not in goals_table([], "NVIDIA H200")
 
 
 # The pipeline's.
@@ -106,15 +112,16 @@ def compared(baseline: str, stream: list[float], theirs: list[float]) -> dict[st
 
 def found(**more: Any) -> dict[str, Any]:
     segmenter = compared(SEGMENTER, [100.0, 200.0, 300.0], [200.0, 200.0, 200.0])
-    return {"preset": "base", "comparisons": [segmenter], **more}
+    return {"preset": "base", "matrix_rate": 1e14, "comparisons": [segmenter], **more}
 
 
 def test_goals_are_ratios_round_by_round() -> None:
     assert set(AT_MOST) <= set(of_pipeline.GOALS)
     values = of_pipeline.goals(found())
     assert list(values) == list(of_pipeline.GOALS)
-    assert list(values.values()) == [1.0, None, None, 200 / FLOOR, None, None]
-    assert of_pipeline.goals(found(preset="tiny"))["stream / compute floor"] is None
+    assert list(values.values()) == [1.0, None, None, 200 * FLOP / 1e14, None, None]
+    for unknown in ({"preset": "tiny"}, {"matrix_rate": None}):
+        assert of_pipeline.goals(found(**unknown))["stream / compute floor"] is None
     assert set(of_pipeline.goals({"preset": "base", "comparisons": []}).values()) == {None}
 
 
@@ -126,7 +133,7 @@ def test_upstream_counts_at_its_own_best_batch() -> None:
         compared(COMPILED, [100.0], [50.0]),
         compared(COMPILED, [100.0], [40.0]),
     ]
-    assert list(of_pipeline.goals(given).values()) == [1.0, 4.0, 2.0, 200 / FLOOR, 1.2, 0.1]
+    assert list(of_pipeline.goals(given).values()) == [1.0, 4.0, 2.0, 200 * FLOP / 1e14, 1.2, 0.1]
 
 
 def test_what_failed_was_not_reached_or_was_missed_is_a_problem() -> None:

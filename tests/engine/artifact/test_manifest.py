@@ -22,6 +22,7 @@ from medfocus.engine.artifact.manifest import (
 )
 from medfocus.engine.artifact.parity import Parity, Thresholds
 from medfocus.engine.artifact.precision import Precision
+from medfocus.engine.artifact.speed import Speed
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.settings import (
     ClassifierInput,
@@ -54,6 +55,7 @@ MANIFEST = Manifest(
     backends={"openvino": "int8", "torch": "fp16"},
     parity={"openvino": PARITY},
     thresholds={"openvino": Thresholds(0.9, 0.98, 0.01, 0.98, 0.1, 0.95, 0.9, 0.1, 0.1)},
+    speeds={"openvino": Speed(0.25, "cpu", "A Processor @ 2.00GHz")},
 )
 
 
@@ -80,7 +82,7 @@ def test_reads_what_it_writes() -> None:
     text = to_json(MANIFEST)
     assert from_json(text) == MANIFEST
     assert to_json(from_json(text.encode())) == text
-    assert text.startswith('{\n  "schema_version": 2,\n  "producer"')
+    assert text.startswith('{\n  "schema_version": 3,\n  "producer"')
     assert "肺炎" in text
 
 
@@ -96,7 +98,7 @@ def keys(value: Any, prefix: str = "") -> list[str]:
 
 
 # A file's name contains dots, and the keys of a mapping are free.
-FREE = {f"{mapping}.openvino" for mapping in ("backends", "parity", "thresholds")}
+FREE = {f"{mapping}.openvino" for mapping in ("backends", "parity", "thresholds", "speeds")}
 SCHEMA_KEYS = [
     key
     for key in keys(content())
@@ -181,6 +183,9 @@ def test_unknown_keys_are_named(place: str) -> None:
         ("buckets", [8, 1]),
         ("buckets", [1, 1]),
         ("buckets", [1, 10**15]),
+        ("speeds.openvino.seconds_per_image", 0),
+        ("speeds.openvino.seconds_per_image", -0.5),
+        ("speeds.openvino.device", "tpu"),
     ],
 )
 def test_values_out_of_range_are_named(path: str, value: Any) -> None:
@@ -210,17 +215,23 @@ def test_values_within_lists_are_named(path: str, value: Any, item: str) -> None
     assert caught.value.item == f"manifest.json: {item}"
 
 
-def test_a_manifest_of_schema_version_1_has_the_defaults_of_what_was_added() -> None:
-    """As medfocus 0.1 and 0.2 wrote it; the key of version 2 is as unknown to it as any other."""
+def test_a_manifest_of_an_earlier_schema_version_has_the_defaults_of_what_was_added() -> None:
+    """As medfocus 0.1 and 0.2 wrote it; a later version's key is as unknown to it as any other."""
     old = content()
+    del old["speeds"]
+    old["schema_version"] = 2
+    assert from_json(json.dumps(old)) == replace(MANIFEST, speeds={})
+    with invalid("manifest.json: speeds"):
+        from_json(json.dumps(old | {"speeds": {}}))
     del old["class_prompts"], old["join"]
     old["schema_version"] = 1
-    assert from_json(json.dumps(old)) == replace(MANIFEST, class_prompts=(), join="mean")
+    expected = replace(MANIFEST, class_prompts=(), join="mean", speeds={})
+    assert from_json(json.dumps(old)) == expected
     with invalid("manifest.json: class_prompts"):
         from_json(json.dumps(old | {"class_prompts": []}))
 
 
-@pytest.mark.parametrize("version", [0, 3, 99])
+@pytest.mark.parametrize("version", [0, 4, 99])
 def test_another_schema_version_is_refused_first(version: int) -> None:
     with refuses(EngineDirectoryError, "engine.schema_unsupported", "schema_version"):
         from_json(json.dumps({"schema_version": version, "all": "else differs"}))

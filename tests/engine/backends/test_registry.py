@@ -3,6 +3,7 @@
 import importlib.machinery
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,18 @@ import torch
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME
-from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS
+from medfocus.engine.artifact.precision import COMPUTE_PRECISIONS, ComputePrecision
+from medfocus.engine.artifact.speed import Speed
 from medfocus.engine.artifact.writing import write_manifest
-from medfocus.engine.backends.registry import BACKENDS, DEVICES, BackendEntry, load_backend
+from medfocus.engine.backends import registry
+from medfocus.engine.backends.device import processor_name
+from medfocus.engine.backends.registry import (
+    BACKENDS,
+    DEVICES,
+    BackendEntry,
+    load_backend,
+    usable_backends,
+)
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.export.validate.images import phantoms
 from tests.errors import refuses
@@ -61,7 +71,7 @@ def with_backends(directory: EngineDirectory, **backends: Any) -> EngineDirector
 def test_every_backend_has_precisions_and_a_rank_on_each_of_its_devices() -> None:
     assert BACKENDS.keys() == COMPUTE_PRECISIONS.keys()
     for device in DEVICES:
-        ranks = [b.speed_rank[device] for b in BACKENDS.values() if device in b.speed_rank]
+        ranks = [b.rank[device] for b in BACKENDS.values() if device in b.rank]
         assert sorted(ranks) == list(range(1, len(ranks) + 1))
 
 
@@ -74,6 +84,50 @@ def test_a_new_backend_needs_an_entry_and_its_precisions_only(
     for name in ("new", "auto"):
         backend = load_backend(with_backends(directory, new="fp32", torch="fp32"), name, "cpu")
         assert type(backend).__name__ == "OnnxRuntimeBackend"
+
+
+def with_speeds(directory: EngineDirectory, **seconds: float) -> EngineDirectory:
+    """The engine as exported on this processor, where its backends took so long."""
+    here = processor_name("cpu", 0) or pytest.skip("this CPU has no name")
+    speeds = {name: Speed(value, "cpu", here) for name, value in seconds.items()}
+    return replace(directory, manifest=replace(directory.manifest, speeds=speeds))
+
+
+def tried(directory: EngineDirectory, device: str = "cpu") -> list[str]:
+    """The backends that `auto` takes, in its order."""
+    names = []
+    for backend in usable_backends(directory, "auto", device):
+        names.append(backend.name)
+        backend.close()
+    return names
+
+
+def test_auto_takes_what_the_export_measured_to_be_fastest(directory: EngineDirectory) -> None:
+    documented = ["openvino", "onnxruntime", "torch"]
+    assert tried(directory) == documented
+    measured = with_speeds(directory, openvino=0.2, onnxruntime=0.3, torch=0.1)
+    assert tried(measured) == ["torch", "openvino", "onnxruntime"]
+    # Not by figures of another processor, or of some of the backends.
+    manifest = measured.manifest
+    elsewhere = {name: replace(one, processor="Other") for name, one in manifest.speeds.items()}
+    assert tried(replace(measured, manifest=replace(manifest, speeds=elsewhere))) == documented
+    on_a_gpu = {name: replace(one, device="cuda") for name, one in manifest.speeds.items()}
+    assert tried(replace(measured, manifest=replace(manifest, speeds=on_a_gpu))) == documented
+    assert tried(with_speeds(directory, openvino=0.2, torch=0.1)) == documented
+
+
+def test_gpus_are_told_apart_by_name(directory: EngineDirectory, tmp_path: Path) -> None:
+    """Figures of the stand-in's second GPU are not used on its first."""
+    speeds = {
+        name: Speed(seconds, "cuda", "Stand-in 1")
+        for name, seconds in (("torch", 0.3), ("onnxruntime", 0.1))
+    }
+    backends: dict[str, ComputePrecision] = {"torch": "fp32", "onnxruntime": "fp32"}
+    manifest = replace(directory.manifest, backends=backends, speeds=speeds)
+    with installed(tmp_path):
+        assert registry._fastest_first(manifest, "cuda", 1) == ["onnxruntime", "torch"]
+        assert registry._fastest_first(manifest, "cuda", 0) == ["torch", "onnxruntime"]
+        assert processor_name("cuda", 0) == "Stand-in 0"
 
 
 @pytest.mark.slow
@@ -285,12 +339,16 @@ class Binding:
 def test_onnx_runtime_is_told_which_gpu(
     directory: EngineDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """On a stand-in for its CUDA provider: both graphs and all outputs are on that GPU."""
+    """On a stand-in for its CUDA provider: both graphs and all outputs are on that GPU.
+
+    The provider makes it the loading thread's current GPU, so that is not the caller's thread.
+    """
     session, asked = onnxruntime.InferenceSession, []
 
     class OnGpu:
         def __init__(self, path: Path, options: Any, providers: list[Any]) -> None:
             asked.append(providers[0])
+            assert threading.current_thread() is not threading.main_thread()
             self._session = session(path, options, providers=["CPUExecutionProvider"])
             self.run, self.get_outputs = self._session.run, self._session.get_outputs
 

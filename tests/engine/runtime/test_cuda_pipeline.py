@@ -97,10 +97,28 @@ def test_predictions_equal_those_on_the_cpu(engine_directory: Path, count: int) 
             assert found.probabilities[name] == pytest.approx(probability, abs=1e-3)
     pool = with_gpu._pipeline._buffers
     assert all(isinstance(buffers, TorchBatchBuffers) for buffers in pool)
-    stages = {stage for buffers in pool for stage, _ in buffers._captured}  # type: ignore[attr-defined]
-    assert stages == {"segment", "classify"}
+    works = {work for buffers in pool for work, _ in buffers._captured}  # type: ignore[attr-defined]
+    assert works == {"segment", "segment (1, 1)", "segment (1, 2)", "classify"}
     with_gpu.close()
     on_cpu.close()
+
+
+def test_the_callers_own_prompts_are_answered_as_on_the_cpu(engine_directory: Path) -> None:
+    """Boxes and points from CUDA graphs, several points without one, in turns."""
+    shown = pictures(12)
+    boxes = [(4, 6, 30, 28), None, None] * 4
+    points = [None, [(20, 12)], [(20, 12), (5, 5, 0), (9, 9)]] * 4
+    with (
+        Engine.load(engine_directory, backend="torch", device="cuda") as with_gpu,
+        Engine.load(engine_directory, backend="torch", device="cpu") as on_cpu,
+    ):
+        for _ in range(3):
+            found, expected = (
+                engine.classify(shown, boxes=boxes, points=points) for engine in (with_gpu, on_cpu)
+            )
+            for ours, theirs in zip(found, expected, strict=True):
+                assert (ours.label, ours.focused) == (theirs.label, theirs.focused)
+                assert_close(ours.patch_focus, theirs.patch_focus, atol=1e-3)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-import PIL
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from medfocus.engine.artifact.directory import read_engine_directory
@@ -17,47 +15,15 @@ from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.torch.backend import TorchBackend
 from medfocus.engine.backends.torch.batch_buffers import Stage, TorchBatchBuffers
 from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer
-from medfocus.engine.backends.torch.resize import classifier_image, down_first, segmenter_image
 from medfocus.engine.io.images import SourceImage
-from medfocus.engine.preprocess.geometry import resized_size
 from medfocus.engine.preprocess.prompts import own_prompt
-from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
 from medfocus.engine.runtime.batch_buffers import BatchBuffers, HostBatchBuffers
 from medfocus.engine.runtime.image_request import ImageRequest, Kept
 from medfocus.errors import ImageError
 from medfocus.export.engine_directory import build
-from medfocus.settings import ClassifierInput, Interpolation, ResizeMode
 from tests.conftest import random_bundle
 from tests.engine.test_engine import pictures
 from tests.errors import refuses
-
-GREY = (0.5, 0.5, 0.5)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
-    seed=st.integers(0, 99),
-    edges=st.booleans(),
-    mode=st.sampled_from(("shortest", "longest", "squash")),
-    interpolation=st.sampled_from(("bicubic", "bilinear")),
-)
-def test_resizing_is_bitwise_equal_to_pillows(
-    size: tuple[int, int], seed: int, edges: bool, mode: ResizeMode, interpolation: Interpolation
-) -> None:
-    if int(PIL.__version__.split(".")[0]) < 13:  # it always makes the horizontal pass first
-        for target in ((64, 64), resized_size(*size, 56, mode)):
-            assume(not down_first(*size, *target))
-    random = np.random.default_rng(seed)
-    pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
-    if edges:
-        pixels = (pixels > 127).astype(np.uint8) * 255
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].int()
-    clip = ClassifierInput(56, 7, mode, interpolation, GREY, GREY)
-    found = classifier_image(image, clip)[0].permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(found, classifier_pixels(pixels, 56, mode, interpolation))
-    found = segmenter_image(image, 64)[0].permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(found, segmenter_pixels(pixels, 64))
 
 
 def present(array: np.ndarray | None) -> np.ndarray:
@@ -112,23 +78,6 @@ def test_outputs_equal_those_of_the_hosts_buffers(tmp_path: Path, mode: str) -> 
     assert ours.nbytes > 8 * 3 * 256**2 * 4
 
 
-def test_long_thin_images_are_resized_by_the_host(engine_directory: Path) -> None:
-    directory = read_engine_directory(engine_directory)
-    buffers = TorchBatchBuffers(TorchBackend(directory, "cpu"), directory.manifest, 2, "cpu")
-    shapes = ((3, 200), (2, 40_000))
-    requests = [
-        ImageRequest(
-            SourceImage(np.zeros((*shape, 3), np.uint8), "thin"), directory.manifest.prompts
-        )
-        for shape in shapes
-    ]
-    buffers.begin(requests)
-    buffers.prepare(0)
-    with refuses(ImageError, "image.too_large", "thin"):
-        buffers.prepare(1)
-    assert [group.size for group in buffers._packing.groups] == [None]
-
-
 @pytest.fixture
 def backend(engine_directory: Path) -> TorchBackend:
     return TorchBackend(read_engine_directory(engine_directory), "cpu")
@@ -172,38 +121,17 @@ def test_both_models_inputs_are_bitwise_equal_to_the_hosts(
         run(host, requests)
         batch = host._batch
         for row in range(len(requests)):
-            place = ours._packing.rows[row]
             for found, expected in (
-                (ours._image, batch.segmenter),
-                (ours._seen, batch.classifier),
+                (ours._images.segmenter, batch.segmenter),
+                (ours._images.classifier, batch.classifier),
                 (ours._rows.device, batch.rows),
                 (ours._cols.device, batch.cols),
-                (ours._points.device, batch.points),
-                (ours._labels.device, batch.labels),
+                *zip(ours._prompts.tensors(8), (batch.points, batch.labels), strict=True),
             ):
-                np.testing.assert_array_equal(found[place].numpy(), expected[row])
+                np.testing.assert_array_equal(found[row].numpy(), expected[row])
             np.testing.assert_allclose(
                 ours.outputs(row).probabilities, host.outputs(row).probabilities, atol=1e-5
             )
-
-
-def test_only_the_images_bytes_are_uploaded(
-    backend: TorchBackend, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    buffers = TorchBatchBuffers(backend, manifest, 8, "cpu")
-    up, copied = HostDeviceBuffer.up, []
-
-    def counting(self: HostDeviceBuffer, count: int) -> None:
-        if self.host.dtype == torch.uint8:
-            copied.append(self.host[:count].nbytes)
-        up(self, count)
-
-    monkeypatch.setattr(HostDeviceBuffer, "up", counting)
-    run(
-        buffers,
-        [ImageRequest(image, manifest.prompts) for image in shown((40, 30), (64, 64), (40, 30))],
-    )
-    assert copied == [3 * (2 * 40 * 30 + 64 * 64)]
 
 
 def test_a_failed_image_does_not_affect_its_neighbours(
@@ -239,14 +167,14 @@ class Replayed:
     """A stand-in for a CUDA graph: runs the stage on as many rows as were captured."""
 
     def __init__(
-        self, buffers: TorchBatchBuffers, stage: Stage, bucket: int, done: list[tuple]
+        self, buffers: TorchBatchBuffers, work: str, stage: Stage, bucket: int, done: list[tuple]
     ) -> None:
-        self._work, self._name, self._done = partial(buffers._eager, stage, bucket), bucket, done
-        self._stage = stage
+        self._run, self._name, self._done = partial(buffers._eager, stage, bucket), work, done
+        self._bucket = bucket
 
     def replay(self) -> None:
-        self._done.append((self._stage, self._name))
-        self._work()
+        self._done.append((self._name, self._bucket))
+        self._run()
 
 
 def with_captured_graphs(
@@ -254,10 +182,10 @@ def with_captured_graphs(
 ) -> tuple[TorchBatchBuffers, list[tuple]]:
     buffers = TorchBatchBuffers(backend, manifest, 8, "cpu")
     done: list[tuple] = []
-    stages: tuple[Stage, ...] = ("segment", "classify")
-    for stage in stages:
-        for bucket in buckets:
-            buffers._captured[stage, bucket] = Replayed(buffers, stage, bucket, done)  # type: ignore[assignment]
+    works: dict[str, Stage] = {"classify": "classify", "segment": "segment"}
+    works |= {f"segment {shape}": "segment" for shape in buffers._prompts.usual[1:]}
+    for (work, stage), bucket in product(works.items(), buckets):
+        buffers._captured[work, bucket] = Replayed(buffers, work, stage, bucket, done)  # type: ignore[assignment]
     return buffers, done
 
 
@@ -270,22 +198,32 @@ def test_the_smallest_graph_with_room_is_replayed(
     assert done == ([] if bucket is None else [("segment", bucket), ("classify", bucket)])
 
 
-def test_a_graph_is_not_replayed_for_prompts_of_another_shape(
+def test_each_shape_of_prompts_has_graphs_of_its_own(
     backend: TorchBackend, manifest: Manifest
 ) -> None:
-    (image,) = shown((64, 64))
-    prompt = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
-    buffers, done = with_captured_graphs(backend, manifest, 1)
-    host = HostBatchBuffers(backend, manifest, 1)
-    for prompts in (prompt, manifest.prompts):
-        run(buffers, [ImageRequest(image, prompts)])
-        run(host, [ImageRequest(image, prompts)])
-        np.testing.assert_allclose(
-            present(buffers.outputs(0).focus_logits),
-            present(host.outputs(0).focus_logits),
-            atol=1e-3,
-        )
-    assert done == [("classify", 1), ("segment", 1), ("classify", 1)]
+    """A caller's box, then its point, then more points than there are graphs for, and none."""
+    box = own_prompt((10, 10, 40, 50), None, 64, 64, "image")
+    point = own_prompt(None, [(20, 30)], 64, 64, "image")
+    points = own_prompt(None, [(20, 30), (40, 30), (5, 5, 0)], 64, 64, "image")
+    buffers, done = with_captured_graphs(backend, manifest, 2)
+    host = HostBatchBuffers(backend, manifest, 2)
+    # The two images of a batch have different prompts, and the point's are the earlier box's.
+    nearer = own_prompt((12, 8, 60, 30), None, 64, 64, "image")
+    for prompts in ((box, nearer), (point, point), (points, points), (manifest.prompts,) * 2):
+        requests = [
+            ImageRequest(image, own)
+            for image, own in zip(shown((64, 64), (50, 80)), prompts, strict=True)
+        ]
+        run(buffers, requests)
+        run(host, requests)
+        for row in range(2):
+            np.testing.assert_allclose(
+                present(buffers.outputs(row).focus_logits),
+                present(host.outputs(row).focus_logits),
+                atol=1e-3,
+            )
+    segmented = [work for work, _ in done if work != "classify"]
+    assert segmented == ["segment (1, 2)", "segment (1, 1)", "segment"]
 
 
 @pytest.mark.parametrize("poisoned", [False, True])
@@ -299,7 +237,12 @@ def test_rows_of_an_earlier_batch_do_not_affect_the_outputs(
         buffers, [ImageRequest(image, manifest.prompts) for image in shown(*[(90, 70)] * 4, seed=1)]
     )
     if poisoned:
-        for tensor in (buffers._image, buffers._seen, buffers._rows.device, buffers._logits.device):
+        for tensor in (
+            buffers._images.segmenter,
+            buffers._images.classifier,
+            buffers._rows.device,
+            buffers._logits.device,
+        ):
             tensor.fill_(float("nan"))
     requests = [ImageRequest(image, manifest.prompts) for image in shown((64, 64), (50, 80))]
     run(buffers, requests)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 
 
 def shared() -> Capture:
-    return Capture(None, Stream())  # type: ignore[arg-type]
+    return Capture(None, Stream(), set())  # type: ignore[arg-type]
 
 
 def test_work_is_warmed_up_on_the_captures_stream_then_captured(device: Device) -> None:
@@ -71,6 +72,10 @@ def test_work_is_warmed_up_on_the_captures_stream_then_captured(device: Device) 
     work = lambda: seen.append((id(device.current) == id(capture.stream), device.capturing))  # noqa: E731
     assert captured(work, capture, "work") is not None
     assert seen == [(True, False), (True, False), (True, True)]
+    assert captured(work, capture, "work") is not None
+    assert seen[3:] == [(True, True)], "warm already"
+    assert captured(work, capture, "other work") is not None
+    assert seen[4:] == [(True, False), (True, False), (True, True)]
     assert device.current is before
 
 
@@ -85,28 +90,50 @@ def test_a_failure_is_logged_and_restores_the_threads_stream(
     assert message.startswith("segment, 8 images: ")
 
 
-@pytest.mark.parametrize("bucket", [4, 1])
+ZERO_SHOT, POINT, BOX = (9, 1), (1, 1), (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("failing", "tried"),
+    [
+        ((4, ZERO_SHOT), 1),
+        ((1, ZERO_SHOT), 2),
+        ((4, BOX), 5),
+        ((0, ZERO_SHOT), 6),
+    ],
+)
 def test_a_stage_whose_capture_fails_runs_eagerly_in_all_batch_buffers(
-    device: Device, engine_directory: Path, caplog: pytest.LogCaptureFixture, bucket: int
+    device: Device,
+    engine_directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    failing: tuple[int, tuple[int, ...]],
+    tried: int,
 ) -> None:
-    """Whether it fails at the largest batch size, which comes first, or at a later one."""
+    """Whichever fails: the largest batch comes first; a caller's point and box are last."""
     directory = read_engine_directory(engine_directory)
     backend = TorchBackend(directory, "cpu")
     pair = [TorchBatchBuffers(backend, directory.manifest, 4, "cpu") for _ in range(2)]
     captures: Captures = {"segment": shared(), "classify": shared()}
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, int, tuple[int, ...]]] = []
 
-    def eager(stage: str, count: int) -> None:
+    def eager(buffers: TorchBatchBuffers, stage: str, count: int) -> None:
         if device.capturing:
-            seen.append((stage, count))
+            seen.append((stage, count, buffers._prompts.shape))
 
     for buffers in pair:
-        buffers._eager = eager  # type: ignore[method-assign]
-    device.capture_fails = lambda: seen[-1] == ("segment", bucket)
+        buffers._eager = partial(eager, buffers)  # type: ignore[method-assign]
+    device.capture_fails = lambda: seen[-1] == ("segment", *failing)
+    all_segments = [
+        (work, bucket)
+        for work in ("segment", "segment (1, 1)", "segment (1, 2)")
+        for bucket in (1, 4)
+    ]
     for buffers in pair:
         buffers.capture([1, 4], captures)
-        assert sorted(buffers._captured) == [("classify", 1), ("classify", 4)]
-    assert list(captures) == ["classify"]
-    tried = [count for stage, count in seen if stage == "segment"]
-    assert tried == [4, 1][: 1 if bucket == 4 else 2]
-    assert len(caplog.messages) == 1
+        segments = all_segments if failing[0] == 0 else []
+        assert sorted(buffers._captured) == [("classify", 1), ("classify", 4), *segments]
+    assert list(captures) == ["segment", "classify"][bool(failing[0]) :]
+    order = [(bucket, shape) for shape in (ZERO_SHOT, POINT, BOX) for bucket in (4, 1)]
+    segmented = [(count, shape) for stage, count, shape in seen if stage == "segment"]
+    assert segmented == order[:tried] if failing[0] else segmented == 2 * order
+    assert len(caplog.messages) == bool(failing[0])

@@ -19,12 +19,14 @@ class Machine:
         now: the host's time in seconds.
         late: seconds by which the host wakes up late after each event that it waits for.
         device: the calling thread's current one.
+        slept: for each host wait for an event, whether the thread slept; otherwise it spun.
         done: tasks, in the order in which they ran.
     """
 
     def __init__(self) -> None:
         self.now = 100.0
         self.late: Iterator[float] = iter(())
+        self.slept: list[bool] = []
         self.done: list[str] = []
         self._thread = threading.local()
 
@@ -55,8 +57,8 @@ class Stream:
 
 
 class Event:
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, blocking: bool = False) -> None:
+        self._machine, self._blocking = machine, blocking
 
     def record(self, stream: Stream | None = None) -> None:
         self.device = self._machine.device if stream is None else stream.device
@@ -64,6 +66,7 @@ class Event:
 
     def synchronize(self) -> None:
         assert self._machine.device == self.device, "another GPU would get a context"
+        self._machine.slept.append(self._blocking)
         self._machine.now += next(self._machine.late, 1e-5)
 
     def elapsed_time(self, other: "Event") -> float:
@@ -76,7 +79,8 @@ class Event:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: Stream(machine, device))
-    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Event(machine))
+    event = lambda enable_timing, blocking=False: Event(machine, blocking)  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "Event", event)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: machine.current(stream.device))
     monkeypatch.setattr(torch.cuda, "device", machine.current)
     monkeypatch.setattr(torch.cuda.nvtx, "range", lambda name: nullcontext())
@@ -116,6 +120,16 @@ def test_a_replaced_clock_stays_on_the_streams_device(machine: Machine) -> None:
     event = Event(machine)
     event.record(stream.cuda)  # type: ignore[arg-type]
     assert stream._clock.read(event) == pytest.approx(machine.now, abs=1e-4)  # type: ignore[arg-type]
+    stream.close()
+
+
+def test_a_thread_that_waits_for_a_task_sleeps(machine: Machine) -> None:
+    """A clock's zero, measured before, is the one wait that spins."""
+    stream = CudaStream("waited for")
+    measured = len(machine.slept)
+    assert not any(machine.slept)
+    stream.submit(lambda: None).wait()
+    assert machine.slept[measured:] == [True]
     stream.close()
 
 

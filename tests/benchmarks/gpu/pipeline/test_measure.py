@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from medfocus.benchmarks.gpu.engine import MeasuredEngine, common_graphs
-from medfocus.benchmarks.gpu.pipeline import (
+from medfocus.benchmarks.gpu.pipeline.engine import MeasuredEngine, common_graphs
+from medfocus.benchmarks.gpu.pipeline.goals import GOALS, SEGMENTER
+from medfocus.benchmarks.gpu.pipeline.measure import (
     ROUND_SECONDS,
     describe_graphs,
     images_per_round,
@@ -18,7 +19,6 @@ from medfocus.benchmarks.gpu.pipeline import (
     main,
     run_steps,
 )
-from medfocus.benchmarks.gpu.pipeline_goals import GOALS, SEGMENTER
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers
 
 
@@ -78,7 +78,7 @@ def test_rates_are_measured_in_turns_after_a_warm_up() -> None:
 
 def buffers(*graphs: tuple[str, int]) -> TorchBatchBuffers:
     made = object.__new__(TorchBatchBuffers)
-    made._captured = dict.fromkeys(graphs)  # type: ignore[arg-type,assignment]
+    made._captured = dict.fromkeys(graphs)  # type: ignore[assignment]
     return made
 
 

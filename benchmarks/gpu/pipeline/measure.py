@@ -1,6 +1,6 @@
 """`Engine.stream` on a GPU compared with the segmenter only and with upstream, in one run.
 
-    python -m medfocus.benchmarks.gpu.pipeline OUT.json
+    python -m medfocus.benchmarks.gpu.pipeline.measure OUT.json
 
 Preset `base` with seeded random weights, bf16, one prompt per image, images in memory. Upstream is
 SAM2ImagePredictor's batch call and open_clip, without a selection of masks or a head, eager in
@@ -25,20 +25,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from medfocus.benchmarks.baselines.models import Models
+from medfocus.benchmarks.baselines.models import OURS, Models
 from medfocus.benchmarks.baselines.upstream import SAM2_CONFIGS, upstream_models
 from medfocus.benchmarks.bench.environment import environment_of
 from medfocus.benchmarks.bench.failures import first_line
 from medfocus.benchmarks.bench.timing.clock import shuffled_rounds
-from medfocus.benchmarks.gpu.engine import (
+from medfocus.benchmarks.bench.timing.device import measure_ceilings
+from medfocus.benchmarks.gpu.pipeline.engine import (
     MeasuredEngine,
     Picture,
     measured_engine,
     pictures_of,
     random_directory,
 )
-from medfocus.benchmarks.gpu.idle import device_work, idle_share
-from medfocus.benchmarks.gpu.pipeline_goals import COMPILED, EAGER, SEGMENTER, STREAM, goals
+from medfocus.benchmarks.gpu.pipeline.goals import COMPILED, EAGER, SEGMENTER, STREAM, goals
+from medfocus.benchmarks.gpu.pipeline.idle import device_work, idle_share
+from medfocus.benchmarks.gpu.pipeline.variants import ONE_GRAPH, VARIANTS
 from medfocus.engine import Engine
 from medfocus.engine.backends.torch.batch_buffers import TorchBatchBuffers
 from medfocus.engine.io.images import SourceImage
@@ -59,7 +61,7 @@ Steps = dict[str, Callable[[], None]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; the file is written after each step."""
     parser = argparse.ArgumentParser(
-        prog="python -m medfocus.benchmarks.gpu.pipeline",
+        prog="python -m medfocus.benchmarks.gpu.pipeline.measure",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,11 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--images", type=int, default=4096, help="per round, at most (default 4096)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
+    parser.add_argument(
+        "--variant", choices=VARIANTS, default=OURS, help="run the pipeline in another way"
+    )
     options = parser.parse_args(argv)
     most: int = options.images
     found: dict[str, Any] = {
         "environment": asdict(environment_of(Path.cwd(), options.device)),
         "preset": options.preset,
+        "variant": options.variant,
         "batch": min(BATCH, most),
         "comparisons": [],
         "problems": [],
@@ -83,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "engine")
         directory = random_directory(options.preset, path, options.device, len(pictures))
-        with measured_engine(directory, options.device, pictures) as ready:
+        with measured_engine(directory, options.device, pictures, options.variant) as ready:
             describe_graphs(found, ready, options.device)
             steps = steps_of(found, ready, options.device, pictures, most, options.rounds)
             run_steps(steps, found, options.out)
@@ -94,7 +100,8 @@ def describe_graphs(found: dict[str, Any], ready: MeasuredEngine, device: str) -
     """Record which CUDA graphs were captured; on a GPU, one that is missing is a problem."""
     found["cuda_graphs"] = [list(graph) for graph in ready.graphs]
     if device == "cuda":
-        wanted = [(stage, size) for stage in GRAPHED for size in ready.engine.manifest.buckets]
+        stages = GRAPHED[:1] if found.get("variant") == ONE_GRAPH else GRAPHED
+        wanted = [(stage, size) for stage in stages for size in ready.engine.manifest.buckets]
         found["problems"] += [
             f"no CUDA graph of {stage} with {size} images: it ran eager"
             for stage, size in wanted
@@ -133,6 +140,9 @@ def steps_of(
 ) -> Steps:
     """What is measured into `found`, the most important first; torch.compile takes long."""
     engine, buffers, batch = ready.engine, ready.buffers, len(pictures)
+
+    def ceilings() -> None:
+        found["matrix_rate"] = measure_ceilings().matrix_rate
 
     def segmenter() -> None:
         first = min(most, 8 * batch)
@@ -174,10 +184,10 @@ def steps_of(
 
     steps: Steps = {f"{STREAM} / {SEGMENTER}": segmenter, "latency": latency}
     if device == "cuda":
-        steps["idle share"] = idle
+        steps = {"ceilings": ceilings, **steps, "idle share": idle}
     if preset(found["preset"]).sam2 in SAM2_CONFIGS:
-        for name in UPSTREAM:
-            for size in dict.fromkeys((batch, min(SMALL, batch))):
+        for size in dict.fromkeys((batch, min(SMALL, batch))):
+            for name in UPSTREAM:
                 steps[f"{name}, batch {size}"] = partial(upstream, name, size)
     return steps
 

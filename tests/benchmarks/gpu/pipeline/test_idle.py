@@ -2,7 +2,7 @@
 
 import pytest
 
-from medfocus.benchmarks.gpu.idle import idle_share, intervals_of
+from medfocus.benchmarks.gpu.pipeline.idle import idle_share, intervals_of
 
 
 def test_idle_is_what_no_interval_covers() -> None:

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from medfocus.benchmarks.baselines.models import OURS
 from medfocus.benchmarks.bench.random_weights import CLASSES, give_regions
+from medfocus.benchmarks.gpu.pipeline.variants import variant_pool
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.backends.torch.backend import TorchBackend
@@ -82,12 +84,15 @@ def random_directory(name: str, path: Path, device: str, batch: int) -> EngineDi
 
 @contextmanager
 def measured_engine(
-    directory: EngineDirectory, device: str, pictures: Sequence[Picture]
+    directory: EngineDirectory, device: str, pictures: Sequence[Picture], variant: str = OURS
 ) -> Iterator[MeasuredEngine]:
     """An engine for batches of all `pictures`, and one batch of buffers that holds them."""
     manifest, batch = directory.manifest, len(pictures)
     runtime = TorchBackend(directory, device)
-    pool = runtime.buffer_pool(manifest, batch)
+    if variant == OURS:
+        pool = runtime.buffer_pool(manifest, batch)
+    else:
+        pool = variant_pool(variant, runtime, manifest, batch)
     threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)  # as `Engine.load`
     pipeline = Pipeline(*pool, max_batch=batch, threads=threads, release=runtime.close)
     with closing(Engine(manifest, runtime, pipeline)) as engine:
