@@ -25,7 +25,8 @@ def launches_of_sam2(name: str) -> Counter[tuple[int, int, bool, int]]:
         global_att_blocks=architecture.global_att_blocks,
         window_spec=architecture.window_spec,
     )
-    side, found = architecture.image_size // PATCH, Counter()
+    side = architecture.image_size // PATCH
+    found: Counter[tuple[int, int, bool, int]] = Counter()
     for block in trunk.blocks:
         pool = block.pool is not None
         heads = block.attn.num_heads
