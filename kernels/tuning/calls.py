@@ -12,15 +12,17 @@ PRESETS: dict[tuple[str, int, int], Sequence[float]] = {
     # ViT-B-16 and BiomedCLIP: 11 layers of 12 heads each. ViT-L-14-336: 23 of 16.
     ("masked_attention", 64, 1): [2 * 11],
     ("masked_attention", 64, 3): [23 * 16 / 12],
-    # Hiera-T and -S: windows of 8, 4, 8 pooled, 4 pooled, 7; 14, 14 pooled; the whole grid. Cases
-    # with D = 72 are Hiera-L's.
+    # Global attention, which window_attention leaves to masked_attention: Hiera-T and -S, 3 layers
+    # of 4 heads each; Hiera-B+, 3 of 8.
+    ("masked_attention", 96, 4): [2 * 3 * 4 / 12],
+    ("masked_attention", 64, 4): [3 * 8 / 12],
+    # Hiera-T and -S: windows of 8, 4, 8 pooled, 4 pooled, 7; 14, 14 pooled. Cases with D = 72 are
+    # Hiera-L's.
     ("window_attention", 96, 0): [2, 2, 2, 2, 2, 0, 0, 0, 0, 0],
     ("window_attention", 96, 1): [3 + 7, 2, 0, 0],
-    ("window_attention", 96, 4): [3 + 3, 0],
     # Hiera-B+, with twice the heads.
     ("window_attention", 64, 0): [2 * 2, 2 * 2, 2 * 1, 2 * 1, 2 * 2],
     ("window_attention", 64, 1): [2 * 12, 2 * 1],
-    ("window_attention", 64, 4): [2 * 3],
 }
 # ViT-L-14 is no preset, but has a goal (docs/kernels.md). Hard focus launches varlen where the
 # other modes launch masked_attention, at any length up to theirs.

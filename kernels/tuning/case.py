@@ -46,9 +46,9 @@ def _error(values: Tensor, exact: Tensor) -> float:
     return float((values.double() - exact).norm())
 
 
-def precise(exact: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, floating-point ones in float64 if `exact`."""
-    return tuple(t.double() if exact and t.is_floating_point() else t for t in tensors)
+def precise(exact: bool, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors, in float64 if `exact`; None for an absent one."""
+    return tuple(t.double() if exact and t is not None else t for t in tensors)
 
 
 @dataclass(frozen=True)

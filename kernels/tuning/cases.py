@@ -17,13 +17,15 @@ masked, varlen, windowed = (
     for name in ("masked_attention", "masked_attention_varlen", "window_attention")
 )
 
-# The N that represents each band: ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, SAM2's 32×32 grid.
-TOKENS = (50, 197, 257, 577, 1024)
+# The N that represents each band: ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, and the global
+# attention of SAM2 at 1024², which has no bias.
+TOKENS = (50, 197, 257, 577, 4096)
+GLOBAL = 4
 IMAGES = 256  # CLIP's batch size
 HEADS = 12
 SEGMENTED = 8  # SAM2's batch size
-# SAM2's windows at 1024², by band: (side of the grid in positions, heads, window, pool). The last
-# is its global attention. No published SAM2 has windows of the band before.
+# SAM2's windows at 1024², by band: (side of the grid in positions, heads, window, pool). No
+# published SAM2 has windows in the last two bands.
 WINDOWS = (
     [
         (256, 1, 8, False),
@@ -35,39 +37,53 @@ WINDOWS = (
     [(64, 4, 14, False), (64, 8, 14, True)],
     [(64, 4, 16, False), (64, 8, 16, True)],
     [(64, 4, 24, False)],
-    [(64, 4, 64, False)],
+    [(64, 4, 32, False)],
 )
 # SAM2's head widths D, by the table's columns.
 SAM2_WIDTHS = {32: [32], 64: [56], 96: [96, 72], 128: [128]}
 
 
 def dense(key: TileKey, tile: Tile) -> list[Case]:
-    """masked_attention with one bias per key."""
+    """masked_attention with one bias per key; without a bias for SAM2's global attention."""
     tokens, width, dtype = TOKENS[key.band], key.columns, DTYPES[key.bits]
+    batch, constants = images_of(key.band), masked.specialise(tokens, width, dtype, tile)
+    if key.band == GLOBAL:
+        constants = {"key_bias": None, **constants}
 
     def prepare(device: str, images: int) -> Launch:
         qkv = torch.randn(images, tokens, 3 * HEADS * width, device=device).to(dtype)
-        bias = -torch.rand(images, tokens, device=device)
+        bias = None if key.band == GLOBAL else -torch.rand(images, tokens, device=device)
         out = torch.empty(images, tokens, HEADS * width, device=device, dtype=dtype)
         scale = width**-0.5
+
+        def reference(exact: bool) -> Tensor:
+            last = None if bias is None else bias[-1:]
+            attended: Tensor = masked.reference(*precise(exact, qkv[-1:], last), HEADS, scale)
+            return attended
+
         return Launch(
             lambda: masked.launch(qkv, bias, out, HEADS, scale, tile),
             lambda: out[-1:],
-            lambda exact: masked.reference(*precise(exact, qkv[-1:], bias[-1:]), HEADS, scale),
+            reference,
         )
 
     return [
         Case(
             kernel=key.kernel,
-            shape={"B": IMAGES, "H": HEADS, "N": tokens, "D": width},
+            shape={"B": batch, "H": HEADS, "N": tokens, "D": width},
             dtype=dtype,
             function=masked.kernel,
-            constants=masked.specialise(tokens, width, dtype, tile),
+            constants=constants,
             tile=tile,
-            cost=attention_cost(IMAGES * HEADS, tokens, tokens, width, dtype, tile),
+            cost=attention_cost(batch * HEADS, tokens, tokens, width, dtype, tile),
             prepare=prepare,
         )
     ]
+
+
+def images_of(band: int) -> int:
+    """The batch of a band's launches: CLIP's, or SAM2's."""
+    return SEGMENTED if band == GLOBAL else IMAGES
 
 
 def ragged(key: TileKey, tile: Tile) -> list[Case]:
@@ -91,17 +107,18 @@ def ragged(key: TileKey, tile: Tile) -> list[Case]:
             reference,
         )
 
+    batch = images_of(key.band)
     rounded = -(-tokens // tile.block_m) * tile.block_m, -(-tokens // tile.block_n) * tile.block_n
-    cost = attention_cost(IMAGES * HEADS, tokens, tokens, width, dtype, tile)
+    cost = attention_cost(batch * HEADS, tokens, tokens, width, dtype, tile)
     return [
         Case(
             kernel=key.kernel,
-            shape={"B": IMAGES, "H": HEADS, "N": tokens, "D": width},
+            shape={"B": batch, "H": HEADS, "N": tokens, "D": width},
             dtype=dtype,
             function=varlen.kernel,
             constants={"key_bias": None, **varlen.specialise(width, dtype, tile)},
             tile=tile,
-            cost=cost.computing(IMAGES * HEADS * rounded[0] * rounded[1], sum(cut(width))),
+            cost=cost.computing(batch * HEADS * rounded[0] * rounded[1], sum(cut(width))),
             prepare=prepare,
         )
     ]
