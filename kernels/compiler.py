@@ -14,7 +14,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+TRITON_NAMES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.uint8: "u8",
+}
 # Tensor-core instructions: HMMA up to Ada, HGMMA on Hopper, UTCHMMA on Blackwell.
 MATRIX_INSTRUCTIONS = ("HMMA", "HGMMA", "UTCHMMA")
 # Loads from and stores to local memory, which holds the registers that do not fit.

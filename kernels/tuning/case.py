@@ -63,7 +63,7 @@ class Case:
         constants: its compile-time constants.
         tile: of the launch.
         cost: of the launch.
-        prepare: takes a device and a number of images.
+        prepare: takes a device and a number of images; None for a kernel that is not timed.
     """
 
     kernel: str
@@ -73,7 +73,7 @@ class Case:
     constants: dict[str, object]
     tile: Tile
     cost: LaunchCost
-    prepare: Callable[[str, int], Launch]
+    prepare: Callable[[str, int], Launch] | None = None
 
     @property
     def types(self) -> dict[str, str]:
@@ -112,6 +112,7 @@ def argument_types(function: Any, dtype: torch.dtype) -> dict[str, str]:
         ("key_bias", "rows", "cols", "strength", "patch_focus"), f"*{TRITON_NAMES[torch.float32]}"
     )
     types |= {"cu_seqlens": "*i32", "focused": "*i1"}
+    types |= {"pixels": "*u8", "taps": "*i32", "passes": "*i64", "levels": "*fp32"}
     types |= dict.fromkeys(("scale", "floor", "visible"), "fp32")
     return {name: types.get(name, "i32") for name in function.arg_names}
 

@@ -4,16 +4,18 @@ from collections.abc import Callable
 from importlib import import_module
 
 import torch
-from torch import Tensor
 
 from medfocus.kernels.tile import Tile
-from medfocus.kernels.tuning.case import Case, Launch, precise
-from medfocus.kernels.tuning.cases import HEADS, IMAGES
+from medfocus.kernels.tuning.case import Case
+from medfocus.kernels.tuning.cases import HEADS, IMAGES, SEGMENTED
 from medfocus.kernels.tuning.roofline import PRODUCTS_OF_FLOAT32, LaunchCost
 
 # The modules: the attributes of the package with these names are the functions.
-cls, focus = (import_module(f"medfocus.kernels.{name}") for name in ("cls_attention", "focus_bias"))
+cls, focus, resizing = (
+    import_module(f"medfocus.kernels.{name}") for name in ("cls_attention", "focus_bias", "resize")
+)
 
+IMAGE, FRAME = 512, 1024  # for resize: sides of an image and of SAM2's input
 LAYERS, MASK = 12, 256  # for the focus bias: CLIP's layers, side of the mask
 
 
@@ -25,22 +27,6 @@ def cls_row() -> list[Case]:
 def _cls(tokens: int, width: int) -> Case:
     dtype, tile = torch.bfloat16, cls.tile_for(width)
 
-    def prepare(device: str, images: int) -> Launch:
-        q = torch.randn(images, HEADS * width, device=device).to(dtype)
-        kv = torch.randn(images, tokens, 2 * HEADS * width, device=device).to(dtype)
-        bias = -torch.rand(images, tokens, device=device)
-        out = torch.empty_like(q)
-        scale = width**-0.5
-
-        def reference(exact: bool) -> Tensor:
-            tensors = precise(exact, q[-1:], kv[-1:], bias[-1:])
-            attended: Tensor = cls.reference(*tensors, HEADS, scale)
-            return attended
-
-        return Launch(
-            lambda: cls.launch(q, kv, bias, out, HEADS, scale, tile), lambda: out[-1:], reference
-        )
-
     moved = 2.0 * IMAGES * HEADS * (tokens + 1) * width * dtype.itemsize
     flop = 4.0 * IMAGES * HEADS * tokens * width
     return Case(
@@ -51,7 +37,6 @@ def _cls(tokens: int, width: int) -> Case:
         constants=cls.specialise(width, tile),
         tile=tile,
         cost=LaunchCost(flop, flop, IMAGES * HEADS * tokens, moved, moved, IMAGES * HEADS),
-        prepare=prepare,
     )
 
 
@@ -63,27 +48,6 @@ def focus_grids() -> list[Case]:
 def _focus(grid: int) -> Case:
     dtype, constants = torch.float32, focus.specialise(grid)
     side = constants["SIDE"]
-
-    def prepare(device: str, images: int) -> Launch:
-        logits = torch.randn(images, MASK, MASK, device=device)
-        rows = torch.full((images, grid, MASK), 1 / MASK, device=device)
-        strength = torch.ones(LAYERS, device=device)
-        out = focus.FocusBias(
-            torch.empty(LAYERS, images, 1 + grid**2, device=device),
-            torch.empty(images, grid, grid, device=device),
-            torch.empty(images, dtype=torch.bool, device=device),
-        )
-
-        def reference(exact: bool) -> Tensor:
-            tensors = precise(exact, logits[-1:], rows[-1:], rows[-1:], strength)
-            patch_focus: Tensor = focus.reference(*tensors, 1e-3, 0.5).patch_focus
-            return patch_focus
-
-        return Launch(
-            lambda: focus.launch(logits, rows, rows, strength, 1e-3, 0.5, out),
-            lambda: out.patch_focus[-1:],
-            reference,
-        )
 
     moved = 4.0 * IMAGES * (MASK**2 + 2 * grid * MASK + (LAYERS + 1) * grid**2)
     return Case(
@@ -102,11 +66,31 @@ def _focus(grid: int) -> Case:
             programs=IMAGES,
             matrix_slowdown=PRODUCTS_OF_FLOAT32,
         ),
-        prepare=prepare,
+    )
+
+
+def both_passes() -> list[Case]:
+    """resize, an image for SAM2: its pass along rows, and the one along columns."""
+    return [_pass(last) for last in (False, True)]
+
+
+def _pass(last: bool) -> Case:
+    read, written = (IMAGE * FRAME, 4 * FRAME**2) if last else (IMAGE**2, IMAGE * FRAME)
+    moved = 3.0 * SEGMENTED * (read + written)
+    programs = 3 * SEGMENTED * (FRAME if last else IMAGE) * FRAME // resizing.BLOCK
+    return Case(
+        kernel="resize",
+        shape={"B": SEGMENTED, "H": IMAGE, "S": FRAME, "pass": 1 + last},
+        dtype=torch.float32 if last else torch.uint8,
+        function=resizing.kernel,
+        constants=resizing.specialise(last),
+        tile=Tile(1, resizing.BLOCK, resizing.WARPS, 1),
+        cost=LaunchCost(0.0, 0.0, 0.0, moved, moved, programs),
     )
 
 
 FIXED_CASES: dict[str, Callable[[], list[Case]]] = {
     "cls_attention": cls_row,
     "focus_bias": focus_grids,
+    "resize": both_passes,
 }

@@ -106,6 +106,7 @@ def _summary(entry: Entry) -> str:
 
 def time_on_gpu(case: Case) -> float:
     """Seconds of a launch, many of them in a CUDA graph; infinity if its result is wrong."""
+    assert case.prepare is not None
     launch = case.prepare("cuda", case.shape["B"])
     if not launch.is_accurate():
         return math.inf

@@ -8,6 +8,7 @@ import torch
 from medfocus.benchmarks.baselines.attention import Comparison, masked
 from medfocus.benchmarks.baselines.encoder_blocks import focus, hard, window
 from medfocus.benchmarks.baselines.ragged import cls_row, ragged
+from medfocus.benchmarks.baselines.resizing import resizing
 
 Build = Callable[[], Comparison]
 
@@ -40,5 +41,6 @@ def comparisons() -> dict[str, list[Build]]:
             of(cls_row, 256, 12, 197, 64),
             of(cls_row, 64, 16, 577, 64),
             *(partial(focus, 64, *sizes, device) for sizes in biases),
+            partial(resizing, 8, 512, 512, 1024, device),
         ],
     }
