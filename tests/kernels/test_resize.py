@@ -9,6 +9,8 @@ import numpy as np
 import PIL
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -65,6 +67,42 @@ def batch_of(images: Sequence[Image], frames: Sequence[Frame], device: str) -> d
         "between": torch.full((len(images) * share,), 255, dtype=torch.uint8, device=device),
         "out": torch.full((len(images), 3, SIDE, SIDE), torch.nan, device=device),
     }
+
+
+def by_pytorch(image: Image, frame: Frame) -> Image:
+    arguments = batch_of([image], [frame], "cpu")
+    with dispatch.using("off"):
+        resize(**arguments)
+    levels = arguments["out"][0] - 1000.0 * torch.arange(3)[:, None, None]
+    return levels.permute(1, 2, 0).numpy()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    seed=st.integers(0, 99),
+    edges=st.booleans(),
+    aspect=st.sampled_from((1.0, 0.4, 2.5)),
+    mode=st.sampled_from(MODES),
+    interpolation=st.sampled_from(FILTERS),
+)
+def test_pytorchs_path_is_bitwise_equal_to_pillows(
+    size: tuple[int, int],
+    seed: int,
+    edges: bool,
+    aspect: float,
+    mode: ResizeMode,
+    interpolation: Interpolation,
+) -> None:
+    image = noise(size, seed, edges)
+    clip = ClassifierInput(SIDE, 4, mode, interpolation, GREY, GREY)
+    np.testing.assert_array_equal(
+        by_pytorch(image, classifier_frame(*size, clip, aspect)),
+        classifier_pixels(image, SIDE, mode, interpolation, pixel_aspect=aspect),
+    )
+    np.testing.assert_array_equal(
+        by_pytorch(image, segmenter_frame(*size, SIDE)), segmenter_pixels(image, SIDE)
+    )
 
 
 def resized(images: Sequence[Image], frames: Sequence[Frame], device: str) -> list[Image]:
