@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from medfocus.kernels.tile import BANDS, table
-from medfocus.kernels.tuning.cases import CASES, FIXED_CASES
+from medfocus.kernels.tuning.cases import CASES
+from medfocus.kernels.tuning.fixed_cases import FIXED_CASES
 from medfocus.kernels.tuning.roofline import CARDS
 
 # Triton compiles only outside its interpreter, in which the other tests run.
