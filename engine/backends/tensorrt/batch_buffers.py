@@ -87,8 +87,8 @@ class PlanBatchBuffers:
             owner,
         )
         logits.host[:] = NO_REGION  # where the engine does not segment, they remain as they are
-        for buffer in (logits, self._first.tensors["score"]):
-            buffer.up(self._copies, slice(count))
+        for unset in (logits, self._first.tensors["score"]):
+            unset.up(self._copies, slice(count))
         self._copies.wait()
 
     @property
