@@ -17,11 +17,13 @@ from medfocus.engine.backends.torch.device_images import levels_of
 from medfocus.engine.backends.torch.resize import Taps, passes, segmenter_frame
 from medfocus.engine.preprocess.resize import normalise, segmenter_pixels
 from medfocus.kernels.resize import resize
-from medfocus.models.presets import SAM2_MEAN, SAM2_STD
 
 
 def resizing(batch: int, height: int, width: int, size: int, device: str) -> Comparison:
     """resize and normalise; answers are (B, 3, S, S). Images of one size, as the other needs."""
+    # Imported here: without upstream's packages, the other comparisons still run.
+    from medfocus.models.presets import SAM2_MEAN, SAM2_STD
+
     images = np.random.default_rng(size).integers(0, 256, (batch, height, width, 3), np.uint8)
     pixels, frame = torch.from_numpy(images).to(device), segmenter_frame(height, width, size)
     tables = Taps(np.zeros(frame.taps, np.int32))

@@ -133,6 +133,18 @@ def test_a_thread_that_waits_for_a_task_sleeps(machine: Machine) -> None:
     stream.close()
 
 
+def test_waiting_for_a_task_that_raised_waits_for_what_it_had_launched(machine: Machine) -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    stream = CudaStream("out of memory")
+    measured = len(machine.slept)
+    with pytest.raises(MemoryError):
+        stream.submit(fails).wait()
+    assert machine.slept[measured:] == [True]
+    stream.close()
+
+
 def test_closing_a_stream_waits_for_the_work_launched(machine: Machine) -> None:
     stream = CudaStream("closed")
     stream.submit(lambda: machine.done.append("launched"))
