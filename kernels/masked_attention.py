@@ -135,7 +135,7 @@ def launch(
 
 def specialise(tokens: int, width: int, dtype: torch.dtype, tile: Tile) -> dict[str, object]:
     """The kernel's compile-time constants for a sequence length, a head width and a tile."""
-    main, rest = cut(width)
+    main, rest = cut(width, dtype)
     return {
         "D": width,
         "MAIN": main,

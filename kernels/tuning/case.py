@@ -132,7 +132,7 @@ def attention_cost(
     once = 2 * queries * row_bytes  # queries read, outputs written
     return LaunchCost(
         flop=4.0 * heads * queries * keys * width,
-        computed_flop=4.0 * heads * rows * computed_keys * sum(cut(width)),
+        computed_flop=4.0 * heads * rows * computed_keys * sum(cut(width, dtype)),
         logits=float(heads * rows * computed_keys),
         bytes=float(once + 2 * keys * row_bytes),
         l2_bytes=float(once + 2 * keys * row_bytes * tiles),

@@ -118,7 +118,7 @@ def ragged(key: TileKey, tile: Tile) -> list[Case]:
             function=varlen.kernel,
             constants={"key_bias": None, **varlen.specialise(width, dtype, tile)},
             tile=tile,
-            cost=cost.computing(batch * HEADS * rounded[0] * rounded[1], sum(cut(width))),
+            cost=cost.computing(batch * HEADS * rounded[0] * rounded[1], sum(cut(width, dtype))),
             prepare=prepare,
         )
     ]
@@ -169,7 +169,7 @@ def _window(
         function=windowed.kernel,
         constants=constants if constants["PADDED"] else {"padding": None, **constants},
         tile=replace(tile, block_m=constants["BLOCK_M"], block_n=constants["BLOCK_N"]),
-        cost=cost.computing(count // group * computed, sum(cut(width))),
+        cost=cost.computing(count // group * computed, sum(cut(width, dtype))),
         prepare=prepare,
     )
 

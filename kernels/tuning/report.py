@@ -1,6 +1,6 @@
 """Compiles every kernel and table entry, without a GPU, and reports what each needs.
 
-    python -m medfocus.kernels.tuning.report [--arch 80 89 90 100] [--json]
+    python -m medfocus.kernels.tuning.report [--arch 80 89 90 100 120] [--json]
 
 Registers, spills and tensor-core instructions are read from the machine code; the roofline time
 on a named card is shown next to the modelled time. The exit status is 1 if an entry spills, has a

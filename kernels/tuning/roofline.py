@@ -55,6 +55,9 @@ CARDS = {
     # Matrix rate and bandwidth as measured; the data sheet gives 989e12 and 4.8e12.
     90: Card("H200", 90, 132, 1.755e9, 790e12, 4.3e12, 5.5e12, 233472, 232448),
     100: Card("B200", 100, 148, 1.85e9, 2250e12, 7.7e12, 9.0e12, 233472, 232448),
+    120: Card(
+        "RTX PRO 6000", 120, 188, 2.617e9, 503.8e12, 1.79e12, 5.5e12, 102400, 101376, warps=48
+    ),
 }
 
 

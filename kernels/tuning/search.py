@@ -34,7 +34,9 @@ BLOCKS = {
     32: modelled.BLOCKS[32],
 }
 FIRST_STAGES, STAGES = 2, (1, 2, 3, 4)
-SLACK = 2.0  # by how much the model may be wrong about one candidate compared with another
+# By how much the model may be wrong about one candidate compared with another: the L2 cache's
+# bandwidth is a guess, and decides between tiles of 64 and of 256 rows.
+SLACK = 2.5
 FINALISTS, FINALS = 3, 3  # candidates whose other stages are tried; how often they are timed again
 AHEAD = 8  # entries of which no launch is known, compiled at a time
 

@@ -30,7 +30,7 @@ from rich.progress import Progress, track
 from medfocus.errors import DeviceError
 from medfocus.files.atomic_write import atomic_write
 from medfocus.kernels import dispatch
-from medfocus.kernels.tile import TileKey, architecture_of, table
+from medfocus.kernels.tile import TileKey, table
 from medfocus.kernels.tuning.candidates import Request, compiling
 from medfocus.kernels.tuning.case import Case
 from medfocus.kernels.tuning.cases import CASES
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
         problem = "torch finds no CUDA device"
         raise DeviceError("cuda", problem, "pass --modelled", code="device.unavailable")
     device = torch.cuda.get_device_properties(0)
-    architecture = architecture_of(torch.empty(0, device="cuda"))
+    architecture = 10 * device.major + device.minor
     if architecture not in CARDS:
         raise DeviceError(
             device.name,
