@@ -48,7 +48,7 @@ class Logger(trt.ILogger):  # type: ignore[misc]  # Any where TensorRT is not in
 
 
 class PlanRunner:
-    """One plan of an engine directory, on its own stream.
+    """One plan of an engine directory, on its own stream; used by one thread at a time.
 
     Its execution contexts share one scratch memory, so they all run on that stream only, one after
     another. There is a context per profile, since switching profiles may copy and wait, and one per
