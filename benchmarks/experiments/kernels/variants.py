@@ -32,7 +32,7 @@ HEAD_TILES = {
     257: ((64, 128, True, 1, 4), (64, 128, True, 5, 4), (64, 64, False, 1, 4)),
 }
 # Sides, warps, stages.
-STREAMED = ((128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2))
+STREAMED = ((128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 2))
 # `window_attention` with other tiles than the table's; small windows need few warps.
 WINDOW_TILES = (
     *((64, 64, 4, 1), (64, 64, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2), (128, 64, 8, 2)),
