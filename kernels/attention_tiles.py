@@ -4,7 +4,7 @@ The online softmax over key tiles is Milakov and Gimelshein's (arXiv 1805.02867)
 FlashAttention (arXiv 2205.14135); in base 2, since the hardware has exp2 and no exp.
 
 The sides of Triton's tiles are powers of two. A head width between two powers is split in two:
-D = 72 is computed as 64 + 16 columns, D = 96 as 64 + 32, instead of 128 each.
+D = 72 is computed as 64 + 16 columns (64 + 32 in float32), D = 96 as 64 + 32, instead of 128.
 """
 
 import torch
@@ -16,11 +16,15 @@ from medfocus.kernels import dispatch
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-def cut(width: int) -> tuple[int, int]:
-    """The columns of a head's two parts: powers of two from 16 on; the second may be 0."""
+def cut(width: int, dtype: torch.dtype) -> tuple[int, int]:
+    """The columns of a head's two parts: powers of two from 16 on; the second may be 0.
+
+    In float32 the second is not narrower than 32: with 16 columns the compiler keeps so much in
+    registers at once that it spills for compute capability 12.0.
+    """
     whole = max(16, triton.next_power_of_2(width))
     first = whole // 2
-    rest = max(16, triton.next_power_of_2(width - first))
+    rest = max(32 if dtype == torch.float32 else 16, triton.next_power_of_2(width - first))
     return (first, rest) if first >= 16 and first + rest < whole else (whole, 0)
 
 

@@ -14,7 +14,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+TRITON_NAMES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.uint8: "u8",
+}
 # Tensor-core instructions: HMMA up to Ada, HGMMA on Hopper, UTCHMMA on Blackwell.
 MATRIX_INSTRUCTIONS = ("HMMA", "HGMMA", "UTCHMMA")
 # Loads from and stores to local memory, which holds the registers that do not fit.
@@ -60,7 +65,30 @@ def compile_for(
     Args:
         architecture, function, types, constants, warps, stages: see `binary`.
     """
-    made = binary(architecture, function, types, constants, warps, stages)
+    return _inspect(binary(architecture, function, types, constants, warps, stages))
+
+
+def compile_as_launched(
+    function: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, object],
+    warps: int,
+    stages: int,
+) -> Compiled:
+    """Compile as a launch on Triton's device does, which then finds the result in Triton's cache.
+
+    Args:
+        function, types, constants, warps, stages: see `binary`.
+    """
+    values: dict[str, object] = {"i32": 16, "fp32": 1.0, "*i32": torch.int32, "*i1": torch.bool}
+    values |= {f"*{name}": dtype for dtype, name in TRITON_NAMES.items()}
+    arguments = [
+        constants[name] if name in constants else values[types[name]] for name in function.arg_names
+    ]
+    return _inspect(function.warmup(*arguments, grid=(1,), num_warps=warps, num_stages=stages))
+
+
+def _inspect(made: Any) -> Compiled:
     usage, instructions = _disassemble(made.asm["cubin"])
     return Compiled(
         registers=usage["REG"],

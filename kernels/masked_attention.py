@@ -135,7 +135,7 @@ def launch(
 
 def specialise(tokens: int, width: int, dtype: torch.dtype, tile: Tile) -> dict[str, object]:
     """The kernel's compile-time constants for a sequence length, a head width and a tile."""
-    main, rest = cut(width)
+    main, rest = cut(width, dtype)
     return {
         "D": width,
         "MAIN": main,
@@ -221,17 +221,19 @@ def _attend(
             )  # fmt: skip
     else:
         in_full_tiles = tokens // BLOCK_N * BLOCK_N
-        for first in tl.range(0, in_full_tiles, BLOCK_N, num_stages=STAGES):
-            output, output_rest, highest, total = take_keys(
-                first, tokens, keys, values, key_bias, stride_n,
-                q, q_rest, output, output_rest, highest, total, scale,
-                D, MAIN, REST, BLOCK_N, False, PRECISION,
-            )  # fmt: skip
+        # The last keys come first: after the loop, ptxas would make every matrix instruction in it
+        # wait for the one before (its warning C7515).
         if TAIL_N > 0:
             output, output_rest, highest, total = take_keys(
                 in_full_tiles, tokens, keys, values, key_bias, stride_n,
                 q, q_rest, output, output_rest, highest, total, scale,
                 D, MAIN, REST, TAIL_N, True, PRECISION,
+            )  # fmt: skip
+        for first in tl.range(0, in_full_tiles, BLOCK_N, num_stages=STAGES):
+            output, output_rest, highest, total = take_keys(
+                first, tokens, keys, values, key_bias, stride_n,
+                q, q_rest, output, output_rest, highest, total, scale,
+                D, MAIN, REST, BLOCK_N, False, PRECISION,
             )  # fmt: skip
     share = one_over(total)[:, None]
     store_columns(out, rows * out_stride_n, exists, output * share, D, 0, MAIN)

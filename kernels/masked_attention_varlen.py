@@ -225,7 +225,7 @@ def launch(
 
 def specialise(width: int, dtype: torch.dtype, tile: Tile) -> dict[str, object]:
     """The kernel's compile-time constants for a head width and a tile; none is a length."""
-    main, rest = cut(width)
+    main, rest = cut(width, dtype)
     return {
         "D": width,
         "MAIN": main,

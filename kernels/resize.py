@@ -7,10 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from medfocus.errors import InputError
 from medfocus.kernels import dispatch
-from medfocus.kernels.arguments import check_device, require
 
 NAME = "resize"
+CPU = torch.device("cpu")
 BITS = 22  # fractional bits of a weight; with the bits of a level they fill an int32
 # Pixels of one channel per program, in the order of memory, so that a warp reads and writes along a
 # row. A thread has eight of them: eight loads at a time hide the memory's latency.
@@ -133,28 +134,22 @@ def _check(
     out: Tensor,
 ) -> None:
     batch, size = (out.shape[0], out.shape[-1]) if out.ndim == 4 else (0, 0)
-    plan = (batch, 2, FIELDS)
-    for name, tensor, shape, dtype in (
-        ("pixels", pixels, (pixels.numel(),), torch.uint8),
-        ("taps", taps, (taps.numel(),), torch.int32),
-        ("passes", passes, plan, torch.int64),
-        ("host_passes", host_passes, plan, torch.int64),
-        ("levels", levels, (3, 256), torch.float32),
-        ("between", between, (between.numel(),), torch.uint8),
-        ("out", out, (batch, 3, size, size), torch.float32),
+    plan, here = (batch, 2, FIELDS), pixels.device
+    for name, tensor, shape, dtype, device in (
+        ("pixels", pixels, (pixels.numel(),), torch.uint8, here),
+        ("taps", taps, (taps.numel(),), torch.int32, here),
+        ("passes", passes, plan, torch.int64, here),
+        ("host_passes", host_passes, plan, torch.int64, CPU),
+        ("levels", levels, (3, 256), torch.float32, here),
+        ("between", between, (between.numel(),), torch.uint8, here),
+        ("out", out, (batch, 3, size, size), torch.float32, here),
     ):
-        found = tuple(tensor.shape)
-        require(found == shape, name, f"shape {found} is not {shape}", "see `resize`")
-        require(tensor.dtype == dtype, name, f"dtype {tensor.dtype}", f"pass {dtype}")
-        require(tensor.is_contiguous(), name, "is not contiguous", "pass a contiguous tensor")
-        if name != "host_passes":
-            check_device(name, tensor, pixels)
-    require(
-        host_passes.device.type == "cpu",
-        "host_passes",
-        f"is on {host_passes.device}",
-        "pass a tensor on the CPU",
-    )
+        # Nothing is formatted for tensors that fit: this runs for every batch.
+        if (tensor.shape, tensor.dtype, tensor.device) != (shape, dtype, device):
+            problem = f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+            raise InputError(name, problem, f"pass {shape} {dtype} on {device}")
+        if not tensor.is_contiguous():
+            raise InputError(name, "is not contiguous", "pass a contiguous tensor")
 
 
 def launch(

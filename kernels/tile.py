@@ -75,7 +75,7 @@ def choose(kernel: str, tokens: int, width: int, dtype: torch.dtype, architectur
         (key.architecture for key in tiles if key.architecture <= architecture),
         default=min(key.architecture for key in tiles),
     )
-    columns = next(columns for columns in COLUMNS if sum(cut(width)) <= columns)
+    columns = next(columns for columns in COLUMNS if sum(cut(width, dtype)) <= columns)
     return tiles[TileKey(kernel, known, dtype.itemsize * 8, columns, band(tokens))]
 
 

@@ -25,6 +25,15 @@ SAM2 = "SAM2's own"
 DENSE = f"{OURS}, all tokens"
 
 
+def window_inputs(
+    batch: int, side: int, channels: int, dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor]:
+    """qkv (B, side, side, 3·C) and the padding (3·C,): always the same numbers."""
+    torch.manual_seed(side)
+    qkv = torch.randn(batch, side, side, 3 * channels, device=device).to(dtype)
+    return qkv, torch.randn(3 * channels, device=device).to(dtype)
+
+
 def window(
     where: str,
     batch: int,
@@ -41,9 +50,7 @@ def window(
     `where` names Hiera's block: grids of side² positions in windows of window², C channels in
     heads of C / heads each, queries pooled or not.
     """
-    torch.manual_seed(side)
-    qkv = torch.randn(batch, side, side, 3 * channels, device=device).to(dtype)
-    padding = torch.randn(3 * channels, device=device).to(dtype)
+    qkv, padding = window_inputs(batch, side, channels, dtype, device)
     queries = window**2 // 4 if pool else window**2
     windows = batch * (-(-side // window)) ** 2
     answers = batch * side**2 * channels // (4 if pool else 1)

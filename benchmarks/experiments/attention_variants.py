@@ -1,4 +1,4 @@
-"""Other kernels for masked_attention, compared with the one that is built in and with PyTorch's.
+"""Other kernels for attention, compared with those that are built in and with PyTorch's.
 
     python -m medfocus.benchmarks.experiments.attention_variants OUT.json [--budget SECONDS]
 
@@ -13,31 +13,22 @@ import os
 import sys
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from medfocus.benchmarks.baselines.attention import (
-    Comparison,
-    KernelImplementation,
-    Run,
-    masked,
-    masked_inputs,
-)
+from medfocus.benchmarks.baselines.attention import OURS
 from medfocus.benchmarks.bench.environment import environment_of
 from medfocus.benchmarks.bench.kernels.compare import compare
 from medfocus.benchmarks.bench.timing.device import measure_ceilings
-from medfocus.benchmarks.experiments.kernels.variants import SHAPES, Variant, variants
+from medfocus.benchmarks.experiments.comparisons import VARIANT, comparisons
 from medfocus.benchmarks.gpu.process import started, status_of
 from medfocus.errors import DeviceError
 from medfocus.files.atomic_write import atomic_write
 
-BASELINES = ("SDPA efficient", "SDPA cuDNN")
 BUDGET = 90.0
 MEASURE = "measure"
 
@@ -75,12 +66,14 @@ def main() -> int:
 
 
 def compile_some(part: int, parts: int) -> None:
-    """Launch every `parts`th variant with one image, so that Triton's cache holds it."""
-    every = [(shape, variant) for shape in SHAPES for variant in variants(shape[2]).values()]
-    for (_, heads, tokens, width), variant in every[part::parts]:
-        qkv = torch.zeros(1, tokens, 3 * heads * width, device="cuda", dtype=torch.bfloat16)
-        bias = torch.zeros(1, tokens, device="cuda")
-        variant.launch(qkv, bias, qkv.new_empty(1, tokens, heads * width), heads)
+    """Run every `parts`th variant on one image, so that Triton's cache holds it."""
+    every = [
+        implementation for build in comparisons(1) for implementation in build().implementations
+    ]
+    ours = [each for each in every if each.name == OURS or each.name.startswith(VARIANT)]
+    for implementation in ours[part::parts]:
+        with suppress(Exception):  # measuring says why
+            implementation.build()()
     torch.cuda.synchronize()
 
 
@@ -88,38 +81,12 @@ def measure(out: Path) -> None:
     """Write rows as they come."""
     ceilings, environment = measure_ceilings(), environment_of(Path.cwd())
     rows: list[dict[str, Any]] = []
-    for shape in SHAPES:
-        for row in compare(comparison(*shape, torch.bfloat16, "cuda"), ceilings, environment):
+    for build in comparisons():
+        for row in compare(build(), ceilings, environment):
             print(row, flush=True)
             rows.append(asdict(row))
             atomic_write(out, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         torch.cuda.empty_cache()
-
-
-def comparison(
-    batch: int, heads: int, tokens: int, width: int, dtype: torch.dtype, device: str
-) -> Comparison:
-    """The kernel that is built in, the variants, and `BASELINES`."""
-    base = masked(batch, heads, tokens, width, dtype, device)
-    qkv, bias = masked_inputs(batch, heads, tokens, width, dtype, device)  # the same numbers
-
-    def build(variant: Variant) -> Run:
-        out = qkv.new_empty(batch, tokens, heads * width)
-
-        def run() -> Tensor:
-            variant.launch(qkv, bias, out, heads)
-            return out
-
-        return run
-
-    ours, *others = base.implementations
-    layout = ours.layout
-    built = [
-        KernelImplementation(name, layout, partial(build, variant), path=lambda: "triton")
-        for name, variant in variants(tokens).items()
-    ]
-    baselines = [other for other in others if other.name in BASELINES]
-    return replace(base, implementations=[ours, *built, *baselines])
 
 
 if __name__ == "__main__":

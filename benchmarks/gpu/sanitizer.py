@@ -20,6 +20,7 @@ from medfocus.benchmarks.baselines.attention import Comparison, masked
 from medfocus.benchmarks.baselines.encoder_blocks import focus, window
 from medfocus.benchmarks.baselines.models import OURS
 from medfocus.benchmarks.baselines.ragged import cls_row, ragged
+from medfocus.benchmarks.baselines.resizing import resizing
 from medfocus.benchmarks.gpu.process import status_of
 
 PROGRAM = (sys.executable, "-m", __spec__.name)
@@ -81,6 +82,7 @@ def small(dtype: torch.dtype, device: str) -> list[Comparison]:
         window("padded windows of 14", 1, 20, 192, 2, 14, False, dtype, device),
         window("pooled windows of 8", 1, 20, 96, 1, 8, True, dtype, device),
         focus(5, 14, 64, 3, device),
+        resizing(2, 37, 50, 64, device),
     ]
 
 

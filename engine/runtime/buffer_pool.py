@@ -1,6 +1,7 @@
 """What a backend gives a pipeline to run on: batch buffers and the streams of the two graphs."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,10 @@ from medfocus.engine.runtime.batch_buffers import BatchBuffers, HostBatchBuffers
 from medfocus.engine.runtime.execution import Event, Stream, ThreadStream
 from medfocus.engine.runtime.graphs import Graphs
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
-from medfocus.settings import Device
+from medfocus.settings import Device, Prompts
 
 BATCHES_ON_GPU = 3  # one in each stream, and one being preprocessed
+UNUSUAL = Prompts((((0.5, 0.5), (0.25, 0.5), (0.75, 0.5)),), ((1, 1, 0),))
 
 
 class BufferPool(NamedTuple):
@@ -24,11 +26,15 @@ class BufferPool(NamedTuple):
     classify: Stream
 
     def warm_up(self, manifest: Manifest, count: int) -> None:
-        """Run `count` blank images through all buffers, before there is a pipeline."""
+        """Run `count` blank images through all buffers, before there is a pipeline.
+
+        With the zero-shot prompts, and with one for which there is no CUDA graph: what runs without
+        one has memory of its own.
+        """
         side = manifest.preprocessing.segmenter.size
         blank = SourceImage(np.zeros((side, side, 3), np.uint8), "blank image")
-        for buffers in self.buffers:
-            self.run(buffers, [ImageRequest(blank, manifest.prompts) for _ in range(count)])
+        for buffers, prompts in product(self.buffers, (manifest.prompts, UNUSUAL)):
+            self.run(buffers, [ImageRequest(blank, prompts) for _ in range(count)])
 
     def run(self, buffers: BatchBuffers, requests: Sequence[ImageRequest]) -> list[GraphOutputs]:
         """Run a batch through one of the buffers to its end, before there is a pipeline."""

@@ -1,10 +1,10 @@
-"""The CUDA runtime without PyTorch: GPUs, memory, copies, a stream; every failure raises.
+"""The CUDA runtime without PyTorch: GPUs, streams, copies, graphs; every failure raises.
 
 What is allocated or created belongs to the calling thread's current GPU, see `Gpu`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from numpy.typing import NDArray
@@ -132,7 +132,11 @@ class Stream:
     """A CUDA stream; never the default stream, which synchronises with all others."""
 
     def __init__(self) -> None:
-        self._stream = call("cudaStreamCreateWithFlags", _runtime().cudaStreamNonBlocking)
+        cuda = _runtime()
+        self._stream = call("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
+        # Whoever waits for it sleeps; by default waiting spins.
+        flags = cuda.cudaEventBlockingSync | cuda.cudaEventDisableTiming
+        self._submitted = call("cudaEventCreateWithFlags", flags)
 
     @property
     def handle(self) -> int:
@@ -140,7 +144,10 @@ class Stream:
         return int(self._stream)
 
     def upload(self, array: NDArray[Any], address: int) -> None:
-        """Start copying a contiguous array to the GPU; it must not change until `wait`."""
+        """Start copying a contiguous array to the GPU; it must not change until that has ended.
+
+        From an array in pageable memory the copy is slower, and may be waited for.
+        """
         kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
         call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
 
@@ -150,30 +157,51 @@ class Stream:
         call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
 
     def wait(self) -> None:
-        """Wait for everything submitted so far."""
-        call("cudaStreamSynchronize", self._stream)
+        """Wait for everything submitted so far; by one thread at a time."""
+        call("cudaEventRecord", self._submitted, self._stream)
+        call("cudaEventSynchronize", self._submitted)
+
+    def follow(self, other: "Stream") -> None:
+        """Let what is submitted from now on begin after everything submitted to `other` so far."""
+        call("cudaEventRecord", other._submitted, other._stream)
+        call("cudaStreamWaitEvent", self._stream, other._submitted, 0)
 
     def close(self) -> None:
         """Destroy the stream."""
+        call("cudaEventDestroy", self._submitted)
         call("cudaStreamDestroy", self._stream)
 
 
-class Buffer:
-    """GPU memory that is reallocated only to grow."""
+class Graph:
+    """What work submits to a stream, as a CUDA graph.
 
-    def __init__(self) -> None:
-        self._address = 0
-        self._bytes = 0
+    Args:
+        stream: on which it is captured; only this thread's calls are watched meanwhile.
+        work: submits to that stream, and does nothing else with the GPU.
 
-    def reserve(self, size: int) -> int:
-        """The address of at least `size` bytes; growing discards the contents."""
-        if size > self._bytes:
-            self.close()
-            self._address, self._bytes = int(call("cudaMalloc", size)), size
-        return self._address
+    Raises:
+        DeviceError: the work cannot be captured; it was not run, and the stream can be used.
+    """
+
+    def __init__(self, stream: Stream, work: Callable[[], None]) -> None:
+        mode = _runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call("cudaStreamBeginCapture", stream._stream, mode)
+        try:
+            work()
+        except BaseException:
+            with suppress(DeviceError):
+                call("cudaGraphDestroy", call("cudaStreamEndCapture", stream._stream))
+            raise
+        graph = call("cudaStreamEndCapture", stream._stream)
+        try:
+            self._graph = call("cudaGraphInstantiate", graph, 0)
+        finally:
+            call("cudaGraphDestroy", graph)
+
+    def launch(self, stream: Stream) -> None:
+        """Submit it to a stream."""
+        call("cudaGraphLaunch", self._graph, stream._stream)
 
     def close(self) -> None:
-        """Free the memory."""
-        if self._address:
-            address, self._address, self._bytes = self._address, 0, 0
-            call("cudaFree", address)
+        """Destroy the graph."""
+        call("cudaGraphExecDestroy", self._graph)

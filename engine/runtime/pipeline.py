@@ -160,6 +160,9 @@ class Pipeline:
             spans = self._spans(batch, begun)
         except BaseException as error:
             failure = error
+            for event in (batch.segmented, batch.classified):  # what was launched uses the buffers
+                with suppress(BaseException):
+                    event.wait()
         else:
             self._recycle(batch.buffers)
             try:

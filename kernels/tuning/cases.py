@@ -1,27 +1,26 @@
-"""The launches of every kernel that the report compiles and that tuning compiles and times."""
+"""The launches that represent a table entry: the report compiles them, tuning times them."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 
 import torch
+from torch import Tensor
 
 from medfocus.kernels.attention_tiles import cut
 from medfocus.kernels.tile import Tile, TileKey
-from medfocus.kernels.tuning.case import DTYPES, Case, attention_cost
-from medfocus.kernels.tuning.roofline import PRODUCTS_OF_FLOAT32, LaunchCost
+from medfocus.kernels.tuning.case import DTYPES, Case, Launch, attention_cost, precise
 
 # The modules: the attributes of the package with these names are the functions.
-masked, varlen, cls, focus, windowed = (
+masked, varlen, windowed = (
     import_module(f"medfocus.kernels.{name}")
-    for name in (
-        *("masked_attention", "masked_attention_varlen", "cls_attention", "focus_bias"),
-        "window_attention",
-    )
+    for name in ("masked_attention", "masked_attention_varlen", "window_attention")
 )
 
-# The N that represents each band: ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, SAM2's 32×32 grid.
-TOKENS = (50, 197, 257, 577, 1024)
+# The N that represents each band: ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, and the global
+# attention of SAM2 at 1024², which has no bias.
+TOKENS = (50, 197, 257, 577, 4096)
+GLOBAL = 4
 IMAGES = 256  # CLIP's batch size
 HEADS = 12
 SEGMENTED = 8  # SAM2's batch size
@@ -42,54 +41,84 @@ WINDOWS = (
 )
 # SAM2's head widths D, by the table's columns.
 SAM2_WIDTHS = {32: [32], 64: [56], 96: [96, 72], 128: [128]}
-LAYERS, MASK = 12, 256  # for the focus bias: CLIP's layers, side of the mask
 
 
 def dense(key: TileKey, tile: Tile) -> list[Case]:
-    """masked_attention with one bias per key."""
+    """masked_attention with one bias per key; without a bias for SAM2's global attention."""
     tokens, width, dtype = TOKENS[key.band], key.columns, DTYPES[key.bits]
+    batch, constants = images_of(key.band), masked.specialise(tokens, width, dtype, tile)
+    if key.band == GLOBAL:
+        constants = {"key_bias": None, **constants}
 
-    def prepare(device: str, images: int) -> Callable[[], None]:
+    def prepare(device: str, images: int) -> Launch:
         qkv = torch.randn(images, tokens, 3 * HEADS * width, device=device).to(dtype)
-        bias = -torch.rand(images, tokens, device=device)
+        bias = None if key.band == GLOBAL else -torch.rand(images, tokens, device=device)
         out = torch.empty(images, tokens, HEADS * width, device=device, dtype=dtype)
-        return lambda: masked.launch(qkv, bias, out, HEADS, width**-0.5, tile)
+        scale = width**-0.5
+
+        def reference(exact: bool) -> Tensor:
+            last = None if bias is None else bias[-1:]
+            attended: Tensor = masked.reference(*precise(exact, qkv[-1:], last), HEADS, scale)
+            return attended
+
+        return Launch(
+            lambda: masked.launch(qkv, bias, out, HEADS, scale, tile),
+            lambda: out[-1:],
+            reference,
+        )
 
     return [
         Case(
             kernel=key.kernel,
-            shape={"B": IMAGES, "H": HEADS, "N": tokens, "D": width},
+            shape={"B": batch, "H": HEADS, "N": tokens, "D": width},
             dtype=dtype,
             function=masked.kernel,
-            constants=masked.specialise(tokens, width, dtype, tile),
+            constants=constants,
             tile=tile,
-            cost=attention_cost(IMAGES * HEADS, tokens, tokens, width, dtype, tile),
+            cost=attention_cost(batch * HEADS, tokens, tokens, width, dtype, tile),
             prepare=prepare,
         )
     ]
+
+
+def images_of(band: int) -> int:
+    """The batch of a band's launches: CLIP's, or SAM2's."""
+    return SEGMENTED if band == GLOBAL else IMAGES
 
 
 def ragged(key: TileKey, tile: Tile) -> list[Case]:
     """masked_attention_varlen without a bias, all sequences of the same length."""
     tokens, width, dtype = TOKENS[key.band], key.columns, DTYPES[key.bits]
 
-    def prepare(device: str, images: int) -> Callable[[], None]:
+    def prepare(device: str, images: int) -> Launch:
         qkv = torch.randn(images * tokens, 3 * HEADS * width, device=device).to(dtype)
         ends = torch.arange(images + 1, device=device, dtype=torch.int32) * tokens
         out = torch.empty(images * tokens, HEADS * width, device=device, dtype=dtype)
-        return lambda: varlen.launch(qkv, None, ends, tokens, out, HEADS, width**-0.5, tile)
+        scale = width**-0.5
 
+        def reference(exact: bool) -> Tensor:
+            (last,) = precise(exact, qkv[-tokens:])
+            attended: Tensor = varlen.reference(last, None, ends[:2], tokens, HEADS, scale)
+            return attended
+
+        return Launch(
+            lambda: varlen.launch(qkv, None, ends, tokens, out, HEADS, scale, tile),
+            lambda: out[-tokens:],
+            reference,
+        )
+
+    batch = images_of(key.band)
     rounded = -(-tokens // tile.block_m) * tile.block_m, -(-tokens // tile.block_n) * tile.block_n
-    cost = attention_cost(IMAGES * HEADS, tokens, tokens, width, dtype, tile)
+    cost = attention_cost(batch * HEADS, tokens, tokens, width, dtype, tile)
     return [
         Case(
             kernel=key.kernel,
-            shape={"B": IMAGES, "H": HEADS, "N": tokens, "D": width},
+            shape={"B": batch, "H": HEADS, "N": tokens, "D": width},
             dtype=dtype,
             function=varlen.kernel,
             constants={"key_bias": None, **varlen.specialise(width, dtype, tile)},
             tile=tile,
-            cost=cost.computing(IMAGES * HEADS * rounded[0] * rounded[1], sum(cut(width))),
+            cost=cost.computing(batch * HEADS * rounded[0] * rounded[1], sum(cut(width, dtype))),
             prepare=prepare,
         )
     ]
@@ -110,13 +139,19 @@ def _window(
     dtype = DTYPES[key.bits]
     constants = windowed.specialise((side, side), width, dtype, window, pool, tile)
 
-    def prepare(device: str, images: int) -> Callable[[], None]:
+    def prepare(device: str, images: int) -> Launch:
         qkv = torch.randn(images, side, side, 3 * heads * width, device=device).to(dtype)
         padding = torch.randn(3 * heads * width, device=device).to(dtype)
         half = side // (2 if pool else 1)
         out = torch.empty(images, half, half, heads * width, device=device, dtype=dtype)
         used = padding if constants["PADDED"] else None
-        return lambda: windowed.launch(qkv, used, out, heads, window, pool, tile)
+        return Launch(
+            lambda: windowed.launch(qkv, used, out, heads, window, pool, tile),
+            lambda: out[-1:],
+            lambda exact: windowed.reference(
+                *precise(exact, qkv[-1:], padding), heads, window, pool
+            ),
+        )
 
     # Windows cut by the grid are counted as whole ones.
     count = SEGMENTED * heads * (-(-side // window)) ** 2
@@ -134,7 +169,7 @@ def _window(
         function=windowed.kernel,
         constants=constants if constants["PADDED"] else {"padding": None, **constants},
         tile=replace(tile, block_m=constants["BLOCK_M"], block_n=constants["BLOCK_N"]),
-        cost=cost.computing(count // group * computed, sum(cut(width))),
+        cost=cost.computing(count // group * computed, sum(cut(width, dtype))),
         prepare=prepare,
     )
 
@@ -146,84 +181,9 @@ def _keys(constants: dict[str, int], keys: int) -> int:
     return full + (-(-(keys - full) // last) * last if last else 0)
 
 
-def cls_row() -> list[Case]:
-    """cls_attention with one bias per key."""
-    return [_cls(tokens, width) for tokens, width in ((197, 64), (577, 64), (257, 80))]
-
-
-def _cls(tokens: int, width: int) -> Case:
-    dtype, tile = torch.bfloat16, cls.tile_for(width)
-
-    def prepare(device: str, images: int) -> Callable[[], None]:
-        q = torch.randn(images, HEADS * width, device=device).to(dtype)
-        kv = torch.randn(images, tokens, 2 * HEADS * width, device=device).to(dtype)
-        bias = -torch.rand(images, tokens, device=device)
-        out = torch.empty_like(q)
-        return lambda: cls.launch(q, kv, bias, out, HEADS, width**-0.5, tile)
-
-    moved = 2.0 * IMAGES * HEADS * (tokens + 1) * width * dtype.itemsize
-    flop = 4.0 * IMAGES * HEADS * tokens * width
-    return Case(
-        kernel="cls_attention",
-        shape={"B": IMAGES, "H": HEADS, "N": tokens, "D": width},
-        dtype=dtype,
-        function=cls.kernel,
-        constants=cls.specialise(width, tile),
-        tile=tile,
-        cost=LaunchCost(flop, flop, IMAGES * HEADS * tokens, moved, moved, IMAGES * HEADS),
-        prepare=prepare,
-    )
-
-
-def focus_grids() -> list[Case]:
-    """focus_bias for CLIP's patch grids."""
-    return [_focus(grid) for grid in (14, 24, 48)]
-
-
-def _focus(grid: int) -> Case:
-    dtype, constants = torch.float32, focus.specialise(grid)
-    side = constants["SIDE"]
-
-    def prepare(device: str, images: int) -> Callable[[], None]:
-        logits = torch.randn(images, MASK, MASK, device=device)
-        rows = torch.full((images, grid, MASK), 1 / MASK, device=device)
-        strength = torch.ones(LAYERS, device=device)
-        out = focus.FocusBias(
-            torch.empty(LAYERS, images, 1 + grid**2, device=device),
-            torch.empty(images, grid, grid, device=device),
-            torch.empty(images, dtype=torch.bool, device=device),
-        )
-        return lambda: focus.launch(logits, rows, rows, strength, 1e-3, 0.5, out)
-
-    moved = 4.0 * IMAGES * (MASK**2 + 2 * grid * MASK + (LAYERS + 1) * grid**2)
-    return Case(
-        kernel="focus_bias",
-        shape={"B": IMAGES, "h": MASK, "g": grid, "L": LAYERS},
-        dtype=dtype,
-        function=focus.kernel,
-        constants=constants,
-        tile=Tile(constants["BLOCK_H"], constants["BLOCK_W"], focus.WARPS, focus.STAGES),
-        cost=LaunchCost(
-            flop=2.0 * IMAGES * grid * MASK * (MASK + grid),
-            computed_flop=2.0 * IMAGES * side * MASK * (MASK + side),
-            logits=IMAGES * MASK**2,
-            bytes=moved,
-            l2_bytes=moved,
-            programs=IMAGES,
-            matrix_slowdown=PRODUCTS_OF_FLOAT32,
-        ),
-        prepare=prepare,
-    )
-
-
-# The launches of a table entry; tuning ranks and times the first.
+# The launches of a table entry; the model ranks by the first.
 CASES: dict[str, Callable[[TileKey, Tile], list[Case]]] = {
     "masked_attention": dense,
     "masked_attention_varlen": ragged,
     "window_attention": windows,
-}
-# The launches of the kernels that have no table.
-FIXED_CASES: dict[str, Callable[[], list[Case]]] = {
-    "cls_attention": cls_row,
-    "focus_bias": focus_grids,
 }

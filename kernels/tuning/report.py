@@ -1,6 +1,6 @@
 """Compiles every kernel and table entry, without a GPU, and reports what each needs.
 
-    python -m medfocus.kernels.tuning.report [--arch 80 89 90 100] [--json]
+    python -m medfocus.kernels.tuning.report [--arch 80 89 90 100 120] [--json]
 
 Registers, spills and tensor-core instructions are read from the machine code; the roofline time
 on a named card is shown next to the modelled time. The exit status is 1 if an entry spills, has a
@@ -21,10 +21,10 @@ from rich.progress import track
 from rich.table import Table
 
 from medfocus.kernels import dispatch
-from medfocus.kernels.compiler import Compiled
 from medfocus.kernels.tile import TileKey, table
-from medfocus.kernels.tuning.case import Case
-from medfocus.kernels.tuning.cases import CASES, FIXED_CASES
+from medfocus.kernels.tuning.case import Case, problems
+from medfocus.kernels.tuning.cases import CASES
+from medfocus.kernels.tuning.fixed_cases import FIXED_CASES
 from medfocus.kernels.tuning.roofline import (
     CARDS,
     modelled_seconds,
@@ -32,10 +32,6 @@ from medfocus.kernels.tuning.roofline import (
     programs_per_multiprocessor,
     roofline_seconds,
 )
-
-# The matrix instruction of an architecture, for tiles of at least WIDE_ROWS rows.
-WIDE_INSTRUCTION = {90: "HGMMA", 100: "UTCHMMA"}
-WIDE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -120,23 +116,8 @@ def compile_case(case: Case, architecture: int) -> CompiledLaunch:
         flop=case.cost.flop,
         roofline_us=round(roofline_seconds(case.cost, card) * 1e6, 2),
         modelled_us=round(modelled_seconds(case.cost, compiled, tile.warps, card) * 1e6, 2),
-        problems=list(_problems(case, compiled, architecture)),
+        problems=list(problems(case, compiled, architecture)),
     )
-
-
-def _problems(case: Case, compiled: Compiled, architecture: int) -> Iterator[str]:
-    limit = CARDS[architecture].shared_limit
-    if compiled.spills or compiled.stack_bytes:
-        yield f"{compiled.spills} spills, {compiled.stack_bytes} bytes of stack"
-    if compiled.shared_bytes > limit:
-        yield f"{compiled.shared_bytes} bytes of shared memory, the limit is {limit}"
-    if compiled.products_off_tensor_cores:
-        yield f"{compiled.products_off_tensor_cores} matrix products off the tensor cores"
-    if case.tile.block_m > 1 and not compiled.mma:
-        yield "no tensor-core instruction"  # as an empty kernel would have
-    wide = WIDE_INSTRUCTION.get(architecture)
-    if wide and case.tile.block_m >= WIDE_ROWS and wide not in compiled.mma:
-        yield f"tiles of {case.tile.block_m} rows without {wide}"
 
 
 def _print(launches: list[CompiledLaunch]) -> None:

@@ -55,6 +55,9 @@ CARDS = {
     # Matrix rate and bandwidth as measured; the data sheet gives 989e12 and 4.8e12.
     90: Card("H200", 90, 132, 1.755e9, 790e12, 4.3e12, 5.5e12, 233472, 232448),
     100: Card("B200", 100, 148, 1.85e9, 2250e12, 7.7e12, 9.0e12, 233472, 232448),
+    120: Card(
+        "RTX PRO 6000", 120, 188, 2.617e9, 503.8e12, 1.79e12, 5.5e12, 102400, 101376, warps=48
+    ),
 }
 
 
@@ -113,6 +116,21 @@ def occupancy(compiled: Compiled, warps: int, card: Card) -> float:
     return programs_per_multiprocessor(compiled, warps, card) * warps / card.warps
 
 
+def bound_seconds(cost: LaunchCost, card: Card) -> float:
+    """The time of the busiest unit in tiles of a size, however they are compiled."""
+    return max(cost.bytes / card.bandwidth, cost.l2_bytes / card.l2_bandwidth, *_units(cost, card))
+
+
+def _units(cost: LaunchCost, card: Card) -> tuple[float, float, float]:
+    """Seconds of the tensor cores, of the exponentials and of the other arithmetic."""
+    cycles = card.multiprocessors * card.clock
+    return (
+        cost.computed_flop * cost.matrix_slowdown / card.matrix_rate,
+        cost.logits / (card.exponentials * cycles),
+        OPERATIONS_PER_LOGIT * cost.logits / (card.operations * cycles),
+    )
+
+
 def modelled_seconds(cost: LaunchCost, compiled: Compiled, warps: int, card: Card) -> float:
     """A rough time: that of the busiest unit, or of programs in sequence where too few overlap.
 
@@ -124,18 +142,12 @@ def modelled_seconds(cost: LaunchCost, compiled: Compiled, warps: int, card: Car
     resident = programs_per_multiprocessor(compiled, warps, card)
     if not resident:
         return math.inf
-    cycles = card.multiprocessors * card.clock
-    units = (
-        cost.computed_flop * cost.matrix_slowdown / card.matrix_rate,
-        cost.logits / (card.exponentials * cycles),
-        OPERATIONS_PER_LOGIT * cost.logits / (card.operations * cycles),
-    )
+    units = _units(cost, card)
     concurrent = card.multiprocessors * resident
     waves = math.ceil(cost.programs / concurrent)
     in_sequence = max(*units, sum(units) / max(1.0, warps / 4))
     return max(
-        cost.bytes / card.bandwidth,
-        cost.l2_bytes / card.l2_bandwidth,
+        bound_seconds(cost, card),
         max(units) * waves * concurrent / cost.programs,
         waves * LATENCY + in_sequence / resident,
     )

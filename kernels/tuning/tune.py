@@ -3,159 +3,128 @@
     python -m medfocus.kernels.tuning.tune -o FILE --modelled    compiles and models; without a GPU
     python -m medfocus.kernels.tuning.tune -o FILE               times on this machine's GPU
 
-Every candidate is compiled first; those that spill registers or need more shared memory than the
-architecture has are dropped. The others are ranked by `roofline.modelled_seconds`; on a GPU the
-first few of them are timed.
+The second writes FILE again after each entry, so that it can be stopped at any time, by --budget or
+otherwise. In `kernels/tiles/` the file overrides the modelled tiles of its architecture; entries
+that were not reached keep theirs.
 """
 
 import argparse
-import functools
 import itertools
 import json
+import math
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import astuple
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from rich.progress import track
+from rich.console import Console
+from rich.progress import Progress, track
 
-from medfocus.errors import DeviceError, InputError
-from medfocus.kernels.compiler import Compiled
-from medfocus.kernels.tile import BANDS, COLUMNS, Tile, TileKey, architecture_of
+from medfocus.errors import DeviceError
+from medfocus.files.atomic_write import atomic_write
+from medfocus.kernels import dispatch
+from medfocus.kernels.tile import TileKey, table
+from medfocus.kernels.tuning.candidates import Request, compiling
 from medfocus.kernels.tuning.case import Case
 from medfocus.kernels.tuning.cases import CASES
-from medfocus.kernels.tuning.roofline import CARDS, modelled_seconds, programs_per_multiprocessor
+from medfocus.kernels.tuning.modelled import groups, modelled, row
+from medfocus.kernels.tuning.roofline import CARDS
+from medfocus.kernels.tuning.search import Entry, Timer, entry, search
 
-# (block_m, block_n, warps). With 32-bit tokens the registers are the limit, and often only tiles
-# with few rows fit.
-BLOCKS = {
-    16: [
-        *((32, 32, 4), (32, 64, 4), (64, 32, 4), (64, 64, 4), (64, 128, 4)),
-        *((128, 32, 8), (128, 64, 8), (128, 128, 8), (256, 64, 8)),
-    ],
-    32: [
-        *((16, 16, 4), (16, 32, 4), (32, 16, 4), (32, 32, 4), (64, 16, 4), (64, 32, 4)),
-        *((32, 16, 8), (32, 32, 8), (64, 16, 8), (64, 32, 8)),
-    ],
-}
-STAGES = (2, 3)
-# The matrix instructions of Hopper and Blackwell have 64 rows.
-LEAST_ROWS = {80: 16, 89: 16, 90: 64, 100: 64}
-RANKING_BAND = 1  # candidates are ranked at N = 197; the choice is compiled again for its own band
-TIMED = 6  # ranked candidates that are timed
-MILLISECONDS = 40  # per timing
+MILLISECONDS = 2  # per replay of a graph of launches; the median of ten is taken
+
+Row = dict[str, Any]
 
 
-def groups(architecture: int) -> list[TileKey]:
-    """An architecture's entries, each in one band: the other bands share its candidates."""
-    return [
-        TileKey(kernel, architecture, bits, columns, RANKING_BAND)
-        for kernel, bits, columns in itertools.product(CASES, BLOCKS, COLUMNS)
-    ]
+def measured(
+    keys: Iterable[TileKey],
+    request: Request,
+    timer: Timer,
+    left: Callable[[], float],
+    save: Callable[[list[Row]], None],
+) -> list[Row]:
+    """Search entries and save the rows of those that were timed, again after each round.
 
-
-def modelled(group: TileKey) -> list[dict[str, Any]]:
-    """One row per band: the best tile according to the model."""
-    rows = []
-    for key, tiles in _ranked(group):
-        tile, seconds = next(tiles)
-        rows.append(_row(key, tile, seconds, "modelled"))
+    Args:
+        keys: of the entries.
+        request, timer: see `search`.
+        left: seconds until the search ends.
+        save: takes the rows, in the order of the table.
+    """
+    present = table()
+    entries = [entry(key, present[key]) for key in keys]
+    console = Console(stderr=True)
+    with Progress(console=console) as progress:
+        task = progress.add_task("timing", total=2 * len(entries))
+        for found in search(entries, request, timer, lambda: left() <= 0):
+            progress.advance(task)
+            console.print(_summary(found), highlight=False)
+            save([measured_row(each) for each in entries if each.best])
+    rows = [measured_row(each) for each in entries if each.best]
+    save(rows)
+    console.print(f"{len(rows)} of {len(entries)} entries timed")
     return rows
 
 
-def measured(group: TileKey) -> list[dict[str, Any]]:
-    """One row per band: the fastest of the candidates that the model ranks highest."""
-    rows = []
-    for key, tiles in _ranked(group):
-        times = {tile: _time(_cases(key, tile)[0]) for tile, _ in itertools.islice(tiles, TIMED)}
-        best = min(times, key=times.__getitem__)
-        rows.append(_row(key, best, times[best], "measured"))
-    return rows
+def measured_row(entry: Entry) -> Row:
+    """An entry's row, with the time of every candidate that was timed: case by case, in µs."""
+    assert entry.best is not None
+    cases = [entry.cases(entry.best)[number] for number in entry.launched]
+    times = {
+        tile: [round(entry.seconds[tile][number] * 1e6, 1) for number in entry.launched]
+        for tile in entry.fastest()
+    }
+    return {
+        **row(entry.key, entry.best, entry.mean(entry.seconds[entry.best]), "measured"),
+        "before": [*astuple(entry.before), times.get(entry.before)],
+        "shapes": [case.shape for case in cases],
+        "calls": [round(entry.calls[number], 1) for number in entry.launched],
+        "candidates": [[*astuple(tile), found] for tile, found in times.items()],
+        "left_out": [[*astuple(tile), why] for tile, why in entry.left_out.items()],
+    }
 
 
-def _ranked(group: TileKey) -> Iterator[tuple[TileKey, Iterator[tuple[Tile, float]]]]:
-    """Every band of a group, with the tiles that fit and their modelled seconds."""
-    for band in range(len(BANDS) + 1):
-        key = replace(group, band=band)
-        yield key, _fitting(key)
-
-
-def _fitting(key: TileKey) -> Iterator[tuple[Tile, float]]:
-    """The tiles that fit, shortest modelled time first; those with few rows as a last resort."""
-    fitted = False
-    for wide in (True, False):
-        for seconds, tile in _rank(key, _compile_candidates(replace(key, band=RANKING_BAND), wide)):
-            if _fits(key, tile):
-                fitted = True
-                yield tile, seconds
-        if fitted:
-            return
-    raise InputError(
-        str(key),
-        "every candidate spills or is too large",
-        "add smaller tiles to BLOCKS",
-        code="kernel.no_tile_fits",
+def _summary(entry: Entry) -> str:
+    key = entry.key
+    name = f"{key.kernel} {key.bits} bits D{key.columns} band {key.band}"
+    if not entry.best:
+        return f"{name}: no candidate runs ({'; '.join(sorted({*entry.left_out.values()}))})"
+    tile, before = entry.best, entry.seconds.get(entry.before)
+    return (
+        f"{name}: {'?' if before is None else f'{entry.mean(before) * 1e6:.1f}'} ->"
+        f" {entry.mean(entry.seconds[tile]) * 1e6:.1f} µs with {tile.block_m}x{tile.block_n},"
+        f" {tile.warps} warps, {tile.stages} stages ({len(entry.seconds)} timed)"
     )
 
 
-def _cases(key: TileKey, tile: Tile) -> list[Case]:
-    return CASES[key.kernel](key, tile)
-
-
-@functools.cache
-def _compile_candidates(group: TileKey, wide: bool) -> dict[Tile, Compiled]:
-    """The candidates with (`wide`) or without the rows of the architecture's matrix instruction."""
-    tiles = [
-        Tile(*block, stages)
-        for block, stages in itertools.product(BLOCKS[group.bits], STAGES)
-        if (block[0] >= LEAST_ROWS[group.architecture]) == wide
-    ]
-    return {tile: _cases(group, tile)[0].compile(group.architecture) for tile in tiles}
-
-
-def _rank(key: TileKey, compiled: dict[Tile, Compiled]) -> list[tuple[float, Tile]]:
-    """Modelled seconds and tile, shortest first; of equal ones, that with fewer registers."""
-    card = CARDS[key.architecture]
-    timed = [
-        (modelled_seconds(_cases(key, tile)[0].cost, c, tile.warps, card), c.registers, tile)
-        for tile, c in compiled.items()
-        if not c.spills
-    ]
-    timed.sort(key=lambda entry: entry[:2])
-    return [(seconds, tile) for seconds, _, tile in timed]
-
-
-def _fits(key: TileKey, tile: Tile) -> bool:
-    """Whether no case of the entry spills or needs more shared memory than there is."""
-    card = CARDS[key.architecture]
-    compiled = [case.compile(key.architecture) for case in _cases(key, tile)]
-    return all(not c.spills and programs_per_multiprocessor(c, tile.warps, card) for c in compiled)
-
-
-def _time(case: Case) -> float:
+def time_on_gpu(case: Case) -> float:
+    """Seconds of a launch, many of them in a CUDA graph; infinity if its result is wrong."""
+    assert case.prepare is not None
     launch = case.prepare("cuda", case.shape["B"])
-    milliseconds = triton.testing.do_bench(launch, rep=MILLISECONDS, return_mode="median")
+    if not launch.is_accurate():
+        return math.inf
+    milliseconds = triton.testing.do_bench_cudagraph(
+        launch.run, rep=MILLISECONDS, return_mode="median"
+    )
     return float(milliseconds) / 1e3
 
 
-def _row(key: TileKey, tile: Tile, seconds: float, how: str) -> dict[str, Any]:
-    return {**asdict(key), "tile": asdict(tile), "microseconds": round(seconds * 1e6, 1), "by": how}
-
-
-def write(path: Path, head: dict[str, str], rows: list[dict[str, Any]]) -> None:
+def write(path: Path, head: dict[str, str], rows: list[Row]) -> None:
     """Write a table as JSON, one row per line."""
     lines = ",\n".join(json.dumps(row) for row in rows)
-    path.write_text(f'{{"made": {json.dumps(head)},\n"rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    atomic_write(path, f'{{"made": {json.dumps(head)},\n"rows": [\n{lines}\n]}}\n')
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write one table."""
+    start = time.monotonic()
     parser = argparse.ArgumentParser(
         prog="python -m medfocus.kernels.tuning.tune",
         description=__doc__,
@@ -165,35 +134,59 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "-o", "--out", metavar="FILE", type=Path, required=True, help="the table to write, JSON"
     )
+    parser.add_argument(
+        "--budget", metavar="SECONDS", type=float, default=math.inf,
+        help="time at most this long, first what models launch (default: until all is timed)",
+    )  # fmt: skip
+    parser.add_argument("--only", metavar="KERNEL", choices=CASES, help="one of %(choices)s")
     options = parser.parse_args(arguments)
+    if dispatch.INTERPRETED:
+        parser.error("TRITON_INTERPRET is set, so nothing can be compiled: unset it")
+    kernels = [options.only] if options.only else list(CASES)
     versions = {"triton": triton.__version__, "torch": str(torch.__version__)}
+    cores = len(os.sched_getaffinity(0))
     if options.modelled:
-        every = [group for architecture in CARDS for group in groups(architecture)]
+        every = [
+            group
+            for architecture in CARDS
+            for group in groups(architecture)
+            if group.kernel in kernels
+        ]
         # Spawned, since PyTorch's threads do not survive a fork.
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            found = list(track(pool.map(modelled, every), "compiling", total=len(every)))
-        write(options.out, {"by": "model", **versions}, list(itertools.chain(*found)))
+        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+            rows = list(track(pool.map(modelled, every), "compiling", total=len(every)))
+        write(options.out, {"by": "model", **versions}, list(itertools.chain(*rows)))
         return
     if not torch.cuda.is_available():
         problem = "torch finds no CUDA device"
         raise DeviceError("cuda", problem, "pass --modelled", code="device.unavailable")
     device = torch.cuda.get_device_properties(0)
-    architecture = architecture_of(torch.empty(0, device="cuda"))
+    architecture = 10 * device.major + device.minor
     if architecture not in CARDS:
         raise DeviceError(
             device.name,
             f"has compute capability {architecture}, for which there is no data",
             f"use a GPU of compute capability {', '.join(map(str, CARDS))}",
         )
-    driver = subprocess.run(
-        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    head = {"by": "timing", "device": device.name, "driver": driver, **versions}
-    found = [measured(group) for group in track(groups(architecture), "timing")]
-    write(options.out, head, list(itertools.chain(*found)))
+    head = {"by": "timing", "device": device.name, "driver": _driver(), **versions}
+    keys = sorted(
+        (key for key in table() if key.architecture == architecture and key.kernel in kernels),
+        key=lambda key: key.bits,
+    )
+
+    def left() -> float:
+        return float(start + options.budget - time.monotonic())
+
+    with compiling(architecture, max(1, cores - 1), left) as request:
+        measured(keys, request, time_on_gpu, left, lambda rows: write(options.out, head, rows))
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # containers may lack it
+        return "unknown"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tests.kernels.accuracy import assert_as_accurate
 
 NAME = "cls_attention"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the whole sweep needs a GPU")
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+DTYPES = [torch.bfloat16] * torch.cuda.is_available() + [torch.float16, torch.float32]
 BIASES = ["none", "keys", "heads", "-1e4", "-inf", "mixed", "first only", "nothing"]
 TOKENS = [1, 2, 17, 50, 65, 197]
 WIDTHS = [32, 56, 64, 72, 80, 96, 128]
@@ -103,7 +103,7 @@ def test_widths(width: int, dtype: torch.dtype, device: str) -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("heads", [1, 3, 12, 16])
 @pytest.mark.parametrize("tokens", [*TOKENS, 64, 257, 577, 1025])

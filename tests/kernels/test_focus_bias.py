@@ -27,7 +27,7 @@ from tests.kernels.accuracy import assert_as_accurate
 # The interpreter's NumPy warns of exp(∞), which is intended, and of maxima of NaN.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|All-NaN|invalid):RuntimeWarning")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the whole sweep needs a GPU")
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+DTYPES = [torch.bfloat16] * torch.cuda.is_available() + [torch.float16, torch.float32]
 FLOOR, VISIBLE = 0.02, 0.1
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -117,7 +117,7 @@ def test_odd_shapes(grid: int, height: int, width: int, device: str) -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("grid", range(1, 65))
 def test_the_whole_sweep(grid: int, dtype: torch.dtype, device: str) -> None:
     for height, width in [(64, 64), (256, 256), (128, 192), (37, 201), (1, 300)]:

@@ -18,7 +18,7 @@ from tests.errors import refuses
 from tests.kernels.accuracy import assert_as_accurate
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the whole sweep needs a GPU")
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+DTYPES = [torch.bfloat16] * torch.cuda.is_available() + [torch.float16, torch.float32]
 BIASES = ["none", "keys", "heads", "-1e4", "-inf", "mixed", "all -1e4", "CLS only", "nothing"]
 
 
@@ -112,7 +112,7 @@ SWEEP = list(itertools.product([1, 2, 17, 50, 64, 65, 197, 257, 577, 1025], [1, 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("width", [32, 56, 64, 72, 80, 96, 128])
 @pytest.mark.parametrize(("tokens", "heads"), SWEEP)
 def test_the_whole_sweep(

@@ -26,7 +26,7 @@ NAME = "window_attention"
 TILE = Tile(64, 64, 4, 2)
 TILES = [TILE, Tile(128, 64, 8, 2), Tile(32, 16, 4, 1)]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="SAM2's grids need a GPU")
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+DTYPES = [torch.bfloat16] * torch.cuda.is_available() + [torch.float16, torch.float32]
 
 
 class MarkedProjection(nn.Module):
@@ -139,7 +139,7 @@ STAGES = [
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("width", [32, 56, 72, 96])
 @pytest.mark.parametrize(("side", "window", "pool", "heads"), STAGES)
 def test_the_stages_of_sam2(

@@ -11,8 +11,12 @@ from medfocus.engine.runtime import cuda
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
 
-# Modules that import tensorrt at the top.
-USERS = ("medfocus.engine.backends.tensorrt.plan_runner", "medfocus.export.tensorrt.builder")
+# Modules that import tensorrt at the top, or one that does.
+USERS = (
+    "medfocus.engine.backends.tensorrt.batch_buffers",
+    "medfocus.engine.backends.tensorrt.plan_runner",
+    "medfocus.export.tensorrt.builder",
+)
 
 
 @contextmanager
@@ -31,6 +35,7 @@ def installed(cache: Path) -> Iterator[Device]:
         patch.setattr(library, "parser_errors", [])
         patch.setattr(library, "build_fails", False)
         patch.setattr(library, "seen", {})
+        patch.setattr(library, "device", device)
         try:
             for name in USERS:
                 sys.modules.pop(name, None)

@@ -22,6 +22,7 @@ __version__ = "11.4.0.106"
 parser_errors: list[dict[str, Any]] = []
 build_fails = False
 seen: dict[str, Any] = {}
+device: Any = None  # the stand-in for CUDA
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -43,6 +44,12 @@ class DataType(enum.IntEnum):
     FLOAT = 0
     INT32 = 4
     BOOL = 6
+
+
+class ExecutionContextAllocationStrategy(enum.IntEnum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
 
 
 class ILogger:
@@ -267,6 +274,7 @@ class ICudaEngine:
             plan["graph"], providers=["CPUExecutionProvider"]
         )
         self._profiles, self._logger = plan["profiles"], logger
+        self._streams: dict[int, int] = {}  # of each scratch memory
         self._values = {v.name: v for v in [*self._graph.input, *self._graph.output]}
 
     @property
@@ -291,38 +299,71 @@ class ICudaEngine:
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
         return [Dims(tuple(shape)) for shape in self._profiles[profile_index][name]]
 
-    def create_execution_context(self) -> "IExecutionContext":
+    def _shape(self, name: str, inputs: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        sizes: dict[str, int] = {}
+        for value in self._graph.input:
+            for d, size in zip(value.type.tensor_type.shape.dim, inputs[value.name], strict=True):
+                assert not d.dim_param or sizes.setdefault(d.dim_param, size) == size
+        dimensions = self._values[name].type.tensor_type.shape.dim
+        return tuple(sizes.get(d.dim_param, d.dim_value) for d in dimensions)
+
+    def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
+        def view(name: str) -> NDArray[Any]:
+            dtype, shape = np.dtype(nptype(self.get_tensor_dtype(name))), self._shape(name, shapes)
+            size = int(np.prod(shape)) * dtype.itemsize
+            memory = (ctypes.c_char * size).from_address(addresses[name])
+            return np.frombuffer(memory, dtype).reshape(shape)
+
+        inputs = {value.name: view(value.name) for value in self._graph.input}
+        names = [value.name for value in self._graph.output]
+        for name, result in zip(names, self._session.run(names, inputs), strict=True):
+            view(name)[...] = result
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        return 4096
+
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy
+    ) -> "IExecutionContext":
+        assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
         return IExecutionContext(self)
 
 
 class IExecutionContext:
+    """Its work is done later, on its stream, with the shapes and addresses of the call."""
+
     def __init__(self, engine: ICudaEngine) -> None:
-        self._engine, self._profile = engine, 0
+        self._engine, self._profile = engine, -1
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._memory = 0
+        self._settled = False  # whether it was enqueued since its shapes changed
+
+    @property
+    def _state(self) -> tuple[Any, ...]:
+        return self._profile, dict(self._shapes), dict(self._addresses)
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         assert stream_handle != 0
-        self._profile, self._shapes = profile_index, {}
+        self._profile, self._shapes, self._settled = profile_index, {}, False
         return True
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert device.allocated[memory].nbytes >= size >= self._engine.device_memory_size_v2
+        self._memory = memory
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, _, most = self._engine._profiles[self._profile][name]
         if not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
             self._engine._logger.log(ILogger.ERROR, f"{name} does not fit profile {self._profile}")
             return False
+        self._settled &= self._shapes.get(name) == tuple(shape)
         self._shapes[name] = tuple(shape)
         return True
 
     def get_tensor_shape(self, name: str) -> Dims:
-        sizes: dict[str, int] = {}
-        for value in self._engine._graph.input:
-            for d, size in zip(
-                value.type.tensor_type.shape.dim, self._shapes[value.name], strict=True
-            ):
-                assert not d.dim_param or sizes.setdefault(d.dim_param, size) == size
-        dimensions = self._engine._values[name].type.tensor_type.shape.dim
-        return Dims(tuple(sizes.get(d.dim_param, d.dim_value) for d in dimensions))
+        return Dims(self._engine._shape(name, self._shapes))
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
@@ -330,19 +371,22 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle != 0, "the default stream"
+        assert self._profile >= 0, "only one context has the first profile from the start"
         assert set(self._addresses) == set(self._engine._values)
-        inputs = {value.name: self._view(value.name) for value in self._engine._graph.input}
-        names = [value.name for value in self._engine._graph.output]
-        for name, result in zip(names, self._engine._session.run(names, inputs), strict=True):
-            self._view(name)[...] = result
-        return True
+        # Contexts that share their memory must not run at the same time.
+        assert self._engine._streams.setdefault(self._memory, stream_handle) == stream_handle
+        captured = device.capturing(stream_handle)
+        if captured and not self._settled:
+            device.spoil_capture(stream_handle)
+        self._settled = True
+        state = self._state
 
-    def _view(self, name: str) -> NDArray[Any]:
-        dtype = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
-        shape = tuple(self.get_tensor_shape(name))
-        size = int(np.prod(shape)) * dtype.itemsize
-        memory = (ctypes.c_char * size).from_address(self._addresses[name])
-        return np.frombuffer(memory, dtype).reshape(shape)
+        def run() -> None:
+            assert not captured or self._state == state, "a captured context was changed"
+            self._engine._compute(*state[1:])
+
+        device.enqueue(stream_handle, run)
+        return True
 
 
 def nptype(trt_type: DataType) -> Any:

@@ -1,4 +1,4 @@
-"""The variants that are compared, by name: each compiles for compute capability 9.0, no spills."""
+"""The variants that are compared, by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from medfocus.benchmarks.experiments.kernels import whole_heads
+from medfocus.benchmarks.experiments.kernels import streamed, whole_heads
 from medfocus.benchmarks.experiments.kernels.whole_heads import HeadTile
 from medfocus.kernels.compiler import Compiled, compile_for
 from medfocus.kernels.tile import Tile
@@ -17,7 +17,7 @@ from medfocus.kernels.tuning.case import argument_types
 # The module: the package's attribute of this name is the function.
 masked = import_module("medfocus.kernels.masked_attention")
 
-# B, H, N, D: those of the goals.
+# Images, H, N, D: those of the goals.
 SHAPES = ((256, 12, 197, 64), (256, 16, 257, 64), (64, 16, 577, 64))
 # `masked_attention` with other tiles than the table's: sides, warps, stages.
 TILES = ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2))
@@ -31,6 +31,13 @@ HEAD_TILES = {
     ),
     257: ((64, 128, True, 1, 4), (64, 128, True, 5, 4), (64, 64, False, 1, 4)),
 }
+# Sides, warps, stages.
+STREAMED = ((128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 2))
+# `window_attention` with other tiles than the table's; small windows need few warps.
+WINDOW_TILES = (
+    *((64, 64, 4, 1), (64, 64, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2), (128, 64, 8, 2)),
+    *((32, 32, 2, 1), (16, 16, 2, 1), (16, 16, 1, 1), (16, 64, 4, 1)),
+)
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,18 @@ class Variant:
 
 def variants(tokens: int) -> dict[str, Variant]:
     """Those for N tokens, by their names."""
-    found = {_name("current", sizes): _current(Tile(*sizes)) for sizes in TILES}
-    for sizes in HEAD_TILES.get(tokens, ()):
-        found[_name("whole heads", sizes)] = _whole_heads(HeadTile(*sizes))
-    return found
+    found = {_name("current", *sizes): _current(Tile(*sizes)) for sizes in TILES}
+    for head in HEAD_TILES.get(tokens, ()):
+        found[_name("whole heads", *head)] = _whole_heads(HeadTile(*head))
+    return found | {_name("streamed", *sizes): _streamed(Tile(*sizes)) for sizes in STREAMED}
 
 
-def _name(kernel: str, sizes: tuple[int, ...]) -> str:
+def window_variants() -> dict[str, Tile]:
+    """Tiles of window_attention, by their names."""
+    return {_name("current", *sizes): Tile(*sizes) for sizes in WINDOW_TILES}
+
+
+def _name(kernel: str, *sizes: int) -> str:
     return f"{kernel} {'-'.join(str(int(size)) for size in sizes)}"
 
 
@@ -76,4 +88,11 @@ def _whole_heads(tile: HeadTile) -> Variant:
     return Variant(
         lambda qkv, bias, out, heads: whole_heads.launch(qkv, bias, out, heads, tile),
         partial(whole_heads.compiled, tile),
+    )
+
+
+def _streamed(tile: Tile) -> Variant:
+    return Variant(
+        lambda qkv, bias, out, heads: streamed.launch(qkv, bias, out, heads, tile),
+        partial(streamed.compiled, tile),
     )

@@ -184,10 +184,16 @@ def _piece(
         k = tl.load(pointers)
         v = tl.load(pointers + WIDTH)
         bias = tl.load(key_bias + key)
+    return k, v, bias_parts(bias, k.dtype, SCALE, LOWEST)
+
+
+@triton.jit
+def bias_parts(bias, DTYPE: tl.constexpr, SCALE: tl.constexpr, LOWEST: tl.constexpr):
+    """(n,) float32 -> (n, PARTS) in `DTYPE`: three numbers whose sum is bias/scale, and zeros."""
     rest = tl.maximum(bias / SCALE, LOWEST)[:, None]
     column = tl.arange(0, PARTS)[None, :]
-    b = tl.zeros((SIZE, PARTS), k.dtype)
+    parts = tl.zeros((bias.shape[0], PARTS), DTYPE)
     for i in tl.static_range(3):
-        b = tl.where(column == i, rest.to(k.dtype), b)
-        rest -= rest.to(k.dtype).to(tl.float32)
-    return k, v, b
+        parts = tl.where(column == i, rest.to(DTYPE), parts)
+        rest -= rest.to(DTYPE).to(tl.float32)
+    return parts

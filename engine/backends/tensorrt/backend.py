@@ -1,6 +1,7 @@
-"""The TensorRT backend: one plan per graph, each with its own context and stream. No PyTorch."""
+"""The TensorRT backend: one plan per graph, each with its own stream. No PyTorch."""
 
 import re
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from medfocus.engine.backends.tensorrt.library import (
     require_tensorrt,
 )
 from medfocus.engine.runtime import cuda
-from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
+from medfocus.engine.runtime.buffer_pool import BATCHES_ON_GPU, BufferPool
+from medfocus.engine.runtime.execution import ThreadStream
 from medfocus.engine.runtime.graphs import Array
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.settings import Device
@@ -48,6 +50,7 @@ class TensorRTBackend:
         version = require_tensorrt()
         require_gpu(self.ordinal, cuda.count(), "CUDA")
         self._gpu = cuda.Gpu(self.ordinal)
+        self._memory = ExitStack()  # of all batch buffers
         with self._gpu.current():
             folder = plan_folder(cuda.architecture(), version)
             _require_plans(directory, folder)
@@ -78,13 +81,26 @@ class TensorRTBackend:
 
     def buffer_pool(self, manifest: Manifest, images: int) -> BufferPool:
         """See `Backend.buffer_pool`."""
-        return host_buffer_pool(self, self.device, manifest, images)
+        from medfocus.engine.backends.tensorrt.batch_buffers import PlanBatchBuffers
+
+        sizes = [*(size for size in manifest.buckets if size < images), images]
+        with self._gpu.current():
+            buffers = [
+                PlanBatchBuffers(
+                    self._segmenter, self._classifier, manifest, images, self._gpu, self._memory
+                )
+                for _ in range(BATCHES_ON_GPU)
+            ]
+            for one in buffers:
+                one.capture(sizes)
+        return BufferPool([*buffers], ThreadStream("segment"), ThreadStream("classify"))
 
     def close(self) -> None:
         """See `Backend.close`."""
         with self._gpu.current():
             self._segmenter.close()
             self._classifier.close()
+            self._memory.close()
 
 
 def _require_plans(directory: EngineDirectory, folder: str) -> None:

@@ -6,7 +6,7 @@ from medfocus.errors import InputError
 
 PLANS = "plans"
 SEGMENTER_PLAN, CLASSIFIER_PLAN = "segmenter.plan", "classifier.plan"
-OLDEST = (10, 0)  # strongly typed networks and execute_async_v3
+OLDEST = (10, 1)  # scratch memory that contexts share: set_device_memory
 
 
 def require_tensorrt() -> str:
@@ -30,7 +30,7 @@ def require_tensorrt() -> str:
     version = str(tensorrt.__version__)
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or tuple(map(int, numbers.groups())) < OLDEST:
-        hint = "pip install 'tensorrt>=10.0'"
+        hint = "pip install 'tensorrt>=10.1'"
         problem = f"version {version} is too old"
         raise InputError("tensorrt", problem, hint, code="backend.broken")
     return version

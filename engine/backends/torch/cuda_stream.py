@@ -41,8 +41,14 @@ class CudaEvent(ThreadEvent):
         super().wait()
 
     def wait(self) -> None:
-        """See `Event`."""
-        super().wait()
+        """See `Event`; of a task that raised, what it had launched has ended too."""
+        try:
+            super().wait()
+        except BaseException:
+            # A failed device has no work left.
+            with suppress(RuntimeError), torch.cuda.device(self._clock.device):
+                self.end.synchronize()
+            raise
         # In a thread whose own GPU is another, which would get a context for this.
         with torch.cuda.device(self._clock.device):
             self.end.synchronize()

@@ -74,7 +74,7 @@ class DeviceImages:
             HostDeviceBuffer(device, torch.int64, count, 2, len(Pass._fields)) for _ in models
         ]
         self._between = torch.zeros(count * self._share, dtype=torch.uint8, device=device)
-        self._levels = [_levels(model.mean, model.std).to(device) for model in models]
+        self._levels = [levels_of(model.mean, model.std).to(device) for model in models]
         self.segmenter, self.classifier = (
             torch.zeros(count, 3, side, side, device=device) for side in sides
         )
@@ -92,16 +92,21 @@ class DeviceImages:
         self._uploads = [self._upload(image) for image in images]
         self._places = [*accumulate((upload.nbytes for upload in self._uploads), initial=0)]
         self._tables = Taps(self._taps.host.numpy())
-        for row, upload in enumerate(self._uploads):
-            for plan, frame, offset in zip(self._plans, upload.frames, upload.offsets, strict=True):
-                both = passes(
-                    frame,
-                    source=self._places[row] + offset,
-                    between=row * self._share,
-                    out=row * 3 * frame.rows.size**2,
-                    taps=self._tables,
-                )
-                plan.host[row] = torch.tensor(both)
+        for model, plan in enumerate(self._plans):
+            plan.host[: len(images)] = torch.tensor(
+                [self._planned(row, model) for row in range(len(images))]
+            )
+
+    def _planned(self, row: int, model: int) -> tuple[Pass, Pass]:
+        upload = self._uploads[row]
+        frame = upload.frames[model]
+        return passes(
+            frame,
+            source=self._places[row] + upload.offsets[model],
+            between=row * self._share,
+            out=row * 3 * frame.rows.size**2,
+            taps=self._tables,
+        )
 
     def _upload(self, image: SourceImage) -> _Upload:
         height, width = image.pixels.shape[:2]
@@ -162,7 +167,7 @@ class DeviceImages:
         self._images = ()
 
 
-def _levels(mean: Rgb, std: Rgb) -> Tensor:
+def levels_of(mean: Rgb, std: Rgb) -> Tensor:
     """What `preprocess.normalise` makes of each grey level, in each channel: float32 (3, 256)."""
     every = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)  # (1, 256, 3)
     return torch.from_numpy(normalise(every, mean, std)[:, 0])

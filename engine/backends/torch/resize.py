@@ -79,16 +79,24 @@ def classifier_frame(
 
 
 class Taps:
-    """The tables of a batch's images, each one once."""
+    """The tables of a batch's images, each one once.
 
-    def __init__(self, into: NDArray[np.int32]) -> None:
-        self._into, self._placed, self.end = into, dict[Axis, tuple[int, int]](), 0
+    Args:
+        numbers: where they are written, from the start.
+
+    Attributes:
+        end: how many numbers were written.
+    """
+
+    def __init__(self, numbers: NDArray[np.int32]) -> None:
+        self.numbers, self.end = numbers, 0
+        self._placed: dict[Axis, tuple[int, int]] = {}
 
     def place(self, axis: Axis) -> tuple[int, int]:
         """The offset of an axis's table, and its number of weights per pixel."""
         if axis not in self._placed:
             table = taps(axis)
-            self._into[self.end : self.end + table.size] = table.reshape(-1)
+            self.numbers[self.end : self.end + table.size] = table.reshape(-1)
             self._placed[axis] = self.end, len(table) - 1
             self.end += table.size
         return self._placed[axis]

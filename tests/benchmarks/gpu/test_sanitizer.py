@@ -18,6 +18,7 @@ KERNELS = {
     "cls_attention",
     "window_attention",
     "focus_bias",
+    "resize",
 }
 
 

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medfocus.engine import Engine, Prediction
 from medfocus.engine.artifact.directory import EngineDirectory, read_engine_directory
 from medfocus.engine.artifact.manifest import DIGEST_NAME, FILE_NAME, Manifest
+from medfocus.engine.artifact.precision import ComputePrecision
 from medfocus.engine.artifact.writing import write_manifest
 from medfocus.engine.backends.tensorrt.backend import TensorRTBackend
+from medfocus.engine.backends.tensorrt.memory import Buffer
 from medfocus.engine.backends.torch.backend import TorchBackend
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.preprocess.batch import NO_REGION
+from medfocus.engine.preprocess.prompts import own_prompt
 from medfocus.engine.runtime import cuda
 from medfocus.engine.runtime.execution import ThreadStream
+from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.memory import free_on_gpu
 from medfocus.errors import DeviceError, EngineDirectoryError, InputError
 from medfocus.export.tensorrt.build_plans import build_plans
 from medfocus.export.tensorrt.profiles import MOST_POINTS
+from tests.engine.test_engine import pictures
 from tests.errors import refuses
 from tests.tensorrt_api import library
 from tests.tensorrt_api.device import Device
@@ -38,7 +47,8 @@ def with_plans(exported_engine: Path, tmp_path_factory: pytest.TempPathFactory) 
     directory = read_engine_directory(path)
     with installed(path.parent / "cache"):
         build_plans(path, (1, 3), directory.manifest.prompts)
-    return listed_again(path, directory.manifest)
+    backends: dict[str, ComputePrecision] = {"torch": "fp32", "tensorrt": "fp32"}
+    return listed_again(path, replace(directory.manifest, backends=backends))
 
 
 def listed_again(path: Path, manifest: Manifest) -> EngineDirectory:
@@ -145,6 +155,94 @@ def test_a_gpu_is_used_in_every_thread_and_no_other_is_touched(
     assert set(device.owner.values()) == {ordinal}
     assert not device.allocated
     assert device.contexts == []
+
+
+def assert_same_answers(found: list[Prediction], expected: list[Prediction]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.error, ours.label, ours.focused) == (None, theirs.label, theirs.focused)
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+        for name in ("focus_logits", "patch_focus", "embedding"):
+            one, other = getattr(ours, name), getattr(theirs, name)
+            np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_engine_answers_as_on_the_cpu(with_plans: EngineDirectory, device: Device) -> None:
+    """Full batches and others, the zero-shot prompts and callers' own, in turns, on one GPU."""
+    shown = [np.roll(image, 7, 0) for image in pictures(8)]
+    boxes = [None] * 4 + [(4, 6, 30, 28)] * 2 + [None] * 2
+    points = [None] * 6 + [[(20, 12), (9, 9, 0), (25, 25)]] * 2
+    on_cpu = Engine.load(with_plans.path, "torch", "cpu")
+    expected = on_cpu.classify(shown, boxes=boxes, points=points, embeddings=True, strict=True)
+    with Engine.load(with_plans.path, "tensorrt", "cuda:1") as engine:
+        assert device.graphs
+        device.copied.clear()
+        for _ in range(2):
+            found = engine.classify(shown, boxes=boxes, points=points, embeddings=True)
+            assert_same_answers(found, expected)
+        assert device.launched > 0
+        assert all(pinned for _, _, pinned in device.copied)
+        uploads = [
+            size
+            for kind, size, _ in device.copied
+            if kind == device.cudaMemcpyKind.cudaMemcpyHostToDevice
+        ]
+        masks = 4 * 64 * 64
+        assert masks not in uploads
+        assert max(uploads) == 4 * 3 * 256**2, "an image, when it is ready, and not a batch"
+    on_cpu.close()
+    assert set(device.owner.values()) == {1}
+    left = (device.allocated, device.pinned, device.streams, device.events, device.graphs)
+    assert not any(left)
+
+
+@pytest.mark.slow
+def test_a_full_batch_is_two_graphs_and_an_unusual_prompt_none(
+    with_plans: EngineDirectory, device: Device
+) -> None:
+    backend, manifest = TensorRTBackend(with_plans, "cuda"), with_plans.manifest
+    box = own_prompt((4, 6, 30, 28), None, 33, 57, "image")
+    with closing(backend), closing(backend.buffer_pool(manifest, 3)) as pool:
+        for count, prompts, graphs in (
+            (3, manifest.prompts, 2),
+            (2, manifest.prompts, 2),  # in the graphs of three
+            (1, manifest.prompts, 2),
+            (2, box, 1),
+        ):
+            images = [SourceImage(image, "image") for image in pictures(7)[-count:]]
+            before = device.launched
+            pool.run(pool.buffers[0], [ImageRequest(image, prompts) for image in images])
+            assert device.launched - before == graphs
+
+
+@pytest.mark.slow
+def test_what_cannot_be_captured_runs_without_a_graph(
+    with_plans: EngineDirectory, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.refuses_capture = True
+    shown = pictures(3)
+    with (
+        Engine.load(with_plans.path, "tensorrt", "cuda") as engine,
+        Engine.load(with_plans.path, "torch", "cpu") as on_cpu,
+    ):
+        assert sum("graph" in message for message in caplog.messages) == 2, "once per plan"
+        found, expected = (one.classify(shown, embeddings=True) for one in (engine, on_cpu))
+        assert_same_answers(found, expected)
+    assert device.launched == 0
+
+
+@pytest.mark.slow
+def test_without_a_focus_there_is_none(with_plans: EngineDirectory, device: Device) -> None:
+    """Plain CLIP: the segmenter does not run, and the masks on the GPU say that."""
+    focus = replace(with_plans.manifest.focus, mode="none")
+    manifest = replace(with_plans.manifest, focus=focus)
+    backend = TensorRTBackend(with_plans, "cuda")
+    with closing(backend), closing(backend.buffer_pool(manifest, 1)) as pool:
+        image = SourceImage(pictures(1)[0], "image")
+        (found,) = pool.run(pool.buffers[0], [ImageRequest(image, manifest.prompts)])
+    assert (found.focused, found.score) == (False, 0.0)
+    assert found.focus_logits is not None
+    assert (found.focus_logits == NO_REGION).all()
 
 
 def test_a_gpu_that_is_not_there_is_an_error_that_counts_them(
@@ -256,7 +354,7 @@ def test_the_cpu_is_refused(engine_directory: Path, device: Device) -> None:
 
 
 def test_a_buffer_is_reallocated_only_to_grow(device: Device) -> None:
-    buffer = cuda.Buffer()
+    buffer = Buffer()
     first = buffer.reserve(100)
     assert buffer.reserve(50) == first
     assert buffer.reserve(100) == first

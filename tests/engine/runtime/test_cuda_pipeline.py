@@ -4,6 +4,7 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,6 +120,17 @@ def test_the_callers_own_prompts_are_answered_as_on_the_cpu(engine_directory: Pa
             for ours, theirs in zip(found, expected, strict=True):
                 assert (ours.label, ours.focused) == (theirs.label, theirs.focused)
                 assert_close(ours.patch_focus, theirs.patch_focus, atol=1e-3)
+
+
+def test_no_memory_depends_on_the_images_sizes(engine_directory: Path) -> None:
+    """So that what `memory_limit` measures with blank images holds for all."""
+    sizes = [(40, 30), (256, 256), (3000, 2000), (12, 4000), (1024, 1024)] * 8
+    shown = [np.full((*size, 3), 99, np.uint8) for size in sizes]
+    with Engine.load(engine_directory, "torch", "cuda", memory_limit=2**40) as engine:
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        engine.classify(shown, strict=True)
+        assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfocus.engine.io.images import SourceImage
-from medfocus.engine.runtime.execution import Event, Task, ThreadStream
+from medfocus.engine.runtime.execution import Event, Task, ThreadEvent, ThreadStream
 from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.pipeline import Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
@@ -246,6 +246,62 @@ def test_buffers_are_used_again_only_after_their_tasks_have_ended(refusing: int)
         assert one.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
     assert len(overlaps) == 3  # four images that were refused, and twice two
     assert not any(overlaps)
+    in_time(subject.close)
+
+
+class Launched(ThreadEvent):
+    """As a GPU's: what a task has launched, ends when somebody waits for it."""
+
+    ended_work = False
+
+    def wait(self) -> None:
+        try:
+            super().wait()
+        finally:
+            self.ended_work = True
+
+
+class Launching(ThreadStream):
+    """A stream that does not wait for the work of the task before, only for its launch."""
+
+    def __init__(self, name: str) -> None:
+        self.events: list[Launched] = []
+        super().__init__(name)
+
+    def _event(self) -> ThreadEvent:
+        self.events.append(Launched())
+        return self.events[-1]
+
+    def _execute(self, task: Task, after: Event | None, event: ThreadEvent) -> None:
+        if isinstance(after, Launched):
+            ThreadEvent.wait(after)
+            after = None
+        super()._execute(task, after, event)
+
+
+@pytest.mark.parametrize("failing_stage", ["segment", "classify"])
+def test_the_buffers_of_a_failed_batch_are_used_again_only_after_its_work(
+    failing_stage: str,
+) -> None:
+    """A stage that ran out of memory had launched uploads, which still read the buffers."""
+    segment, classify = Launching("segment"), Launching("classify")
+    under_way: list[int] = []
+
+    class Watching(ScriptedBuffers):
+        def begin(self, requests: Sequence[ImageRequest]) -> None:
+            under_way.append(sum(not event.ended_work for event in segment.events))
+            super().begin(requests)
+
+    def fails(stage: str, values: list[int]) -> None:
+        if stage == failing_stage and len(values) > 1:
+            raise MemoryError
+
+    subject = Pipeline([Watching(Script(fails=fails), 2)], segment, classify, max_batch=2)
+    requests = [request(value) for value in range(2)]
+    subject.submit(requests)
+    for value, one in enumerate(requests):
+        assert one.future.result(DEADLINE).probabilities.tolist() == [expected(value)]
+    assert under_way == [0, 0, 0]  # both images, and twice one
     in_time(subject.close)
 
 

@@ -58,7 +58,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     manifest = SimpleNamespace(buckets=(1, 8), prompts=None)
 
     def measure(buffers: Buffers, device: str, *streams: Stream) -> Any:
-        pool = BufferPool([buffers], *streams)  # type: ignore[list-item,arg-type]
+        pool = BufferPool([buffers], *streams)  # type: ignore[list-item]
         backend = SimpleNamespace(device=device, ordinal=1, buffer_pool=lambda *_: pool)
         return measured_speed(backend, manifest, phantoms(1)[0])  # type: ignore[arg-type]
 

@@ -1,9 +1,11 @@
 """PyTorch's buffers and preprocessing, on the CPU, against pillow and the host's buffers."""
 
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.preprocess.prompts import own_prompt
 from medfocus.engine.runtime.batch_buffers import BatchBuffers, HostBatchBuffers
+from medfocus.engine.runtime.buffer_pool import BufferPool
+from medfocus.engine.runtime.execution import ThreadStream
 from medfocus.engine.runtime.image_request import ImageRequest, Kept
 from medfocus.errors import ImageError
 from medfocus.export.engine_directory import build
@@ -224,6 +228,25 @@ def test_each_shape_of_prompts_has_graphs_of_its_own(
             )
     segmented = [work for work, _ in done if work != "classify"]
     assert segmented == ["segment (1, 2)", "segment (1, 1)", "segment"]
+
+
+def test_what_runs_without_a_graph_is_warmed_up_too(
+    backend: TorchBackend, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is not that of the graphs, and part of what `memory_limit` is about."""
+    buffers, done = with_captured_graphs(backend, manifest, 2)
+    shapes, segment = [], backend.segment_tensors
+
+    def recorded(image: torch.Tensor, points: torch.Tensor, labels: torch.Tensor) -> Any:
+        shapes.append(tuple(labels.shape))
+        return segment(image, points, labels)
+
+    monkeypatch.setattr(backend, "segment_tensors", recorded)
+    stream = ThreadStream("warm-up")
+    with closing(BufferPool([buffers], stream, stream)) as pool:
+        pool.warm_up(manifest, 2)
+    assert shapes == [(2, *np.shape(manifest.prompts.labels)), (2, 1, 3)]
+    assert [work for work, _ in done] == ["segment", "classify", "classify"]
 
 
 @pytest.mark.parametrize("poisoned", [False, True])

@@ -1,15 +1,22 @@
 """CUDA streams and clocks, on a stand-in for CUDA with its own time and two devices."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from medfocus.engine.backends.torch import cuda_stream
+from medfocus.engine.artifact.directory import read_engine_directory
+from medfocus.engine.backends.torch import batch_buffers, cuda_stream
+from medfocus.engine.backends.torch.backend import TorchBackend
 from medfocus.engine.backends.torch.cuda_stream import CudaStream
+from medfocus.engine.io.images import SourceImage
+from medfocus.engine.runtime.image_request import ImageRequest
 
 
 class Machine:
@@ -54,6 +61,9 @@ class Stream:
         self._machine.done.append("synchronize")
         if self._machine.now < 0:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def wait_event(self, event: "Event") -> None:
+        assert event.device == self.device
 
 
 class Event:
@@ -109,6 +119,41 @@ def test_tasks_and_their_events_are_on_the_streams_device(machine: Machine) -> N
     stream.close()
 
 
+def test_all_of_an_engine_is_on_its_gpu(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, engine_directory: Path
+) -> None:
+    """Loaded and run by threads on the first GPU; its tensors are here on the CPU."""
+    directory = read_engine_directory(engine_directory)
+    manifest, backend = directory.manifest, TorchBackend(directory, "cpu")
+    backend.device, backend.ordinal = "cuda", 1
+    seen: list[tuple[str, int]] = []
+
+    def stream(device: int | None = None) -> Stream:
+        seen.append(("stream", machine.device if device is None else device))
+        return Stream(machine, device)
+
+    def graph(work: Callable[[], None], shared: object, name: str) -> Any:
+        seen.append(("capture", machine.device))
+
+        def replay() -> None:
+            seen.append(("replay", machine.device))
+            work()
+
+        return SimpleNamespace(replay=replay)
+
+    monkeypatch.setattr(torch.cuda, "device", lambda _: machine.current(1))
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(batch_buffers, "captured", graph)
+    image = SourceImage(np.zeros((20, 20, 3), np.uint8), "image")
+    with closing(backend.buffer_pool(manifest, 1)) as pool:
+        assert machine.device == 0
+        pool.run(pool.buffers[0], [ImageRequest(image, manifest.prompts)])
+    assert {what for what, _ in seen} == {"stream", "capture", "replay"}
+    assert {device for _, device in seen} == {1}
+
+
 def test_a_replaced_clock_stays_on_the_streams_device(machine: Machine) -> None:
     machine.device = 1
     stream = CudaStream("on the second GPU")
@@ -129,6 +174,18 @@ def test_a_thread_that_waits_for_a_task_sleeps(machine: Machine) -> None:
     measured = len(machine.slept)
     assert not any(machine.slept)
     stream.submit(lambda: None).wait()
+    assert machine.slept[measured:] == [True]
+    stream.close()
+
+
+def test_waiting_for_a_task_that_raised_waits_for_what_it_had_launched(machine: Machine) -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    stream = CudaStream("out of memory")
+    measured = len(machine.slept)
+    with pytest.raises(MemoryError):
+        stream.submit(fails).wait()
     assert machine.slept[measured:] == [True]
     stream.close()
 

@@ -4,15 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import PIL
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from medfocus.engine.backends.torch.device_images import DeviceImages
 from medfocus.engine.backends.torch.host_device_buffer import HostDeviceBuffer
-from medfocus.engine.backends.torch.resize import classifier_frame, segmenter_frame
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.preprocess.batch import classifier_view
 from medfocus.engine.preprocess.resize import normalise, segmenter_pixels
@@ -21,7 +17,6 @@ from medfocus.kernels import dispatch
 from medfocus.models.presets import CLIP_MEAN, CLIP_STD, SAM2_MEAN, SAM2_STD
 from medfocus.settings import (
     ClassifierInput,
-    Interpolation,
     Preprocessing,
     ResizeMode,
     SegmenterInput,
@@ -36,11 +31,9 @@ PREPROCESSING = Preprocessing(
 LARGE = (120, 110)  # more pixels than both models' inputs have
 
 
-def noise(*sizes: tuple[int, int], seed: int = 0, edges: bool = False) -> list[SourceImage]:
+def noise(*sizes: tuple[int, int], seed: int = 0) -> list[SourceImage]:
     random = np.random.default_rng(seed)
     found = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    if edges:
-        found = [(pixels > 127).astype(np.uint8) * 255 for pixels in found]
     return [SourceImage(pixels, f"image {number}") for number, pixels in enumerate(found)]
 
 
@@ -60,36 +53,6 @@ def check(buffers: DeviceImages, images: Sequence[SourceImage], using: Preproces
             (buffers.classifier, classifier_view(image, using), second.mean, second.std),
         ):
             np.testing.assert_array_equal(found[row].cpu().numpy(), normalise(pixels, mean, std))
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
-    seed=st.integers(0, 99),
-    edges=st.booleans(),
-    aspect=st.sampled_from((1.0, 0.4, 2.5)),
-    mode=st.sampled_from(("shortest", "longest", "squash")),
-    interpolation=st.sampled_from(("bicubic", "bilinear")),
-)
-def test_pytorchs_path_is_bitwise_equal_to_the_hosts(
-    size: tuple[int, int],
-    seed: int,
-    edges: bool,
-    aspect: float,
-    mode: ResizeMode,
-    interpolation: Interpolation,
-) -> None:
-    clip = replace(PREPROCESSING.classifier, resize_mode=mode, interpolation=interpolation)
-    if int(PIL.__version__.split(".")[0]) < 13:  # it always makes the horizontal pass first
-        frames = segmenter_frame(*size, 64), classifier_frame(*size, clip, aspect)
-        assume(not any(frame.rows_first for frame in frames))
-    (image,) = noise(size, seed=seed, edges=edges)
-    image = replace(image, pixel_aspect=aspect)
-    using = replace(PREPROCESSING, classifier=clip)
-    buffers = DeviceImages(using, 1, "cpu")
-    with dispatch.using("off"):
-        run(buffers, [image])
-    check(buffers, [image], using)
 
 
 @pytest.mark.parametrize("mode", ["off", "require"])

@@ -36,7 +36,7 @@ def specialise(
     group = 1 if padded else max(1, min(tile.block_m // queries, tile.block_n // keys))
     block_m, tail_m = _sides(group * queries, tile.block_m, dtype)
     block_n, tail_n = _sides(group * keys, tile.block_n, dtype)
-    main, rest = cut(width)
+    main, rest = cut(width, dtype)
     return {
         "WINDOW_Y": side_y,
         "WINDOW_X": side_x,

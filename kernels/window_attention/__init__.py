@@ -10,7 +10,7 @@ from medfocus.kernels.arguments import LARGEST_OFFSET, check_device, check_packe
 from medfocus.kernels.masked_attention import masked_attention
 from medfocus.kernels.recompute import gradients
 from medfocus.kernels.tile import Tile, architecture_of, choose
-from medfocus.kernels.window_kernel import kernel, specialise
+from medfocus.kernels.window_attention.triton_kernel import kernel, specialise
 
 NAME = "window_attention"
 
