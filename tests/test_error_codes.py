@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("package", "kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
+FOLDERS = ("package", "kernels", "models", "phantoms", "engine", "export", "fewshot", "serving",
+           "benchmarks")  # fmt: skip
 
 
 AREAS = (
     "input|file|image|dicom|weights|model|head|engine|parity|backend|device|output|kernel"
-    "|boxes|dataset|split|bench|pixels|series"
+    "|boxes|dataset|split|bench|pixels|series|serve"
 )
-CODE = re.compile(rf"({AREAS})\.(?!safetensors$|plan$|csv$)[a-z_]+")
+CODE = re.compile(rf"({AREAS})\.(?!safetensors$|plan$|csv$|toml$)[a-z_]+")
 
 
 def raised() -> Iterator[str]:

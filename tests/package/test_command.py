@@ -259,7 +259,7 @@ def test_completion_leaves_out_options_of_commands_that_are_not_installed() -> N
 
 
 def test_the_table_names_commands_that_exist() -> None:
-    assert {*NAMES, "completion"} == {*COMMANDS}
+    assert {*NAMES, "serve", "completion"} == {*COMMANDS}
     for command in COMMANDS.values():
         module = import_module(command.module)
         assert callable(module.main)
