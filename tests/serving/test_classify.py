@@ -40,7 +40,8 @@ def plain(predictions: list[Prediction]) -> list[dict[str, Any]]:
             name: getattr(each.error, name) for name in ("code", "item", "problem", "hint")
         }
         found.append(each.to_dict() | {"error": error})
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    through: list[dict[str, Any]] = json.loads(json.dumps(found))
+    return through
 
 
 def answers(response: httpx.Response) -> list[dict[str, Any]]:

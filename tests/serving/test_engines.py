@@ -59,7 +59,7 @@ def test_the_former_version_answers_what_it_has_accepted(loading: Loading) -> No
         wait_until(lambda: len(loading.made) == 2)
         wait_until(lambda: registry.ready()[0] is not former)
         with registry.admitted("a", 1) as latter:
-            assert latter.engine is loading.made[1]
+            assert latter.engine == loading.made[1]
         assert not loading.made[0].closed
     replacing.join(120)
     assert [made.closed for made in loading.made] == [True, False]

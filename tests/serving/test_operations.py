@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from medfocus.engine import Engine
 from tests.serving.conftest import Serve
 from tests.serving.test_classify import ADDRESS, png
+from tests.waiting import wait_until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -77,6 +78,7 @@ def test_the_access_log_has_nothing_of_an_image(
         files = [("files", ("smith-john.png", png(1)))]
         client.post(f"{ADDRESS}?patient=smith", files=files, headers=headers)
         client.get("/smith", headers={"traceparent": "00-smith"})
+        wait_until(lambda: len(caplog.records) >= 2)  # a line follows its answer
     lines: list[dict[str, Any]] = [
         json.loads(record.message) for record in caplog.records if record.name == "medfocus.access"
     ]
