@@ -141,12 +141,15 @@ def _load(
             problem = f"has too little memory for {images} images at once ({error})"
             place = device_name(loaded.device, loaded.ordinal)
             raise DeviceError(place, problem, hint, code="device.out_of_memory") from error
-    taken = getattr(usage, loaded.device)
-    if memory_limit is not None and taken > memory_limit:
-        pool.close()
-        loaded.close()
-        problem = (
-            f"is {memory_limit / 1e9:.2f} GB, and {images} images at once took {taken / 1e9:.2f} GB"
-        )
-        raise InputError("memory_limit", problem, hint, code="input.memory_limit_exceeded")
-    return loaded, pool
+    taken: int | None = getattr(usage, loaded.device)
+    if memory_limit is None or (taken is not None and taken <= memory_limit):
+        return loaded, pool
+    pool.close()
+    loaded.close()
+    if taken is None:
+        problem = "cannot be measured: this system has no /proc/self/clear_refs"
+        raise InputError("memory_limit", problem, "leave memory_limit out")
+    problem = (
+        f"is {memory_limit / 1e9:.2f} GB, and {images} images at once took {taken / 1e9:.2f} GB"
+    )
+    raise InputError("memory_limit", problem, hint, code="input.memory_limit_exceeded")

@@ -35,7 +35,7 @@ class KernelImplementation:
         answer: converts the function's output to the comparison's layout.
         path: after a run, which backend ran.
         graph: whether a CUDA graph can capture it.
-        flop, bytes: where they differ from the comparison's.
+        exact, flop, bytes: where they differ from the comparison's.
     """
 
     name: str
@@ -44,6 +44,7 @@ class KernelImplementation:
     answer: Callable[[Tensor], Tensor] = lambda output: output
     path: Callable[[], str] = lambda: "PyTorch"
     graph: bool = True
+    exact: Callable[[], Tensor] | None = None
     flop: float | None = None
     bytes: float | None = None
 
@@ -110,6 +111,7 @@ def masked(
             "packed (B, N, 3·H·D)",
             lambda: lambda: masked_attention(qkv, None, heads),
             path=ran("masked_attention"),
+            exact=lambda: exact_attention(qkv[:CHECKED_IMAGES], None, heads),
             bytes=size,
         ),
     ]
@@ -124,10 +126,12 @@ def masked(
     )
 
 
-def exact_attention(qkv: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """The formula in float64: (B, N, 3·H·D), (B, N) -> (B, N, H·D)."""
+def exact_attention(qkv: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+    """The formula in float64: (B, N, 3·H·D), (B, N) or none -> (B, N, H·D)."""
     q, k, v = split_heads(qkv.double(), heads)
-    logits = q @ k.mT * q.shape[-1] ** -0.5 + bias.double()[:, None, None]
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias.double()[:, None, None]
     return joined(logits.softmax(-1) @ v)
 
 

@@ -17,9 +17,14 @@ from medfocus.benchmarks.gpu.process import status_of
 
 OUTCOMES = "MEDFOCUS_TEST_OUTCOMES"  # the file for the lines
 PROCESSES = 12  # at most
-# These models run the kernels, on the GPU where there is one.
-PIPELINE_ON_STREAMS = "tests/engine/runtime/test_cuda_pipeline.py"
-MODELS_ON_KERNELS = ("tests/models/clip/test_encoder.py", "tests/models/sam2/test_hiera.py")
+# What else runs on the GPU where there is one: models, uploads, convolutions, the pipeline.
+OTHERS = (
+    "tests/models/clip/test_encoder.py",
+    "tests/models/sam2/test_hiera.py",
+    "tests/engine/backends/torch/test_device_images.py",
+    "tests/engine/backends/torch/test_exact_convolutions.py",
+    "tests/engine/runtime/test_cuda_pipeline.py",
+)
 UPSTREAM = ("sam2", "open_clip", "pydicom")  # needed by models and engine
 
 
@@ -100,4 +105,4 @@ def _command() -> Iterator[str]:
     if missing_packages():
         yield "--confcutdir=tests/kernels"
     else:
-        yield from (*MODELS_ON_KERNELS, PIPELINE_ON_STREAMS)
+        yield from OTHERS

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfocus.engine.runtime import cuda
-from medfocus.errors import DeviceError, InputError, MedfocusError
+from medfocus.errors import DeviceError, MedfocusError
+
+_RESETS_THE_PEAK = Path("/proc/self/clear_refs")  # proc(5); not every kernel has it
 
 OOM_PATTERNS = (
     "out of memory",  # CUDA, PyTorch
@@ -60,11 +62,11 @@ class Usage:
     Memory that the process had allocated and freed before the block is not counted.
 
     Attributes:
-        cpu: peak increase of this process's resident memory.
+        cpu: peak increase of this process's resident memory; None where it cannot be measured.
         cuda: decrease of the GPU's free memory; runtimes keep what they have once allocated.
     """
 
-    cpu: int = 0
+    cpu: int | None = 0
     cuda: int = 0
 
 
@@ -73,13 +75,13 @@ def measured(gpu: int = 0) -> Iterator[Usage]:
     """Measure a block, on the host and on one GPU; the values are set when it ends."""
     usage = Usage()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc(5)
-    except OSError as error:
-        hint = "leave memory_limit out"
-        raise InputError("memory_limit", f"cannot be measured here ({error})", hint) from error
+        _RESETS_THE_PEAK.write_text("5")
+    except OSError:
+        usage.cpu = None
     resident, free = process_memory("VmRSS"), _free_if_any(gpu)
     yield usage
-    usage.cpu = max(process_memory("VmHWM") - resident, 0)
+    if usage.cpu is not None:
+        usage.cpu = max(process_memory("VmHWM") - resident, 0)
     usage.cuda = max(free - _free_if_any(gpu), 0)
 
 

@@ -28,6 +28,7 @@ from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.torch.backend import TorchBackend
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
+from medfocus.engine.runtime import memory
 from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
 from medfocus.engine.runtime.metrics import MetricsRecorder
 from medfocus.errors import DeviceError, EngineDirectoryError, ImageError, InputError, OutputError
@@ -458,6 +459,20 @@ except InputError as error:
     assert found, done.stderr
     # The mask decoder's finest features alone, for nine prompts per image, twice.
     assert float(found[1]) * 1e9 > 2 * 8 * 9 * 64 * 64 * 16 * 4
+
+
+def test_a_limit_that_cannot_be_measured_is_refused(
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's memory needs nothing of the host's."""
+    monkeypatch.setattr(memory, "_RESETS_THE_PEAK", Path("/nowhere/clear_refs"))
+    with refuses(InputError, "input.invalid", "memory_limit"):
+        Engine.load(engine_directory, device="cpu", memory_limit=10**12)
+    free = iter([300, 100])
+    monkeypatch.setattr(memory, "_free_if_any", lambda gpu: next(free))
+    with memory.measured() as usage:
+        pass
+    assert usage == memory.Usage(cpu=None, cuda=200)
 
 
 @pytest.mark.parametrize("fails", ["buffers", "warm-up", "limit"])

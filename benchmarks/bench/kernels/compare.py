@@ -57,7 +57,8 @@ def compare(
         name, error, reason = implementation.name, None, None
         try:
             run = implementation.build()
-            error = relative_error(implementation.answer(run()), exact)
+            expected = exact if implementation.exact is None else implementation.exact()
+            error = relative_error(implementation.answer(run()), expected)
             if error > WRONG:
                 reason = f"wrong, error {error:.2g}"
             else:

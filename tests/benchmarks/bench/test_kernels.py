@@ -94,15 +94,16 @@ def test_rows_of_a_comparison(clock: Clock) -> None:
         clock.implementation("other", 3e-5, layout="fast"),
         KernelImplementation("other", "refused", refusing),
         clock.implementation("wrong", 1e-6, answer=1.2),
+        replace(clock.implementation("no bias", 1e-5, answer=0.5), exact=lambda: torch.ones(2) / 2),
         KernelImplementation("absent", "any", refusing),
     )
     rows = {(row.implementation, row.cache): row for row in compare(comparison, CEILINGS, ON_GPU)}
     assert set(rows) == {
-        *((name, cache) for name in (OURS, "other") for cache in ("warm", "cold")),
+        *((name, cache) for name in (OURS, "other", "no bias") for cache in ("warm", "cold")),
         *((name, "") for name in ("wrong", "absent")),
     }
-    # Before each run with a cold cache: of ours, ours again and the other.
-    assert clock.flushes == 3 * compare_module.ROUNDS["cold"]
+    # Before each run with a cold cache: of ours, ours again and the two others.
+    assert clock.flushes == 4 * compare_module.ROUNDS["cold"]
     assert "wrong, error 0.2" in rows["wrong", ""].status
     assert rows["absent", ""].status.endswith("RuntimeError: No available kernel. Aborting")
     ours, other = rows[OURS, "warm"], rows["other", "warm"]

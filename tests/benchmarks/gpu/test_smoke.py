@@ -1,5 +1,6 @@
 """`make gpu-smoke` as far as it runs without a GPU: what is broken is named, and stops no other."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def test_a_kernel_is_compared_with_float64(
         assert gpu_smoke.run(partial(kernel_test, small)) == 0
         monkeypatch.setitem(smoke_checks.MOST_ERROR, torch.float32, 1e-12)
         assert gpu_smoke.run(partial(kernel_test, small)) == 1
+        kernel_test(lambda: replace(small(), kernel=smoke_checks.ENCODER))  # has its own limit
     assert "has an error of" in capsys.readouterr().out
 
 

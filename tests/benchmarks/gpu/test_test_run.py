@@ -8,14 +8,14 @@ import pytest
 
 from medfocus.benchmarks.gpu import test_run as gpu_tests
 from medfocus.benchmarks.gpu.process import Command, started
-from medfocus.benchmarks.gpu.test_run import MODELS_ON_KERNELS, PIPELINE_ON_STREAMS, run_tests
+from medfocus.benchmarks.gpu.test_run import OTHERS, run_tests
 from tests.waiting import wait_until
 
 
 def repository(tmp_path: Path, text: str) -> Path:
     (tmp_path / "tests/kernels").mkdir(parents=True)
     (tmp_path / "tests/kernels/test_it.py").write_text(text)
-    for other in (*MODELS_ON_KERNELS, PIPELINE_ON_STREAMS):
+    for other in OTHERS:
         (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / other).write_text("")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: a\n    slow: b\n")
@@ -71,7 +71,19 @@ def test_models_that_cannot_be_tested_are_named(
 ) -> None:
     monkeypatch.setattr(gpu_tests, "UPSTREAM", ("sam2", "nowhere_at_all"))
     root = repository(tmp_path, "def test_a(): pass\n")
-    (root / MODELS_ON_KERNELS[0]).write_text("def test_b(): assert False\n")
+    (root / OTHERS[0]).write_text("def test_b(): assert False\n")
     found = run_tests(root, tmp_path, 600)
     assert (found.passed, found.failed) == (1, 0)
     assert found.troubles == ["nowhere_at_all is not installed: models and pipeline untested"]
+
+
+def test_every_test_for_a_gpu_is_run() -> None:
+    """But those of the benchmarks, which gpu-check itself runs."""
+    root = Path(__file__).parents[3]
+    files = {str(file.relative_to(root)): file for file in root.glob("tests/**/test_*.py")}
+    marked = {name for name, file in files.items() if "pytest.mark.gpu" in file.read_text()}
+    others = {
+        name for name in marked if not name.startswith(("tests/kernels/", "tests/benchmarks/"))
+    }
+    assert others
+    assert others <= set(OTHERS) <= files.keys()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from medfocus.kernels import tile as tiles
 from medfocus.kernels.compiler import Compiled
@@ -16,6 +17,7 @@ from medfocus.kernels.tile import Tile, TileKey, table
 from medfocus.kernels.tuning import tune
 from medfocus.kernels.tuning.candidates import Outcome
 from medfocus.kernels.tuning.case import Case
+from medfocus.kernels.tuning.cases import CASES
 from medfocus.kernels.tuning.search import BLOCKS, STAGES, Entry, entry, search
 
 FITS = Compiled(64, 0, 0, 16384, {"HGMMA": 1}, 0)
@@ -209,3 +211,11 @@ def test_a_launch_finds_what_was_compiled_ahead(tmp_path: Path) -> None:
         [sys.executable, str(script)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("key", [MASKED, WINDOWS], ids=str)
+def test_launches_are_right_and_timed_on_a_gpu(key: TileKey) -> None:
+    for case in CASES[key.kernel](key, Tile(64, 64, 4, 2)):
+        assert 0 < tune.time_on_gpu(case) < math.inf

@@ -14,7 +14,12 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from medfocus.benchmarks.experiments.kernels.whole_heads import LOWEST, PARTS, bias_parts
+from medfocus.benchmarks.gpu.variants.whole_heads import (
+    LOWEST,
+    PARTS,
+    bias_parts,
+    columns_of_16,
+)
 from medfocus.kernels.attention_tiles import LOG2_E, dot_precision, tail
 from medfocus.kernels.compiler import Compiled, compile_for
 from medfocus.kernels.tile import Tile
@@ -109,26 +114,26 @@ def kernel(
     q = q_rows.load([image, start, head * D]).reshape(BLOCK_M, D)
     output = tl.zeros((BLOCK_M, D), tl.float32)
     highest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_M,), tl.float32)
+    sums = tl.zeros((BLOCK_M, 16), tl.float32)
     FULL: tl.constexpr = TOKENS // BLOCK_N * BLOCK_N
     FACTOR: tl.constexpr = SCALE * LOG2_E
-    output, highest, total = _step(
-        q, kv_tail, bias_tail, image, FULL, head, output, highest, total,
+    output, highest, sums = _step(
+        q, kv_tail, bias_tail, image, FULL, head, output, highest, sums,
         HEADS, D, FACTOR, TAIL_N, PRECISION,
     )  # fmt: skip
     for first in tl.range(0, FULL, BLOCK_N, num_stages=STAGES):
-        output, highest, total = _step(
-            q, kv_rows, bias_rows, image, first, head, output, highest, total,
+        output, highest, sums = _step(
+            q, kv_rows, bias_rows, image, first, head, output, highest, sums,
             HEADS, D, FACTOR, BLOCK_N, PRECISION,
         )  # fmt: skip
-    share = tl.where(highest > LOWEST / 2 * FACTOR, 1.0 / total, 0.0)[:, None]
+    share = tl.where(highest > LOWEST / 2 * FACTOR, 1.0 / tl.sum(sums, 1), 0.0)[:, None]
     answer = (output * share).to(q.dtype)
     out_rows.store([image, start, head * D], answer.reshape(1, BLOCK_M, D))
 
 
 @triton.jit
 def _step(
-    q, kv, bias, image, first, head, output, highest, total,
+    q, kv, bias, image, first, head, output, highest, sums,
     HEADS: tl.constexpr, D: tl.constexpr, FACTOR: tl.constexpr, SIZE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -142,6 +147,6 @@ def _step(
     higher = tl.maximum(highest, tl.max(s, 1) * FACTOR)
     p = tl.exp2(s * FACTOR - higher[:, None])
     fade = tl.exp2(highest - higher)
-    total = total * fade + tl.sum(p, 1)
+    sums = sums * fade[:, None] + tl.sum(columns_of_16(p), 1)
     output = tl.dot(p.to(v.dtype), v, output * fade[:, None], input_precision=PRECISION)
-    return output, higher, total
+    return output, higher, sums

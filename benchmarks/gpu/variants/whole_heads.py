@@ -130,19 +130,21 @@ def kernel(
         next_places = qkv + next_rows * (3 * WIDTH) + columns
         if ONE_PASS:
             logits = ()
-            highest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+            columnwise = tl.full((BLOCK_M, 16), float("-inf"), tl.float32)
             for i in tl.static_range(len(PIECES)):
                 s = tl.dot(ones, biases[i].T, input_precision=PRECISION)
                 s = tl.dot(q, keys[i].T, s, input_precision=PRECISION)
-                highest = tl.maximum(highest, tl.max(s, 1))
+                columnwise = tl.maximum(columnwise, tl.max(columns_of_16(s), 1))
                 logits = logits + (s,)
+            highest = tl.max(columnwise, 1)
             next_q = tl.load(next_places, mask=next_rows < TOKENS, other=0.0)
             output = tl.zeros((BLOCK_M, D), tl.float32)
-            total = tl.zeros((BLOCK_M,), tl.float32)
+            sums = tl.zeros((BLOCK_M, 16), tl.float32)
             for i in tl.static_range(len(PIECES)):
                 p = tl.exp2(logits[i] * FACTOR - (highest * FACTOR)[:, None])
-                total += tl.sum(p, 1)
+                sums += tl.sum(columns_of_16(p), 1)
                 output = tl.dot(p.to(q.dtype), values[i], output, input_precision=PRECISION)
+            total = tl.sum(sums, 1)
         else:
             output = tl.zeros((BLOCK_M, D), tl.float32)
             total = tl.zeros((BLOCK_M,), tl.float32)
@@ -197,3 +199,12 @@ def bias_parts(bias, DTYPE: tl.constexpr, SCALE: tl.constexpr, LOWEST: tl.conste
         parts = tl.where(column == i, rest.to(DTYPE), parts)
         rest -= rest.to(DTYPE).to(tl.float32)
     return parts
+
+
+@triton.jit
+def columns_of_16(x):
+    """(M, n) -> (M, n/16, 16): a thread has all of a column of these, a warp's lanes share a row.
+
+    So the lanes exchange their sums once for all pieces, and not once per piece.
+    """
+    return tl.reshape(x, (x.shape[0], x.shape[1] // 16, 16))
