@@ -102,6 +102,9 @@ def problems(case: Case, compiled: Compiled, architecture: int) -> Iterator[str]
     wide = WIDE_INSTRUCTION.get(architecture)
     if wide and case.tile.block_m >= WIDE_ROWS and wide not in compiled.mma:
         yield f"tiles of {case.tile.block_m} rows without {wide}"
+    # Where ptxas lets no two of them overlap, each begins and ends a group of its own.
+    if 0 < 2 * compiled.mma.get("HGMMA", 0) <= compiled.instructions.get("WARPGROUP", 0):
+        yield "matrix instructions that wait for one another"
 
 
 def argument_types(function: Any, dtype: torch.dtype) -> dict[str, str]:
