@@ -186,7 +186,7 @@ class FocusCLIP(nn.Module):
         else:
             trunk = self.visual.trunk
             tokens = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(image)))
-        return tokens.to(self.blocks[0].norm1.weight.dtype)
+        return tokens.to(next(self.blocks[0].norm1.parameters()).dtype)
 
     def _project(self, cls: Tensor) -> Tensor:
         """(B, W) -> (B, E)."""
