@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 
 FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "benchmarks")
 # Of benchmarks/, an installation holds what `medfocus-bench` and `make gpu-check` run.
-CHECKOUT_ONLY = ("benchmarks.suites", "benchmarks.experiments", "benchmarks.experiments.*")
+CHECKOUT_ONLY = ("benchmarks.suites", "benchmarks.experiments")
 
 setup(
     package_dir={"medfocus": "package", **{f"medfocus.{folder}": folder for folder in FOLDERS}},

@@ -1,6 +1,6 @@
 """Other kernels for attention, compared with those that are built in and with PyTorch's.
 
-    python -m medfocus.benchmarks.experiments.attention_variants OUT.json [--budget SECONDS]
+    python -m medfocus.benchmarks.gpu.variants.measure OUT.json [--budget SECONDS]
 
 On a GPU, at the goals' shapes, timed in turns, each with its error against float64. A variant that
 is clearly faster may become the kernel. The rows are written as they are measured; after the budget
@@ -24,8 +24,8 @@ from medfocus.benchmarks.baselines.attention import OURS
 from medfocus.benchmarks.bench.environment import environment_of
 from medfocus.benchmarks.bench.kernels.compare import compare
 from medfocus.benchmarks.bench.timing.device import measure_ceilings
-from medfocus.benchmarks.experiments.comparisons import VARIANT, comparisons
 from medfocus.benchmarks.gpu.process import started, status_of
+from medfocus.benchmarks.gpu.variants.comparisons import VARIANT, comparisons
 from medfocus.errors import DeviceError
 from medfocus.files.atomic_write import atomic_write
 
@@ -36,7 +36,7 @@ MEASURE = "measure"
 def main() -> int:
     """Compile, then measure, each in processes of their own; 1 if not everything was measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m medfocus.benchmarks.experiments.attention_variants",
+        prog="python -m medfocus.benchmarks.gpu.variants.measure",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

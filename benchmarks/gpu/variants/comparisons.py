@@ -17,7 +17,7 @@ from medfocus.benchmarks.baselines.attention import (
 )
 from medfocus.benchmarks.baselines.encoder_blocks import window, window_inputs
 from medfocus.benchmarks.bench.kernels.shapes import WINDOWS
-from medfocus.benchmarks.experiments.kernels.variants import (
+from medfocus.benchmarks.gpu.variants.candidates import (
     SHAPES,
     Variant,
     variants,

@@ -10,9 +10,9 @@ import torch
 
 from medfocus.benchmarks.baselines.attention import Comparison, masked_inputs
 from medfocus.benchmarks.baselines.encoder_blocks import window_inputs
-from medfocus.benchmarks.experiments.attention_variants import main
-from medfocus.benchmarks.experiments.comparisons import VARIANT, attention, windowed, windows
-from medfocus.benchmarks.experiments.kernels.variants import SHAPES, variants
+from medfocus.benchmarks.gpu.variants.candidates import SHAPES, variants
+from medfocus.benchmarks.gpu.variants.comparisons import VARIANT, attention, windowed, windows
+from medfocus.benchmarks.gpu.variants.measure import main
 from medfocus.errors import DeviceError
 from medfocus.kernels.masked_attention import reference
 from tests.errors import refuses
@@ -21,7 +21,7 @@ from tests.kernels.accuracy import assert_as_accurate
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 CODE = """
 import json
-from medfocus.benchmarks.experiments.kernels.variants import SHAPES, variants
+from medfocus.benchmarks.gpu.variants.candidates import SHAPES, variants
 for _, heads, tokens, width in SHAPES:
     for name, variant in variants(tokens).items():
         made = variant.compiled(tokens, heads, width, 90)

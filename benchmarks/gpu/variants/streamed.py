@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from medfocus.benchmarks.experiments.kernels.whole_heads import (
+from medfocus.benchmarks.gpu.variants.whole_heads import (
     LOWEST,
     PARTS,
     bias_parts,

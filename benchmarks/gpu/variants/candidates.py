@@ -8,8 +8,8 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from medfocus.benchmarks.experiments.kernels import streamed, whole_heads
-from medfocus.benchmarks.experiments.kernels.whole_heads import HeadTile
+from medfocus.benchmarks.gpu.variants import streamed, whole_heads
+from medfocus.benchmarks.gpu.variants.whole_heads import HeadTile
 from medfocus.kernels.compiler import Compiled, compile_for
 from medfocus.kernels.tile import Tile
 from medfocus.kernels.tuning.case import argument_types
