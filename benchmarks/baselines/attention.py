@@ -19,6 +19,9 @@ from torch.nn.attention.flex_attention import flex_attention
 from medfocus.kernels import dispatch
 from medfocus.kernels.masked_attention import masked_attention
 
+# FlexAttention is compiled for each shape; beyond this it would silently run unfused. Default: 8.
+torch._dynamo.config.recompile_limit = 64
+
 OURS = "medfocus"
 CHECKED_IMAGES = 4  # how many are compared with float64
 Run = Callable[[], Tensor]

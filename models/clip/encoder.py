@@ -177,13 +177,16 @@ class FocusCLIP(nn.Module):
         return torch.cat([key_bias[..., :1], zeros, key_bias[..., 1:]], -1)
 
     def embed_patches(self, image: Tensor) -> Tensor:
-        """(B, 3, R, R) -> (B, 1 + g², W): CLS and the patches, the input of the first layer."""
+        """(B, 3, R, R) -> (B, 1 + g², W): CLS and the patches, the input of the first layer.
+
+        In the dtype of LayerNorm, and so is every sum of the layers: under autocast float32.
+        """
         if isinstance(self.visual, VisionTransformer):
             tokens: Tensor = self.visual._embeds(image)
-            return tokens
-        trunk = self.visual.trunk
-        tokens = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(image)))
-        return tokens
+        else:
+            trunk = self.visual.trunk
+            tokens = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(image)))
+        return tokens.to(next(self.blocks[0].norm1.parameters()).dtype)
 
     def _project(self, cls: Tensor) -> Tensor:
         """(B, W) -> (B, E)."""

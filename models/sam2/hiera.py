@@ -35,6 +35,7 @@ class HieraBlock(nn.Module):
         shortcut = tokens
         if self.proj is not None:
             shortcut = self._pool(self.proj(normed).unflatten(1, (rows, columns))).flatten(1, 2)
+            shortcut = shortcut.to(self.norm1.weight.dtype)  # under autocast, sums are float32
         attn = self.attn
         qkv = attn.qkv(normed).unflatten(1, (rows, columns))
         attended = window_attention(qkv, attn.qkv.bias, attn.num_heads, self.window, self.pool)

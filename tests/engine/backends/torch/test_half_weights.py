@@ -84,6 +84,21 @@ def test_only_weights_of_matrix_products_are_stored_in_half(engine_directory: Pa
     assert not [name for name in segmenter if "conv_s0" in name or "conv_s1" in name]
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_the_sums_of_all_layers_are_float32(
+    engine_directory: Path, dtype: Literal["fp16", "bf16"]
+) -> None:
+    backend = TorchBackend(in_half(engine_directory, dtype), "cpu")
+    trunk = backend._segmenter.segmenter.image_encoder.trunk
+    blocks, seen = [*trunk.blocks, *backend._classifier.clip.blocks], []
+    for block in blocks:
+        for norm in (block.norm1, block.norm2):
+            norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    backend.segment(**segmenter_inputs(2, 1, 1))
+    backend.classify(**classifier_inputs(2))
+    assert seen == 2 * len(blocks) * [torch.float32]
+
+
 @pytest.mark.parametrize("graph", ["segmenter", "classifier"])
 def test_a_graph_with_a_float32_block_stays_in_float32(engine_directory: Path, graph: str) -> None:
     backend = TorchBackend(in_half(engine_directory, "bf16", f"{graph}: any"), "cpu")
