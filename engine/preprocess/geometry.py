@@ -1,6 +1,7 @@
 """The classifier's view: its input in source pixels, and its patches in a mask."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import get_args
 
 import numpy as np
@@ -24,13 +25,23 @@ def resized_size(
     """
     if mode == "squash":
         return size, size
-    tall = height * pixel_aspect  # in widths of a pixel
+    down, across = _whole(pixel_aspect)
+    tall, wide = height * down, width * across
     if mode == "shortest":
-        if width <= tall:
-            return int(size * tall / width), size
-        return size, int(size * width / tall)
-    ratio = max(tall / size, width / size)
-    return max(1, round(tall / ratio)), max(1, round(width / ratio))
+        if wide <= tall:
+            return int(size * tall / wide), size
+        return size, int(size * wide / tall)
+    ratio = max(tall / size, wide / size)
+    return max(1, round(tall / ratio)), max(1, round(wide / ratio))
+
+
+def _whole(aspect: float) -> tuple[int, int]:
+    """A pixel's height and width in whole numbers: the float 0.2 is a little more than 1:5."""
+    if aspect < 1:
+        across, down = _whole(1 / aspect)
+        return down, across
+    ratio = Fraction(aspect).limit_denominator(10**6)
+    return ratio.numerator, ratio.denominator
 
 
 def crop_offset(resized: int, size: int) -> int:

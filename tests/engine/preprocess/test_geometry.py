@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image
@@ -188,6 +188,7 @@ def test_unknown_modes_are_refused() -> None:
     times=st.integers(1, 6),
     wide=st.booleans(),
 )
+@example(image=(3, 3), size=1, mode="shortest", times=5, wide=True)  # 3 / 0.2 is below 15
 @settings(deadline=None)
 def test_pixels_that_are_not_square_are_seen_as_the_square_ones_they_cover(
     image: tuple[int, int], size: int, mode: ResizeMode, times: int, wide: bool

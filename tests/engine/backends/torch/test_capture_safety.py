@@ -60,7 +60,7 @@ def on_gpu(backend: TorchBackend, fake: FakeTensorMode, monkeypatch: pytest.Monk
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         with fake:
-                            tensors[name] = fake.from_tensor(tensor).to(GPU)
+                            tensors[name] = fake.from_tensor(tensor).to(GPU)  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(
