@@ -34,14 +34,12 @@ class ServedEngine:
         engine: what answers.
         version: 16 hexadecimal digits of its manifest's SHA-256, which covers all its files.
         held: images that were accepted and not yet answered.
-        retired: whether it gets no more requests, and is closed with the last it has.
     """
 
     name: str
     engine: Engine
     version: str
     held: int = 0
-    retired: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,8 @@ class EngineRegistry:
                     raise self._unknown(name)
                 slot = self._slots[name] = _Slot(settings)
         with slot.lock:
+            if self._slots.get(name) is not slot:  # unloaded while this waited
+                raise self._unknown(name)
             wanted = settings or slot.settings
             slot.loading = True
             try:
@@ -190,7 +190,6 @@ class EngineRegistry:
         if served is None:
             return
         with self._changed:
-            served.retired = True
             self._changed.wait_for(lambda: not served.held)
         served.engine.close()
         log.info("engine %s: version %s is closed", served.name, served.version)

@@ -5,11 +5,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
 
 from medfocus.engine import Prediction
 from medfocus.serving.access import needs
 from medfocus.serving.answers import answer
-from medfocus.serving.api.uploads import BINARY, FORM, JSON, Body, Upload, received
+from medfocus.serving.api.uploads import BINARY, FORM, JSON, Body, Options, Upload, received
 from medfocus.serving.engines import ServedEngine
 from medfocus.serving.problems import RequestError
 from medfocus.serving.state import service_of
@@ -60,13 +61,13 @@ async def classify(request: Request, name: str) -> dict[str, Any]:
             predictions = await _answered(served, upload, seconds, request)
             for each in predictions:
                 service.metrics.image(name, each.error.code if each.error else "")
-            return {
-                "engine": {"name": name, "version": served.version},
-                "predictions": [
-                    answer(each, upload.options.mask, upload.options.embedding)
-                    for each in predictions
-                ],
-            }
+            # Masks are resized and compressed, which would keep all other clients waiting.
+            found = await run_in_threadpool(_answers, predictions, upload.options)
+            return {"engine": {"name": name, "version": served.version}, "predictions": found}
+
+
+def _answers(predictions: list[Prediction], options: Options) -> list[dict[str, Any]]:
+    return [answer(each, options.mask, options.embedding) for each in predictions]
 
 
 async def _answered(

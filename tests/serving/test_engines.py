@@ -117,3 +117,29 @@ def test_unknown_and_unloaded_engines_are_refused(loading: Loading) -> None:
         pass
     registry.unload("a")
     assert registry.states() == []
+
+
+def test_an_engine_unloaded_while_its_next_version_waits_to_be_loaded_stays_unloaded(
+    loading: Loading,
+) -> None:
+    registry = EngineRegistry(4, loading)
+    registry.load("a", SETTINGS)
+    slot = registry._slots["a"]
+    refused: list[InputError] = []
+
+    def replace() -> None:
+        try:
+            registry.load("a")
+        except InputError as error:
+            refused.append(error)
+
+    with slot.lock:  # as while another version is loaded
+        replacing = threading.Thread(target=replace)
+        replacing.start()
+        unloading = threading.Thread(target=registry.unload, args=("a",))
+        unloading.start()
+        wait_until(lambda: not registry.states())
+    replacing.join(120)
+    unloading.join(120)
+    assert [error.code for error in refused] == ["serve.unknown_engine"]
+    assert [made.closed for made in loading.made] == [True]
