@@ -8,9 +8,9 @@ from starlette.exceptions import HTTPException
 import medfocus
 from medfocus.errors import MedfocusError
 from medfocus.serving import problems
-from medfocus.serving.access_log import AccessLog
 from medfocus.serving.api import classify, engines, health
-from medfocus.serving.limits import BodyLimits
+from medfocus.serving.monitoring.access_log import AccessLog
+from medfocus.serving.security.limits import BodyLimits
 from medfocus.serving.state import Service
 
 

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from medfocus.command_line import command_parser, run, whole_number
 from medfocus.errors import InputError
-from medfocus.serving.access_log import log_to_stdout
 from medfocus.serving.config import ServeConfig, checked, read_config
 from medfocus.serving.engines import EngineRegistry
+from medfocus.serving.monitoring.access_log import log_to_stdout
+from medfocus.serving.security.tokens import read_tokens
 from medfocus.serving.state import Service
-from medfocus.serving.tokens import read_tokens
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -6,8 +6,8 @@ from fastapi import Request
 
 from medfocus.serving.config import ServeConfig
 from medfocus.serving.engines import EngineRegistry
-from medfocus.serving.metrics import Metrics
-from medfocus.serving.tokens import Tokens
+from medfocus.serving.monitoring.metrics import Metrics
+from medfocus.serving.security.tokens import Tokens
 
 
 @dataclass(eq=False)

@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
-from medfocus.serving.access import needs
 from medfocus.serving.problems import RequestError
+from medfocus.serving.security.access import needs
 from medfocus.serving.state import service_of
 
 router = APIRouter(prefix="/v1/engines", tags=["engines"])

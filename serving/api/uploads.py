@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.datastructures import UploadFile
 
 from medfocus.engine.io.in_memory import InMemoryFile
-from medfocus.serving.answers import MaskFormat
+from medfocus.serving.answers.predictions import MaskFormat
 from medfocus.serving.config import MEBIBYTE, Limits
 from medfocus.serving.problems import RequestError
 

@@ -8,7 +8,7 @@ import pytest
 from medfocus.errors import FileError, InputError
 from medfocus.serving.command import config_of, parser, service
 from medfocus.serving.config import ServeConfig, checked, read_config
-from medfocus.serving.tokens import allows, read_tokens
+from medfocus.serving.security.tokens import allows, read_tokens
 from tests.errors import refuses
 
 TOKEN, OTHER = "a" * 32, "b" * 40

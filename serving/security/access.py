@@ -6,8 +6,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
 from medfocus.serving.problems import RequestError
+from medfocus.serving.security.tokens import Role, allows
 from medfocus.serving.state import service_of
-from medfocus.serving.tokens import Role, allows
 
 _scheme = HTTPBearer(auto_error=False, description="a token of the service's token file")
 

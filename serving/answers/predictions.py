@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.engine import Prediction
-from medfocus.serving.run_length import run_lengths
+from medfocus.serving.answers.run_length import run_lengths
 
 MaskFormat = Literal["png", "rle"]
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medfocus.serving.metrics import Metrics
+from medfocus.serving.monitoring.metrics import Metrics
 
 log = logging.getLogger("medfocus.access")
 # W3C Trace Context, version 00: version, trace, parent, flags.

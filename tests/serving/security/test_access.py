@@ -4,7 +4,7 @@ import json
 import socket
 from pathlib import Path
 
-from medfocus.serving.tokens import Role
+from medfocus.serving.security.tokens import Role
 from tests.serving.conftest import Serve
 from tests.serving.test_config import OTHER, TOKEN, written
 

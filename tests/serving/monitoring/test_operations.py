@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from medfocus.engine import Engine
+from tests.serving.api.test_classify import ADDRESS, png
 from tests.serving.conftest import Serve
-from tests.serving.test_classify import ADDRESS, png
 from tests.waiting import wait_until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

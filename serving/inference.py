@@ -1,0 +1,76 @@
+"""One request's images through an engine: admitted, answered in time, counted."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+from medfocus.engine import Prediction
+from medfocus.engine.io.images import ImageSource
+from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
+from medfocus.serving.problems import RequestError
+from medfocus.serving.state import Service
+
+
+class Asked(TypedDict, total=False):
+    """What a request asks of the engine; see `Engine.classify`."""
+
+    boxes: Sequence[PerFrame[Box] | None] | None
+    points: Sequence[PerFrame[Points] | None] | None
+    embeddings: bool
+    keep_masks: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an engine answered.
+
+    Attributes:
+        version: of the engine, see `ServedEngine`.
+        predictions: as `Engine.classify` returns them.
+    """
+
+    version: str
+    predictions: list[Prediction]
+
+
+async def classified(
+    service: Service,
+    name: str,
+    images: Sequence[ImageSource],
+    seconds: float,
+    **asked: Unpack[Asked],
+) -> Answered:
+    """What `Engine.classify` returns for the images of one request; every interface answers so.
+
+    If this is cancelled, so is the engine's work.
+
+    Args:
+        service: that the request came to.
+        name: of the engine.
+        images: of the request.
+        seconds: after which the work is cancelled.
+        asked: see `Engine.classify`.
+
+    Raises:
+        RequestError: the service is stopping (`serve.stopping`), too many images or none
+            (`serve.request`), or they were not answered in time (`serve.deadline`).
+        InputError, BusyError: see `EngineRegistry.admitted`.
+        MedfocusError: see `Engine.classify`.
+    """
+    if service.stopping:
+        raise RequestError("service", "is stopping", "send it again", code="serve.stopping")
+    most = service.config.limits.images
+    if not 1 <= len(images) <= most:
+        raise RequestError("request", f"has {len(images)} images", f"send 1 to {most}")
+    with service.engines.admitted(name, len(images)) as served:
+        work = asyncio.wrap_future(served.engine.submit(list(images), **asked))
+        try:
+            predictions = await asyncio.wait_for(work, seconds)
+        except TimeoutError:
+            problem = f"was not answered within {seconds:g} s"
+            hint = "send fewer images, or allow it more time"
+            raise RequestError("request", problem, hint, code="serve.deadline") from None
+    for each in predictions:
+        service.metrics.image(name, each.error.code if each.error else "")
+    return Answered(served.version, predictions)
