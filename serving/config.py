@@ -74,9 +74,17 @@ class Security(_Strict):
 
 
 class ServeConfig(_Strict):
-    """Everything about one service."""
+    """Everything about one service.
+
+    Attributes:
+        engines: by name.
+        dicomweb_engine: which of them answers DICOMweb; needed only if there are several.
+        host, port: where it listens; port 0 is a free one.
+        limits, security: see there.
+    """
 
     engines: dict[EngineName, EngineSettings]
+    dicomweb_engine: EngineName | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     limits: Limits = Limits()
@@ -130,6 +138,8 @@ def checked(values: dict[str, Any], folder: Path, item: str) -> ServeConfig:
         raise _refused(f"{item}: {place or 'the file'}", f"is wrong: {first['msg']}") from None
     if (config.security.certificate is None) != (config.security.key is None):
         raise _refused(f"{item}: security", "has a certificate or a key, but not both")
+    if config.dicomweb_engine not in (None, *config.engines):
+        raise _refused(f"{item}: dicomweb_engine", "is none of the engines")
     engines = {
         name: engine.model_copy(update={"path": folder / engine.path})
         for name, engine in config.engines.items()
