@@ -11,6 +11,7 @@ from medfocus.serving import problems
 from medfocus.serving.api import classify, engines, health
 from medfocus.serving.dicomweb import store
 from medfocus.serving.monitoring.access_log import AccessLog
+from medfocus.serving.security.browsers import BrowserGuard
 from medfocus.serving.security.limits import BodyLimits
 from medfocus.serving.state import Service
 
@@ -31,5 +32,6 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, problems.invalid_problem)
     app.add_exception_handler(Exception, problems.unexpected_problem)
     app.add_middleware(BodyLimits, limits=service.config.limits)
+    app.add_middleware(BrowserGuard, service=service)
     app.add_middleware(AccessLog, metrics=service.metrics)  # around all others
     return app

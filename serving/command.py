@@ -1,16 +1,21 @@
 """`medfocus serve`: engines over HTTP."""
 
 import argparse
+import asyncio
+import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from medfocus.command_line import command_parser, run, whole_number
 from medfocus.errors import InputError
+from medfocus.exit_codes import ExitCode
 from medfocus.serving.config import ServeConfig, checked, read_config
 from medfocus.serving.engines import EngineRegistry
 from medfocus.serving.monitoring.access_log import log_to_stdout
+from medfocus.serving.monitoring.error_log import log_errors_to_stderr
 from medfocus.serving.security.tokens import read_tokens
 from medfocus.serving.state import Service
 
@@ -94,36 +99,18 @@ def service(config: ServeConfig) -> Service:
 
 
 def _serve(options: argparse.Namespace, console: Console) -> int:
-    import uvicorn
-
-    from medfocus.serving.app import application
+    from medfocus.serving.server import listening, serve
 
     config = config_of(options)
     made = service(config)
-    for name, settings in config.engines.items():
-        with console.status(f"loading {name}"):
-            served = made.engines.load(name, settings)
-        console.print(
-            f"{name}: {served.engine.backend} on {served.engine.device}, version {served.version}"
-        )
-    log_to_stdout()
-    security = config.security
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(made),
-            config.host,
-            config.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(config.limits.drain_seconds),
-            ssl_certfile=security.certificate,
-            ssl_keyfile=security.key,
-        )
-    )
-    try:
-        server.run()
-    finally:
-        made.stopping = True
-        made.engines.close()
-    return 0
+    with listening(config) as accepting:
+        log_to_stdout()
+        log_errors_to_stderr()
+        if not options.quiet:  # engines that are loaded, replaced and unloaded
+            logging.getLogger("medfocus.serving").setLevel(logging.INFO)
+        host, port = accepting.getsockname()[:2]
+        scheme = "http" if config.security.certificate is None else "https"
+        address = f"[{host}]" if ":" in host else host
+        console.print(f"listening on {scheme}://{address}:{port}; try requests at /docs")
+        asyncio.run(serve(made, accepting, partial(config_of, options)))
+    return ExitCode.OK

@@ -46,7 +46,8 @@ class Limits(_Strict):
         images: files in one request.
         queue: images of all clients that an engine holds; more are refused with 429.
         seconds: for which a request is worked on, if it does not ask for less.
-        idle_seconds: for which a client may send nothing in the middle of a request.
+        idle_seconds: for a request's headers to arrive, and for which a client may send nothing of
+            its body or read nothing of an answer.
         drain_seconds: for which accepted requests may go on after SIGTERM.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from medfocus.engine import Engine
-from medfocus.engine.artifact.manifest import to_json
+from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.config import EngineSettings
 
@@ -116,7 +116,7 @@ class EngineRegistry:
                 raise
             finally:
                 slot.loading = False
-            served = ServedEngine(name, engine, version_of(engine))
+            served = ServedEngine(name, engine, version_of(engine.manifest))
             with self._changed:
                 former, slot.current, slot.settings, slot.error = slot.current, served, wanted, ""
             log.info("engine %s: version %s answers", name, served.version)
@@ -200,9 +200,9 @@ class EngineRegistry:
         return InputError(f"engine {name}", "is not served", hint, code="serve.unknown_engine")
 
 
-def version_of(engine: Engine) -> str:
+def version_of(manifest: Manifest) -> str:
     """See `ServedEngine.version`."""
-    return hashlib.sha256(to_json(engine.manifest).encode()).hexdigest()[:16]
+    return hashlib.sha256(to_json(manifest).encode()).hexdigest()[:16]
 
 
 def _state(name: str, slot: _Slot) -> EngineState:

@@ -53,13 +53,11 @@ async def classified(
         asked: see `Engine.classify`.
 
     Raises:
-        RequestError: the service is stopping (`serve.stopping`), too many images or none
-            (`serve.request`), or they were not answered in time (`serve.deadline`).
+        RequestError: too many images or none (`serve.request`), or they were not answered in time
+            (`serve.deadline`).
         InputError, BusyError: see `EngineRegistry.admitted`.
         MedfocusError: see `Engine.classify`.
     """
-    if service.stopping:
-        raise RequestError("service", "is stopping", "send it again", code="serve.stopping")
     most = service.config.limits.images
     if not 1 <= len(images) <= most:
         raise RequestError("request", f"has {len(images)} images", f"send 1 to {most}")

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from medfocus.errors import InputError, MedfocusError
-from medfocus.serving.engines import RETRY_SECONDS, BusyError
+from medfocus.serving.engines import RETRY_SECONDS
 
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
@@ -25,6 +25,7 @@ STATUSES = {
     "serve.deadline": 504,
     "serve.gone": 499,  # nobody sees it: the access log does
     "serve.stopping": 503,
+    "serve.origin": 403,
 }
 PROBLEM = "application/problem+json"
 
@@ -43,7 +44,7 @@ def status_of(error: MedfocusError) -> int:
 def problem(error: MedfocusError) -> JSONResponse:
     """An error as an answer."""
     status, headers = status_of(error), {}
-    if isinstance(error, BusyError):
+    if status in (429, 503):
         headers["Retry-After"] = str(RETRY_SECONDS)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -75,7 +76,7 @@ async def invalid_problem(_: Request, error: Exception) -> JSONResponse:
 
 
 async def unexpected_problem(_: Request, error: Exception) -> JSONResponse:
-    """A handler of everything else, whose text may quote a patient's data."""
+    """A handler of everything else, whose text may quote a patient's data; the log says where."""
     return _answer(500, "failed; the service's log says where", "serve.failed", {})
 
 

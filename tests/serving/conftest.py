@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 
 from medfocus.engine import Engine
-from medfocus.serving.app import application
 from medfocus.serving.command import service
 from medfocus.serving.config import checked
+from medfocus.serving.server import listening, uvicorn_config
 from medfocus.serving.state import Service
 from tests.waiting import wait_until
 
@@ -21,13 +21,13 @@ Serve = Callable[..., httpx.Client]
 
 @contextmanager
 def running(made: Service) -> Iterator[httpx.Client]:
-    config = uvicorn.Config(application(made), "127.0.0.1", 0, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    accepting = listening(made.config)
+    server = uvicorn.Server(uvicorn_config(made))
+    thread = threading.Thread(target=server.run, args=([accepting],))
     thread.start()
     try:
         wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = accepting.getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             yield client
     finally:
@@ -43,7 +43,7 @@ def serve(engine_directory: Path) -> Iterator[Serve]:
 
         def start(**values: object) -> httpx.Client:
             engines = {"tiny": {"path": str(engine_directory), "deterministic": True}}
-            made = service(checked({"engines": engines, **values}, Path(), "test"))
+            made = service(checked({"engines": engines, "port": 0, **values}, Path(), "test"))
             made.engines.load("tiny", made.config.engines["tiny"])
             return stack.enter_context(running(made))
 

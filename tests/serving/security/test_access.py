@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from medfocus.serving.security.tokens import Role
@@ -39,10 +40,26 @@ def test_a_client_that_stops_in_the_middle_is_answered(serve: Serve) -> None:
     client = serve(limits={"idle_seconds": 0.2})
     with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
         connection.sendall(
-            b"POST /v1/engines/tiny/classify HTTP/1.1\r\nHost: a\r\n"
+            b"POST /v1/engines/tiny/classify HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
         )
         found = connection.makefile("rb").read()  # until the service closes it
     head, _, body = found.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
     assert json.loads(body)["code"] == "serve.client_too_slow"
+
+
+def test_a_body_that_comes_too_slowly_is_answered(serve: Serve) -> None:
+    client = serve(limits={"idle_seconds": 0.5})
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
+        connection.sendall(
+            b"POST /v1/engines/tiny/classify HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+        )
+        connection.settimeout(0.05)
+        found = b""
+        while not found:  # a byte now and then: never idle for half a second
+            connection.sendall(b"{")
+            with suppress(TimeoutError):
+                found = connection.recv(4096)
+    assert found.startswith(b"HTTP/1.1 408 ")
