@@ -3,17 +3,19 @@
 import io
 import re
 import zlib
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pydicom.filereader import read_dataset, read_partial
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medfocus.engine.io.dicom import silence_pydicom
 from medfocus.serving.config import MEBIBYTE
 
 HEAD_BYTES = MEBIBYTE  # of a data set, which holds these UIDs in front of the pixels
-_TAGS: Any = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
-_LAST = 0x0020000D  # Study Instance UID, the last of them
+_TAGS: list[BaseTag | int] = [
+    Tag(name) for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
+]
 _UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1, but for zeros in front, which some write
 
 
@@ -25,10 +27,10 @@ class Instance(NamedTuple):
     study: str
 
 
-def instance_of(file: BinaryIO) -> Instance | None:
+def instance_of(file: IO[bytes]) -> Instance | None:
     """The UIDs of a DICOM file; None if it has none that can be read.
 
-    Little of the file is parsed, so that none takes long, whatever it holds.
+    Only `HEAD_BYTES` are parsed: that takes little time and memory, whatever they hold.
 
     Args:
         file: open at its start, where it is left.
@@ -38,7 +40,7 @@ def instance_of(file: BinaryIO) -> Instance | None:
     file.seek(0)
     try:
         dataset = _data_set(head)
-        found = Instance(*(_uid(dataset.get(keyword)) for keyword in _TAGS))
+        found = Instance(*(_uid(dataset[tag].value if tag in dataset else None) for tag in _TAGS))
     except Exception:  # of any class: nobody knows what a parser raises on damaged data
         return None
     return found if found.sop_class and found.sop_instance else None
@@ -56,7 +58,7 @@ def _data_set(head: bytes) -> Any:
 
 
 def _beyond(tag: int, vr: str | None, length: int) -> bool:
-    return tag > _LAST
+    return tag > int(_TAGS[-1])
 
 
 def _uid(value: object) -> str:

@@ -89,7 +89,8 @@ class _Parts:
         """A part begins."""
         if len(self.files) == self._most:
             raise _malformed(f"has more than {self._most} parts")
-        self.files.append(self._opened.enter_context(SpooledTemporaryFile(IN_MEMORY)))
+        file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        self.files.append(self._opened.enter_context(file))
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         """Bytes of a header's name."""

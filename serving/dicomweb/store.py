@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from medfocus.engine import Prediction
 from medfocus.serving.api.patience import seconds_of, unless_gone
-from medfocus.serving.dicomweb.instances import Instance, instance_of
+from medfocus.serving.dicomweb.instances import instance_of
 from medfocus.serving.dicomweb.payload import DICOM, RELATED, File, sent_instances
 from medfocus.serving.dicomweb.report import Outcome, report
-from medfocus.serving.inference import classified
+from medfocus.serving.inference import classified, within
 from medfocus.serving.problems import RequestError
 from medfocus.serving.security.access import needs
 from medfocus.serving.state import Service, service_of
@@ -62,40 +61,38 @@ async def _answer(request: Request, study: str | None) -> Response:
     name, limits = _engine(service), service.config.limits
     seconds = seconds_of(request, limits.seconds)
     async with sent_instances(request, limits) as files:
-        instances = await run_in_threadpool(_instances, files)
-        wanted = [f for f, each in zip(files, instances, strict=True) if _belongs(each, study)]
-        predictions: list[Prediction] = []
-        engine = None
-        if wanted:
-            work = classified(service, name, wanted, seconds, keep_masks=False)
-            answered = await unless_gone(request, work)
-            predictions = answered.predictions
-            engine = {"name": name, "version": answered.version}
-    outcomes = _outcomes(instances, study, predictions)
+        work = _classified(service, name, files, study, seconds)
+        outcomes, engine = await unless_gone(request, within(seconds, work))
     return await run_in_threadpool(_response, outcomes, engine)
 
 
-def _instances(files: Sequence[File]) -> list[Instance | None]:
-    return [instance_of(file) for file in files]
-
-
-def _outcomes(
-    instances: Sequence[Instance | None], study: str | None, predictions: Sequence[Prediction]
-) -> list[Outcome]:
+async def _classified(
+    service: Service, name: str, files: Sequence[File], study: str | None, seconds: float
+) -> tuple[list[Outcome], dict[str, str] | None]:
+    """What became of each file, and which engine classified them; None if none was to be."""
+    instances = [await run_in_threadpool(instance_of, file) for file in files]
+    belongs = [each is not None and study in (None, each.study) for each in instances]
+    wanted = list(compress(files, belongs))
+    if not wanted:
+        return [Outcome(each, ()) for each in instances], None
+    answered = await classified(service, name, wanted, seconds, keep_masks=False)
     # Predictions are in the order of their files, and a file's frames have its name and "#number".
-    by_file = groupby(predictions, key=lambda each: each.source.partition("#")[0])
-    return [
-        Outcome(each, list(next(by_file)[1]) if _belongs(each, study) else ()) for each in instances
+    by_file = groupby(answered.predictions, key=lambda each: each.source.partition("#")[0])
+    outcomes = [
+        Outcome(each, list(next(by_file)[1]) if sent else ())
+        for each, sent in zip(instances, belongs, strict=True)
     ]
-
-
-def _belongs(instance: Instance | None, study: str | None) -> bool:
-    return instance is not None and study in (None, instance.study)
+    return outcomes, {"name": name, "version": answered.version}
 
 
 def _response(outcomes: Sequence[Outcome], engine: dict[str, str] | None) -> Response:
     status, module = report(outcomes, engine)
-    content = json.dumps(module.to_json_dict(), ensure_ascii=False, separators=(",", ":"))
+    content = json.dumps(
+        module.to_json_dict(),
+        ensure_ascii=False,
+        separators=(",", ":"),
+        sort_keys=True,  # PS3.18 F.2.2
+    )
     return Response(content.encode(), status, media_type=JSON)
 
 

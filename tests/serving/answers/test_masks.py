@@ -1,6 +1,10 @@
 """Masks as run lengths and polygons: other programs draw the same pixels."""
 
+import base64
+import io
 import json
+import warnings
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as coco
@@ -8,12 +12,28 @@ import shapely
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from medfocus.serving.answers.outlines import outlines
 from medfocus.serving.answers.run_length import run_lengths
 
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
+
+
+def decoded(mask: dict[str, Any]) -> np.ndarray:
+    """Bool (H, W), as another program draws what a mask's JSON says."""
+    height, width = mask["size"]
+    if "png" in mask:
+        return np.array(Image.open(io.BytesIO(base64.b64decode(mask["png"])))).astype(bool)
+    if "counts" in mask:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, for pycocotools
+            return coco.decode(coco.frPyObjects(mask, height, width)).astype(bool)
+    geometry = shapely.from_geojson(json.dumps(mask["polygon"]))
+    assert geometry.is_valid
+    y, x = np.mgrid[:height, :width] + 0.5  # the pixels' centres
+    return shapely.contains_xy(geometry, x, y)
 
 
 @settings(max_examples=200, deadline=None)
@@ -25,15 +45,10 @@ RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 @example(np.eye(5, dtype=bool))
 @example(~np.eye(5, dtype=bool))
 def test_both_forms_are_the_mask_to_the_pixel(mask: np.ndarray) -> None:
-    height, width = mask.shape
-    counts = {"size": [height, width], "counts": run_lengths(mask)}
-    encoded = coco.frPyObjects(json.loads(json.dumps(counts)), height, width)
-    np.testing.assert_array_equal(coco.decode(encoded), mask)
-
-    geometry = shapely.from_geojson(json.dumps(outlines(mask)))
-    assert geometry.is_valid
-    y, x = np.mgrid[:height, :width] + 0.5  # the pixels' centres
-    np.testing.assert_array_equal(shapely.contains_xy(geometry, x, y), mask)
+    size = {"size": list(mask.shape)}
+    for form in ({"counts": run_lengths(mask)}, {"polygon": outlines(mask)}):
+        through = json.loads(json.dumps(size | form))
+        np.testing.assert_array_equal(decoded(through), mask)
 
 
 def test_rings_have_corners_only_and_holes_are_holes() -> None:
