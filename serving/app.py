@@ -23,6 +23,7 @@ def application(service: Service) -> FastAPI:
         version=medfocus.__version__,
         description="Classifies medical images with CLIP, which looks where SAM2 found a region.",
         redoc_url=None,
+        responses=problems.RESPONSES,
     )
     app.state.service = service
     for room in (health, engines, classify, store):

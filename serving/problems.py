@@ -1,10 +1,12 @@
 """Errors as HTTP answers: RFC 9457's application/problem+json, with our codes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from medfocus.errors import InputError, MedfocusError
@@ -28,6 +30,31 @@ STATUSES = {
     "serve.origin": 403,
 }
 PROBLEM = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """An error as clients see it.
+
+    Attributes:
+        status: HTTP's.
+        code: for programs, see docs/errors.md.
+        detail: what is wrong with the item.
+        item: what the error is about.
+        hint: what can be done about it.
+    """
+
+    status: int
+    code: str
+    detail: str
+    item: str | None = None
+    hint: str | None = None
+
+
+# For the description of the interface: what any route may answer.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+    for status, text in (("4XX", "The request is refused."), ("5XX", "The service failed."))
+}
 
 
 class RequestError(InputError):

@@ -1,11 +1,11 @@
 """The engines: their states for everyone, loading and unloading for administrators."""
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
+from medfocus.serving.engines import EngineState
 from medfocus.serving.problems import RequestError
 from medfocus.serving.security.access import needs
 from medfocus.serving.state import service_of
@@ -14,9 +14,9 @@ router = APIRouter(prefix="/v1/engines", tags=["engines"])
 
 
 @router.get("", dependencies=[Depends(needs("classify"))])
-async def states(request: Request) -> list[dict[str, Any]]:
+async def states(request: Request) -> list[EngineState]:
     """Each engine's state, version, backend and load."""
-    return [asdict(each) for each in service_of(request).engines.states()]
+    return service_of(request).engines.states()
 
 
 @router.post("/{name}/load", dependencies=[Depends(needs("administer"))])
