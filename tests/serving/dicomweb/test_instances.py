@@ -8,7 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medfocus.serving.dicomweb.instances import HEAD_BYTES, Instance, instance_of
 
@@ -71,7 +71,8 @@ def test_a_deflated_bomb_is_not_inflated() -> None:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2"
+    dataset.file_meta.MediaStorageSOPClassUID = UID("1.2")
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2")
     dataset.save_as(content)
     start = len(content.getvalue()) - len(zlib.compress(b"", wbits=-zlib.MAX_WBITS))
     compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)

@@ -22,6 +22,7 @@ from tests.serving.test_config import TOKEN, written
 
 # One frame and several; uncompressed, RLE, JPEG 2000, deflated; grey and colour.
 NAMES = ("CT_small", "MR_small_RLE", "rtdose", "JPEG2000", "image_dfl", "SC_rgb_rle_2frame")
+Outcome = tuple[int, list[int], list[int], list[int]]
 RELATED = 'multipart/related; type="application/dicom"; boundary=B'
 
 
@@ -53,7 +54,7 @@ def predictions(item: Dataset) -> list[dict[str, Any]]:
     return found
 
 
-def outcome(response: httpx.Response) -> tuple[int, list[int], list[int], list[int]]:
+def outcome(response: httpx.Response) -> Outcome:
     """The status; instances that were stored, by warning; those that failed, and others."""
     assert response.headers["content-type"] == "application/dicom+json"
     check_dicom_json(response.json())
@@ -148,7 +149,7 @@ def test_instances_of_another_study_fail(serve: Serve) -> None:
 def test_bodies_that_the_standard_allows(serve: Serve) -> None:
     client, good = serve(), encoded(dataset("CT_small"))
     body = multipart(good, good)
-    twice = (200, [0, 0], [], [])
+    twice: Outcome = (200, [0, 0], [], [])
     unnamed = multipart(good, good, header=b"Content-Length: 1\r\n")  # of no importance here
     quoted = (
         'Multipart/Related;boundary="a (B) c"; start="x; type=text/plain"; TYPE=application/dicom'
