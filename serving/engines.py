@@ -78,10 +78,13 @@ class EngineRegistry:
     Args:
         queue: images that each engine may hold.
         load: makes an engine; `Engine.load`, or in tests another.
+
+    Attributes:
+        queue: see above.
     """
 
     def __init__(self, queue: int, load: Callable[[EngineSettings], Engine] | None = None) -> None:
-        self._queue, self._load = queue, load or _loaded
+        self.queue, self._load = queue, load or _loaded
         self._slots: dict[str, _Slot] = {}
         self._changed = threading.Condition()
 
@@ -147,10 +150,10 @@ class EngineRegistry:
         """
         with self._changed:
             served = self._ready(name)
-            if served.held and served.held + images > self._queue:
+            if served.held and served.held + images > self.queue:
                 raise BusyError(
                     f"engine {name}",
-                    f"holds {served.held} images of at most {self._queue}",
+                    f"holds {served.held} images of at most {self.queue}",
                     f"send the request again in {RETRY_SECONDS} s",
                 )
             served.held += images
