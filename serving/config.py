@@ -44,6 +44,7 @@ class Limits(_Strict):
     Attributes:
         body_bytes: of one request, and of all its files together.
         images: files in one request.
+        frames: images in one file.
         queue: images of all clients that an engine holds; more are refused with 429.
         seconds: for which a request is worked on, if it does not ask for less.
         idle_seconds: for a request's headers to arrive, and for which a client may send nothing of
@@ -53,6 +54,7 @@ class Limits(_Strict):
 
     body_bytes: int = Field(default=256 * MEBIBYTE, ge=1)
     images: int = Field(default=256, ge=1)
+    frames: int = Field(default=1024, ge=1)
     queue: int = Field(default=1024, ge=1)
     seconds: float = Field(default=60.0, gt=0)
     idle_seconds: float = Field(default=20.0, gt=0)

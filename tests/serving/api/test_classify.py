@@ -125,3 +125,13 @@ def test_unknown_addresses_engines_and_methods(serve: Serve) -> None:
     ):
         response = client.request(method, address, json={"images": ["AAAA"]})
         assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_files_of_too_many_frames_have_an_error_and_the_others_an_answer(
+    serve: Serve, engine: Engine, files: list[bytes]
+) -> None:
+    client = serve(limits={"frames": 14})  # rtdose.dcm has 15
+    images = [base64.b64encode(data).decode() for data in files[:3]]
+    first, second, third = answers(client.post(ADDRESS, json={"images": images}))
+    assert [first, second] == plain(engine.classify(files[:2]))
+    assert third["error"]["code"] == "image.too_many_frames"
