@@ -127,6 +127,7 @@ mount -t proc proc "$ROOT/proc"
 mount --rbind /dev "$ROOT/dev"
 mount -t tmpfs tmpfs "$ROOT/tmp"
 mount -o remount,ro,bind "$ROOT"
+if touch "$ROOT/home/medfocus/file" 2>&-; then exit 99; fi
 exec chroot --userspec="$IMAGE_USER" "$ROOT" env -i PATH=/opt/medfocus/bin:/bin:/usr/bin "$@"
 """
 TOKEN = "0123456789abcdef" * 2
