@@ -4,6 +4,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import medfocus
 from medfocus.errors import MedfocusError
@@ -24,11 +25,17 @@ def application(service: Service) -> FastAPI:
         description="Classifies medical images with CLIP, which looks where SAM2 found a region.",
         redoc_url=None,
         responses=problems.RESPONSES,
+        # It would give whoever collects logs the texts of exceptions, which may quote an image's
+        # data. Spans are our own.
+        telemetry=dict.fromkeys(
+            ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
+        ),
     )
     app.state.service = service
     for room in (health, engines, classify, store):
         app.include_router(room.router)
     app.add_exception_handler(MedfocusError, problems.medfocus_problem)
+    app.add_exception_handler(ClientDisconnect, problems.gone_problem)
     app.add_exception_handler(HTTPException, problems.http_problem)
     app.add_exception_handler(RequestValidationError, problems.invalid_problem)
     app.add_exception_handler(Exception, problems.unexpected_problem)

@@ -86,6 +86,12 @@ async def medfocus_problem(_: Request, error: Exception) -> JSONResponse:
     return problem(error)
 
 
+async def gone_problem(_: Request, error: Exception) -> JSONResponse:
+    """A handler of clients that leave while they send."""
+    gone = RequestError("client", "is gone", "send the whole request", code="serve.gone")
+    return problem(gone)
+
+
 async def http_problem(_: Request, error: Exception) -> JSONResponse:
     """A handler of what the framework refuses: unknown addresses and methods."""
     assert isinstance(error, HTTPException)
