@@ -15,6 +15,7 @@ from medfocus.serving.engines import RETRY_SECONDS
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
     "serve.unknown_engine": 404,
+    "serve.dicomweb_engine": 404,
     "serve.not_ready": 503,
     "serve.busy": 429,
     "serve.no_token": 401,
@@ -22,6 +23,7 @@ STATUSES = {
     "serve.body_too_large": 413,
     "serve.client_too_slow": 408,
     "serve.media_type": 415,
+    "serve.not_acceptable": 406,
     "serve.deadline": 504,
     "serve.gone": 499,  # nobody sees it: the access log does
     "serve.stopping": 503,

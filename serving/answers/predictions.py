@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.engine import Prediction
+from medfocus.serving.answers.outlines import outlines
 from medfocus.serving.answers.run_length import run_lengths
 
-MaskFormat = Literal["png", "rle"]
+MaskFormat = Literal["png", "rle", "polygon"]
 
 
 def answer(prediction: Prediction, mask: MaskFormat | None, embedding: bool) -> dict[str, Any]:
@@ -20,7 +21,8 @@ def answer(prediction: Prediction, mask: MaskFormat | None, embedding: bool) -> 
     Args:
         prediction: of the image.
         mask: how to add its focus mask, in the image's own frame: `png`, black and white in
-            base64, or `rle`, COCO's run lengths; None to leave it out.
+            base64; `rle`, COCO's run lengths; `polygon`, a GeoJSON MultiPolygon; None to leave it
+            out.
         embedding: whether to add its embedding.
     """
     found = prediction.to_dict() | {"error": error_of(prediction)}
@@ -45,6 +47,8 @@ def _mask(mask: NDArray[np.bool_] | None, form: MaskFormat) -> dict[str, Any] | 
     size = {"size": list(mask.shape)}  # height, width, as in COCO
     if form == "rle":
         return size | {"counts": run_lengths(mask)}
+    if form == "polygon":
+        return size | {"polygon": outlines(mask)}
     content = io.BytesIO()
     Image.fromarray(mask).save(content, "PNG")
     return size | {"png": base64.b64encode(content.getvalue()).decode("ascii")}

@@ -40,7 +40,7 @@ class Options(BaseModel):
         boxes: per file [left, top, right, bottom] in pixels of the image, or null.
         points: per file [[x, y] or [x, y, label], ...], label 1 for inside and 0 for outside; or
             null.
-        mask: `png` or `rle` to have each image's focus mask; null for none.
+        mask: `png`, `rle` or `polygon` to have each image's focus mask; null for none.
         embedding: whether to have each image's embedding.
     """
 
