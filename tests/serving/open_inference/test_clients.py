@@ -1,5 +1,6 @@
 """NVIDIA's clients, as they are: every answer is the engine's own, to the bit."""
 
+import io
 import json
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file
 from tritonclient.utils import InferenceServerException
@@ -28,8 +30,8 @@ def client_of(module: ModuleType, running: Running) -> Any:
 
 
 def tensor(module: ModuleType, name: str, datatype: str, values: Any, **options: Any) -> Any:
-    kinds = {"BYTES": np.object_, "UINT8": np.uint8, "FP32": np.float32}
-    array = np.asarray(values, kinds[datatype])
+    kinds: dict[str, Any] = {"BYTES": np.object_, "UINT8": np.uint8, "FP32": np.float32}
+    array: NDArray[Any] = np.asarray(values, kinds[datatype])
     found = module.InferInput(name, list(array.shape), datatype)
     found.set_data_from_numpy(array, **options)
     return found
@@ -45,9 +47,9 @@ def check(result: Any, expected: list[Prediction]) -> None:
     assert [each.decode() for each in result.as_numpy("label")] == [e.label or "" for e in expected]
     names = next(list(each.probabilities) for each in expected if each.label)
     rows = [[each.probabilities.get(name, NAN) for name in names] for each in expected]
-    np.testing.assert_array_equal(result.as_numpy("probabilities"), np.float32(rows))
+    np.testing.assert_array_equal(result.as_numpy("probabilities"), np.array(rows, np.float32))
     scores = [NAN if each.focus_score is None else each.focus_score for each in expected]
-    np.testing.assert_array_equal(result.as_numpy("focus_score"), np.float32(scores))
+    np.testing.assert_array_equal(result.as_numpy("focus_score"), np.array(scores, np.float32))
     np.testing.assert_array_equal(result.as_numpy("focused"), [each.focused for each in expected])
 
 
@@ -113,8 +115,6 @@ def test_pixels_prompts_masks_and_embeddings(
 
 
 def check_mask(content: bytes, prediction: Prediction) -> None:
-    import io
-
     found = np.array(Image.open(io.BytesIO(content)))
     np.testing.assert_array_equal(found, prediction.focus_mask)
 
