@@ -221,6 +221,8 @@ def test_bodies_that_the_standard_allows(serve: Serve) -> None:
         (multipart(b"a"), {"content-type": RELATED.replace("dicom", "dicom+json")}, 415,
          "serve.media_type"),
         (multipart(b"a", header=b"Content-Type: image/png\r\n"), {}, 415, "serve.media_type"),
+        (multipart(b"a", header=b"Content-Location: a\r\nContent-Type: text/xml\r\n"), {}, 415,
+         "serve.media_type"),
         (b"[]", {"content-type": "application/dicom+json"}, 415, "serve.media_type"),
         (b"a", {"content-type": ""}, 415, "serve.media_type"),
         (multipart(b"a"), {"accept": "application/dicom+xml"}, 406, "serve.not_acceptable"),
