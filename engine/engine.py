@@ -31,7 +31,13 @@ from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
 from medfocus.engine.series.prediction import SeriesPrediction
 from medfocus.engine.series.run import answer_series
-from medfocus.engine.sources import ClassifyOptions, StreamOptions, as_list, with_prompts
+from medfocus.engine.sources import (
+    ClassifyOptions,
+    StreamOptions,
+    as_list,
+    check_counts,
+    with_prompts,
+)
 from medfocus.errors import InputError, MedfocusError, OutputError, without_traceback
 
 log = logging.getLogger(__name__)
@@ -204,11 +210,7 @@ class Engine:
             MedfocusError: with `strict`, the first error of an item.
         """
         sources = as_list(batch)
-        for prompts, name in ((boxes, "boxes"), (points, "points")):
-            if prompts is not None and len(prompts) != len(sources):
-                problem = f"has {len(prompts)} entries for {len(sources)} images"
-                hint = "give one per image, None for an image that has none"
-                raise InputError(name, problem, hint, code="input.count_mismatch")
+        check_counts(sources, boxes, points)
         options: StreamOptions = {
             "boxes": boxes,
             "points": points,

@@ -54,6 +54,19 @@ def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     return items
 
 
+def check_counts(
+    sources: Sequence[ImageSource],
+    boxes: Sequence[PerFrame[Box] | None] | None,
+    points: Sequence[PerFrame[Points] | None] | None,
+) -> None:
+    """Raise InputError unless there is one entry of `boxes` and `points` per source."""
+    for prompts, name in ((boxes, "boxes"), (points, "points")):
+        if prompts is not None and len(prompts) != len(sources):
+            problem = f"has {len(prompts)} entries for {len(sources)} images"
+            hint = "give one per image, None for an image that has none"
+            raise InputError(name, problem, hint, code="input.count_mismatch")
+
+
 def with_prompts(
     sources: Iterable[ImageSource],
     boxes: Iterable[PerFrame[Box] | None] | None,

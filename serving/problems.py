@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
+from medfocus.serving.errors import RequestError as RequestError
 
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
@@ -26,12 +27,6 @@ STATUSES = {
     "serve.origin": 403,
 }
 PROBLEM = "application/problem+json"
-
-
-class RequestError(InputError):
-    """A request that cannot be answered, whatever its images."""
-
-    default_code = "serve.request"
 
 
 def status_of(error: MedfocusError) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 from medfocus.engine import Prediction
 from medfocus.serving.answers.run_length import run_lengths
 
-MaskFormat = Literal["png", "rle"]
+MaskFormat = Literal["png", "rle", "logits"]
 
 
 def answer(prediction: Prediction, mask: MaskFormat | None, embedding: bool) -> dict[str, Any]:
@@ -19,12 +19,16 @@ def answer(prediction: Prediction, mask: MaskFormat | None, embedding: bool) -> 
 
     Args:
         prediction: of the image.
-        mask: how to add its focus mask, in the image's own frame: `png`, black and white in
-            base64, or `rle`, COCO's run lengths; None to leave it out.
+        mask: how to add its focus mask: in the image's own frame as `png`, black and white in
+            base64, or `rle`, COCO's run lengths; or the engine's own numbers as `logits`, of which
+            a `Prediction` can be made again; None to leave it out.
         embedding: whether to add its embedding.
     """
-    found = prediction.to_dict() | {"error": error_of(prediction)}
-    if mask is not None:
+    size = None if prediction.image_size is None else list(prediction.image_size)
+    found = prediction.to_dict() | {"error": error_of(prediction), "image_size": size}
+    if mask == "logits":
+        found["mask"] = _logits(prediction)
+    elif mask is not None:
         found["mask"] = _mask(prediction.focus_mask, mask)
     if embedding:
         found["embedding"] = None if prediction.embedding is None else prediction.embedding.tolist()
@@ -39,7 +43,21 @@ def error_of(prediction: Prediction) -> dict[str, str] | None:
     return {"code": error.code, "item": error.item, "problem": error.problem, "hint": error.hint}
 
 
-def _mask(mask: NDArray[np.bool_] | None, form: MaskFormat) -> dict[str, Any] | None:
+def _logits(prediction: Prediction) -> dict[str, Any] | None:
+    if prediction.focus_logits is None or prediction.patch_focus is None:
+        return None
+    return {
+        "logits": _float32(prediction.focus_logits),
+        "patch_focus": _float32(prediction.patch_focus),
+    }
+
+
+def _float32(values: NDArray[np.float32]) -> dict[str, Any]:
+    data = base64.b64encode(values.astype("<f4").tobytes())  # little-endian, row by row
+    return {"shape": list(values.shape), "float32": data.decode("ascii")}
+
+
+def _mask(mask: NDArray[np.bool_] | None, form: Literal["png", "rle"]) -> dict[str, Any] | None:
     if mask is None:
         return None
     size = {"size": list(mask.shape)}  # height, width, as in COCO

@@ -39,7 +39,7 @@ def plain(predictions: list[Prediction]) -> list[dict[str, Any]]:
         error = each.error and {
             name: getattr(each.error, name) for name in ("code", "item", "problem", "hint")
         }
-        found.append(each.to_dict() | {"error": error})
+        found.append(each.to_dict() | {"error": error, "image_size": each.image_size})
     through: list[dict[str, Any]] = json.loads(json.dumps(found))
     return through
 
