@@ -2,8 +2,10 @@
 
 import asyncio
 import io
+import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
-from medfocus.errors import InputError, MedfocusError
+from medfocus.errors import FileError, InputError, MedfocusError
 from medfocus.serving import AsyncClient, Client
+from medfocus.serving.command import service
+from medfocus.serving.config import checked
+from medfocus.serving.engines import ServedEngine
 from medfocus.serving.errors import BusyError, RequestError, ServiceError
 from tests.errors import refuses
 from tests.serving.api.test_classify import png
-from tests.serving.conftest import Serve
+from tests.serving.conftest import Serve, running
 
 
 @pytest.fixture
@@ -225,9 +230,65 @@ def test_a_service_that_is_not_there(serve: Serve) -> None:
         client.classify(png(1))
 
 
-def test_a_busy_service_is_asked_again(serve: Serve) -> None:
-    url = str(serve(limits={"queue": 1}).base_url)
+def test_a_busy_service_is_asked_again(
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = {"tiny": {"path": str(engine_directory)}}
+    limits = {"queue": 1}
+    made = service(checked({"engines": engines, "port": 0, "limits": limits}, Path(), "test"))
+    made.engines.load("tiny", made.config.engines["tiny"])
+    admitted, refusals = made.engines.admitted, []
+    with running(made) as http, ExitStack() as others:
+        others.enter_context(admitted("tiny", 1))
+        with Client(str(http.base_url), timeout=0.9) as client, refuses(BusyError, "serve.busy"):
+            client.classify(png(1))
+
+        @contextmanager
+        def until_refused(name: str, images: int) -> Iterator[ServedEngine]:
+            try:
+                with admitted(name, images) as served:
+                    yield served
+            except BusyError:
+                refusals.append(name)
+                others.close()
+                raise
+
+        monkeypatch.setattr(made.engines, "admitted", until_refused)
+        with Client(str(http.base_url)) as client:
+            assert client.classify(png(1))[0].error is None
+    assert refusals == ["tiny"]
+
+
+def test_a_pinned_version_is_the_only_one(engine_directory: Path) -> None:
+    engines = {"tiny": {"path": str(engine_directory)}}
+    made = service(checked({"engines": engines, "port": 0}, Path(), "test"))
+    served = made.engines.load("tiny", made.config.engines["tiny"])
+    with running(made) as http, Client(str(http.base_url)) as client:
+        client.pin()
+        assert client.classify(png(1))[0].error is None
+        served.version = "0" * 16
+        with refuses(ServiceError, "serve.engine_changed", "tiny"):
+            client.classify(png(1))
+
+
+def test_certificates_are_checked(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=here -keyout key -out ca"
+    subject = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command.split(), *subject], cwd=tmp_path, check=True, capture_output=True)
+    files = {"certificate": str(tmp_path / "ca"), "key": str(tmp_path / "key")}
+    url = str(serve(security=files).base_url).replace("http:", "https:")
+    with Client(url) as client, refuses(ServiceError, "serve.untrusted"):
+        client.engines()
+    with Client(url, verify=tmp_path / "ca") as client:
+        assert client.classify(png(1))[0].error is None
+    other = url.replace("127.0.0.1", "localhost")
+    with Client(other, verify=tmp_path / "ca") as client, refuses(ServiceError, "serve.untrusted"):
+        client.engines()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca"))
     with Client(url) as client:
-        found = client.classify([png(seed) for seed in range(6)])
-    assert [each.error for each in found] == [None] * 6
-    assert BusyError.default_code == "serve.busy"
+        assert client.engines()
+    for name in ("key", "absent"):
+        with refuses(FileError, "serve.certificate", name):
+            Client(url, verify=tmp_path / name)
