@@ -77,6 +77,7 @@ class Engine:
         deterministic: bool = False,
         memory_limit: int | None = None,
         read_seconds: float = ReadingLimits.seconds,
+        max_frames: int | None = None,
         trust_files: bool = False,
         verify: bool = True,
     ) -> "Engine":
@@ -102,6 +103,7 @@ class Engine:
             read_seconds: of processor time, the limit on reading one image of a file. A file that
                 takes longer, takes more than 1.5 GiB of memory, or crashes a decoder, costs itself
                 only.
+            max_frames: most images of one file; a file of more has an error in their place.
             trust_files: read files in this process, without that protection: a little faster.
             verify: classify that check image, which takes the time of one image.
 
@@ -120,7 +122,9 @@ class Engine:
             raise InputError("max_wait_ms", f"is {max_wait_ms}", f"use 0 to {MOST_WAIT_MS:g}")
         if memory_limit is not None and memory_limit <= 0:
             raise InputError("memory_limit", f"is {memory_limit}", "give bytes, or None")
-        reader = FileReader(ReadingLimits(read_seconds), trust_files=trust_files)
+        reader = FileReader(
+            ReadingLimits(read_seconds, max_frames=max_frames), trust_files=trust_files
+        )
         loaded, pool = load_within(memory_limit, directory, backend, device, images, verify=verify)
         pipeline = Pipeline(
             *pool,

@@ -9,6 +9,7 @@ import medfocus
 from medfocus.errors import MedfocusError
 from medfocus.serving import problems
 from medfocus.serving.api import classify, engines, health
+from medfocus.serving.dicomweb import store
 from medfocus.serving.monitoring.access_log import AccessLog
 from medfocus.serving.security.browsers import BrowserGuard
 from medfocus.serving.security.limits import BodyLimits
@@ -22,9 +23,10 @@ def application(service: Service) -> FastAPI:
         version=medfocus.__version__,
         description="Classifies medical images with CLIP, which looks where SAM2 found a region.",
         redoc_url=None,
+        responses=problems.RESPONSES,
     )
     app.state.service = service
-    for room in (health, engines, classify):
+    for room in (health, engines, classify, store):
         app.include_router(room.router)
     app.add_exception_handler(MedfocusError, problems.medfocus_problem)
     app.add_exception_handler(HTTPException, problems.http_problem)

@@ -13,7 +13,7 @@ from medfocus.command_line import command_parser, run, whole_number
 from medfocus.errors import InputError
 from medfocus.exit_codes import ExitCode
 from medfocus.serving.config import ServeConfig, checked, read_config
-from medfocus.serving.engines import EngineRegistry
+from medfocus.serving.engines import EngineRegistry, loaded
 from medfocus.serving.monitoring.access_log import log_to_stdout
 from medfocus.serving.monitoring.error_log import log_errors_to_stderr
 from medfocus.serving.security.tokens import read_tokens
@@ -95,7 +95,11 @@ def service(config: ServeConfig) -> Service:
             code="serve.open",
         )
     tokens = None if file is None else read_tokens(file)
-    return Service(config, EngineRegistry(config.limits.queue), tokens)
+    return Service(
+        config,
+        EngineRegistry(config.limits.queue, partial(loaded, frames=config.limits.frames)),
+        tokens,
+    )
 
 
 def _serve(options: argparse.Namespace, console: Console) -> int:

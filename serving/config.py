@@ -44,6 +44,7 @@ class Limits(_Strict):
     Attributes:
         body_bytes: of one request, and of all its files together.
         images: files in one request.
+        frames: images in one file.
         queue: images of all clients that an engine holds; more are refused with 429.
         seconds: for which a request is worked on, if it does not ask for less.
         idle_seconds: for a request's headers to arrive, and for which a client may send nothing of
@@ -53,6 +54,7 @@ class Limits(_Strict):
 
     body_bytes: int = Field(default=256 * MEBIBYTE, ge=1)
     images: int = Field(default=256, ge=1)
+    frames: int = Field(default=1024, ge=1)
     queue: int = Field(default=1024, ge=1)
     seconds: float = Field(default=60.0, gt=0)
     idle_seconds: float = Field(default=20.0, gt=0)
@@ -75,9 +77,17 @@ class Security(_Strict):
 
 
 class ServeConfig(_Strict):
-    """Everything about one service."""
+    """Everything about one service.
+
+    Attributes:
+        engines: by name.
+        dicomweb_engine: which of them answers DICOMweb; needed only if there are several.
+        host, port: where it listens; port 0 is a free one.
+        limits, security: see there.
+    """
 
     engines: dict[EngineName, EngineSettings]
+    dicomweb_engine: EngineName | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     limits: Limits = Limits()
@@ -131,6 +141,8 @@ def checked(values: dict[str, Any], folder: Path, item: str) -> ServeConfig:
         raise _refused(f"{item}: {place or 'the file'}", f"is wrong: {first['msg']}") from None
     if (config.security.certificate is None) != (config.security.key is None):
         raise _refused(f"{item}: security", "has a certificate or a key, but not both")
+    if config.dicomweb_engine not in (None, *config.engines):
+        raise _refused(f"{item}: dicomweb_engine", "is none of the engines")
     engines = {
         name: engine.model_copy(update={"path": folder / engine.path})
         for name, engine in config.engines.items()

@@ -72,11 +72,14 @@ class EngineRegistry:
 
     Args:
         queue: images that each engine may hold.
-        load: makes an engine; `Engine.load`, or in tests another.
+        load: makes an engine.
+
+    Attributes:
+        queue: see above.
     """
 
-    def __init__(self, queue: int, load: Callable[[EngineSettings], Engine] | None = None) -> None:
-        self._queue, self._load = queue, load or _loaded
+    def __init__(self, queue: int, load: Callable[[EngineSettings], Engine]) -> None:
+        self.queue, self._load = queue, load
         self._slots: dict[str, _Slot] = {}
         self._changed = threading.Condition()
 
@@ -142,10 +145,10 @@ class EngineRegistry:
         """
         with self._changed:
             served = self._ready(name)
-            if served.held and served.held + images > self._queue:
+            if served.held and served.held + images > self.queue:
                 raise BusyError(
                     f"engine {name}",
-                    f"holds {served.held} images of at most {self._queue}",
+                    f"holds {served.held} images of at most {self.queue}",
                     f"send the request again in {RETRY_SECONDS} s",
                 )
             served.held += images
@@ -221,7 +224,8 @@ def _state(name: str, slot: _Slot) -> EngineState:
     )
 
 
-def _loaded(settings: EngineSettings) -> Engine:
+def loaded(settings: EngineSettings, frames: int) -> Engine:
+    """An engine that reads at most `frames` images of a file; see `Engine.load`."""
     return Engine.load(
         settings.path,
         settings.backend,
@@ -230,4 +234,5 @@ def _loaded(settings: EngineSettings) -> Engine:
         max_wait_ms=settings.max_wait_ms,
         deterministic=settings.deterministic,
         memory_limit=settings.memory_limit,
+        max_frames=frames,
     )

@@ -1,15 +1,17 @@
 """One request's images through an engine: admitted, answered in time, counted."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 from medfocus.engine import Prediction
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.serving.problems import RequestError
 from medfocus.serving.state import Service
+
+T = TypeVar("T")
 
 
 class Asked(TypedDict, total=False):
@@ -63,12 +65,21 @@ async def classified(
         raise RequestError("request", f"has {len(images)} images", f"send 1 to {most}")
     with service.engines.admitted(name, len(images)) as served:
         work = asyncio.wrap_future(served.engine.submit(list(images), **asked))
-        try:
-            predictions = await asyncio.wait_for(work, seconds)
-        except TimeoutError:
-            problem = f"was not answered within {seconds:g} s"
-            hint = "send fewer images, or allow it more time"
-            raise RequestError("request", problem, hint, code="serve.deadline") from None
+        predictions = await within(seconds, work)
     for each in predictions:
         service.metrics.image(name, each.error.code if each.error else "")
     return Answered(served.version, predictions)
+
+
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """Await work for a request, and cancel it after some seconds.
+
+    Raises:
+        RequestError: it was not done in time (`serve.deadline`).
+    """
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        problem = f"was not answered within {seconds:g} s"
+        hint = "send fewer images, or allow it more time"
+        raise RequestError("request", problem, hint, code="serve.deadline") from None

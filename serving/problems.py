@@ -1,10 +1,12 @@
 """Errors as HTTP answers: RFC 9457's application/problem+json, with our codes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from medfocus.errors import InputError, MedfocusError
@@ -14,6 +16,7 @@ from medfocus.serving.errors import RequestError as RequestError
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
     "serve.unknown_engine": 404,
+    "serve.dicomweb_engine": 404,
     "serve.not_ready": 503,
     "serve.busy": 429,
     "serve.no_token": 401,
@@ -21,12 +24,38 @@ STATUSES = {
     "serve.body_too_large": 413,
     "serve.client_too_slow": 408,
     "serve.media_type": 415,
+    "serve.not_acceptable": 406,
     "serve.deadline": 504,
     "serve.gone": 499,  # nobody sees it: the access log does
     "serve.stopping": 503,
     "serve.origin": 403,
 }
 PROBLEM = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """An error as clients see it.
+
+    Attributes:
+        status: HTTP's.
+        code: for programs, see docs/errors.md.
+        detail: what is wrong with the item.
+        item: what the error is about.
+        hint: what can be done about it.
+    """
+
+    status: int
+    code: str
+    detail: str
+    item: str | None = None
+    hint: str | None = None
+
+
+# For the description of the interface: what any route may answer.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+    for status, text in (("4XX", "The request is refused."), ("5XX", "The service failed."))
+}
 
 
 def status_of(error: MedfocusError) -> int:

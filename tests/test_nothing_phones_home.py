@@ -133,6 +133,36 @@ def test_a_home_folder_that(home: str, exported_engine: Path, watch: Watch) -> N
     watch("-c", PROGRAM, str(exported_engine), ct(), "onnxruntime", "openvino", home=home)
 
 
+SERVED = """
+import http.client, json, re, signal, subprocess, sys
+
+command = [sys.executable, "-m", "medfocus", "serve", sys.argv[1], "--port", "0"]
+service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+address = re.search("127.0.0.1:[0-9]+", service.stderr.readline())[0]
+for line in service.stderr:
+    if "answers" in line:
+        break
+client = http.client.HTTPConnection(address, timeout=120)
+headers = {"content-type": "application/octet-stream"}
+for path in ("/docs", "/metrics", "/openapi.json"):
+    client.request("GET", path)
+    assert client.getresponse().read()
+for image in (open(sys.argv[2], "rb").read(), bytes(3_000_000)):  # the second goes to a file
+    client.request("POST", "/v1/engines/" + sys.argv[3] + "/classify", image, headers)
+    answered = client.getresponse()
+    assert answered.status == 200, json.load(answered)
+    answered.read()
+service.send_signal(signal.SIGTERM)
+service.stderr.read()
+sys.exit(service.wait())
+"""
+
+
+@pytest.mark.slow
+def test_serve(exported_engine: Path, watch: Watch) -> None:
+    watch("-c", SERVED, str(exported_engine), ct(), exported_engine.name.lower())
+
+
 # --- making and measuring engines
 
 HOMES = pytest.mark.parametrize("home", [None, "~"], ids=["good home", "no entry"])

@@ -1,6 +1,7 @@
 """Devices by name: `cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
 
 import argparse
+import ctypes
 import re
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,18 @@ def device_option(text: str) -> str:
 def device_name(kind: Device, ordinal: int) -> str:
     """`cpu`, `cuda` for the first GPU, `cuda:1` for the second."""
     return f"{kind}:{ordinal}" if ordinal else kind
+
+
+def has_gpu_driver() -> bool:
+    """Whether NVIDIA's driver is installed, which every runtime needs to use a GPU.
+
+    Asked before any of them is imported, which takes seconds and hundreds of megabytes.
+    """
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def processor_name(kind: str, ordinal: int) -> str | None:

@@ -13,7 +13,7 @@ from importlib import import_module
 from medfocus.engine.artifact.directory import EngineDirectory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
-from medfocus.engine.backends.device import parsed, processor_name
+from medfocus.engine.backends.device import has_gpu_driver, parsed, processor_name
 from medfocus.errors import EngineDirectoryError, InputError, MedfocusError
 from medfocus.settings import Device
 
@@ -108,7 +108,7 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
         yield _load(directory, backend, device)
         return
     reasons, any_loaded = [], False
-    for place in DEVICES if kind == "auto" else (device,):
+    for place in _places() if kind == "auto" else (device,):
         for name in _fastest_first(directory.manifest, *parsed(place)):
             try:
                 loaded = _load(directory, name, place)
@@ -126,6 +126,10 @@ def usable_backends(directory: EngineDirectory, backend: str, device: str) -> It
         "install one of them, or export the engine again for one that is installed",
         code="backend.none_usable",
     )
+
+
+def _places() -> tuple[Device, ...]:
+    return DEVICES if has_gpu_driver() else ("cpu",)
 
 
 def _fastest_first(manifest: Manifest, device: str, ordinal: int) -> list[str]:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfocus.engine import Prediction
+from medfocus.serving.answers.outlines import outlines
 from medfocus.serving.answers.run_length import run_lengths
 
-MaskFormat = Literal["png", "rle", "logits"]
+MaskFormat = Literal["png", "rle", "polygon", "logits"]
 
 
 def answer(prediction: Prediction, mask: MaskFormat | None, embedding: bool) -> dict[str, Any]:
@@ -20,8 +21,9 @@ def answer(prediction: Prediction, mask: MaskFormat | None, embedding: bool) -> 
     Args:
         prediction: of the image.
         mask: how to add its focus mask: in the image's own frame as `png`, black and white in
-            base64, or `rle`, COCO's run lengths; or the engine's own numbers as `logits`, of which
-            a `Prediction` can be made again; None to leave it out.
+            base64; `rle`, COCO's run lengths; `polygon`, a GeoJSON MultiPolygon; or as `logits`,
+            the engine's own numbers, from which a client makes the same Prediction; None to leave
+            it out.
         embedding: whether to add its embedding.
     """
     size = None if prediction.image_size is None else list(prediction.image_size)
@@ -57,12 +59,14 @@ def _float32(values: NDArray[np.float32]) -> dict[str, Any]:
     return {"shape": list(values.shape), "float32": data.decode("ascii")}
 
 
-def _mask(mask: NDArray[np.bool_] | None, form: Literal["png", "rle"]) -> dict[str, Any] | None:
+def _mask(mask: NDArray[np.bool_] | None, form: MaskFormat) -> dict[str, Any] | None:
     if mask is None:
         return None
     size = {"size": list(mask.shape)}  # height, width, as in COCO
     if form == "rle":
         return size | {"counts": run_lengths(mask)}
+    if form == "polygon":
+        return size | {"polygon": outlines(mask)}
     content = io.BytesIO()
     Image.fromarray(mask).save(content, "PNG")
     return size | {"png": base64.b64encode(content.getvalue()).decode("ascii")}

@@ -1,6 +1,5 @@
 """The engines: their states for everyone, loading and unloading for administrators."""
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -8,6 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from medfocus.engine.artifact.manifest import to_json
+from medfocus.serving.engines import EngineState
 from medfocus.serving.problems import RequestError
 from medfocus.serving.security.access import needs
 from medfocus.serving.state import service_of
@@ -16,9 +16,9 @@ router = APIRouter(prefix="/v1/engines", tags=["engines"])
 
 
 @router.get("", dependencies=[Depends(needs("classify"))])
-async def states(request: Request) -> list[dict[str, Any]]:
+async def states(request: Request) -> list[EngineState]:
     """Each engine's state, version, backend and load."""
-    return [asdict(each) for each in service_of(request).engines.states()]
+    return service_of(request).engines.states()
 
 
 @router.get("/{name}/manifest", dependencies=[Depends(needs("classify"))])

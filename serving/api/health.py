@@ -1,12 +1,11 @@
 """Whether the service is alive, whether its engines are ready, and metrics."""
 
-from dataclasses import asdict
-from typing import Any
-
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel
 
+from medfocus.serving.engines import EngineState
 from medfocus.serving.state import service_of
 
 router = APIRouter(tags=["operations"])
@@ -18,14 +17,21 @@ async def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz")
-async def readyz(request: Request) -> JSONResponse:
+class Readiness(BaseModel):
+    """Whether every engine answers, and each one's state."""
+
+    ready: bool
+    engines: list[EngineState]
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not all are ready."}})
+async def readyz(request: Request, response: Response) -> Readiness:
     """200 if every engine is ready and the service is not stopping, else 503; each one's state."""
     service = service_of(request)
     states = service.engines.states()
     ready = bool(states) and all(each.state == "ready" for each in states) and not service.stopping
-    content: dict[str, Any] = {"ready": ready, "engines": [asdict(each) for each in states]}
-    return JSONResponse(content, 200 if ready else 503)
+    response.status_code = 200 if ready else 503
+    return Readiness(ready=ready, engines=states)
 
 
 @router.get("/metrics", response_class=Response)

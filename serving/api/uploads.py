@@ -41,7 +41,7 @@ class Options(BaseModel):
             several frames also {frame: box}, from 0.
         points: per file [[x, y] or [x, y, label], ...], label 1 for inside and 0 for outside; or
             null; or {frame: points}.
-        mask: `png`, `rle` or `logits` to have each image's focus mask; null for none.
+        mask: `png`, `rle`, `polygon` or `logits` to have each image's focus mask; null for none.
         embedding: whether to have each image's embedding.
     """
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    InfoMetricFamily,
     SummaryMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+import medfocus
 from medfocus.serving.engines import EngineRegistry
 
 # Seconds: from one small image on a GPU to many on a busy CPU.
@@ -30,6 +32,9 @@ class Metrics:
     def __init__(self, engines: EngineRegistry) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # resident memory, descriptors, processor time
+        Info("medfocus", "The service's version.", registry=self.registry).info(
+            {"version": medfocus.__version__}
+        )
         self.registry.register(EngineCollector(engines))
         self._requests = Counter(
             "medfocus_requests", "Requests, by route and status.", ("route", "status"),
@@ -72,10 +77,21 @@ class EngineCollector(Collector):
         held = GaugeMetricFamily(
             "medfocus_queue_images", "Images accepted and not yet answered.", labels=("engine",)
         )
+        limit = GaugeMetricFamily(
+            "medfocus_queue_limit_images", "Images that it may hold; more are refused.",
+            labels=("engine",),
+        )  # fmt: skip
+        versions = InfoMetricFamily(
+            "medfocus_engine", "What answers: its version, backend and device.", labels=("engine",)
+        )
         for state in self._engines.states():
             ready.add_metric((state.name,), state.state == "ready")
             held.add_metric((state.name,), state.held)
-        yield from (ready, held)
+            limit.add_metric((state.name,), self._engines.queue)
+            if state.state == "ready":
+                names = ("version", "backend", "device")
+                versions.add_metric((state.name,), {n: getattr(state, n) for n in names})
+        yield from (ready, held, limit, versions)
         by_stage = ("engine", "stage")
         stages = SummaryMetricFamily(
             "medfocus_stage_seconds", "Seconds of work in each stage; batches in the two models.",

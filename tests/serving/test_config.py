@@ -39,6 +39,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("[engines]\n[limits]\nqueue = 0", "limits.queue"),
         ("port = 70000\n[engines]", "port"),
         ("[engines]\n[security]\nkey = 'k'", "security"),
+        ("dicomweb_engine = 'brain'\n[engines]", "dicomweb_engine"),
         ("no toml", "the file"),
     ],
 )

@@ -19,7 +19,7 @@ from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.engine.io.reading.process import ReadingProcess
 from medfocus.engine.io.volumes.parts import Part
-from medfocus.errors import MedfocusError, without_traceback
+from medfocus.errors import ImageError, MedfocusError, without_traceback
 
 
 class FileReader:
@@ -53,8 +53,15 @@ class FileReader:
             DeviceError: a process cannot be started.
         """
         if self._trusting:
-            return self._read_here(file, index, admit)
-        return self._process().read(file, index, admit)
+            reading = self._read_here(file, index, admit)
+        else:
+            reading = self._process().read(file, index, admit)
+        most = self._limits.max_frames
+        if most is not None and reading.frames > most:
+            problem = f"holds {reading.frames} images, more than the limit of {most}"
+            hint = "split the file"
+            return Reading(1, ImageError(file.name, problem, hint, code="image.too_many_frames"))
+        return reading
 
     def parts(self, file: OpenFile) -> list[Part] | MedfocusError:
         """What an open file says of its images' place in a series, or why it cannot be read.

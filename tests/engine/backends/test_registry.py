@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -373,3 +374,21 @@ def test_onnx_runtime_is_told_which_gpu(
     options = {"use_tf32": "0", "device_id": "1"}
     assert asked == 2 * [("CUDAExecutionProvider", options)]
     assert Binding.placed == {("cuda", 1)}
+
+
+WITHOUT_DRIVER = """
+import ctypes, sys
+ctypes.CDLL = lambda name, *_: (_ for _ in ()).throw(OSError(name))
+from medfocus.engine.backends.device import has_gpu_driver
+assert not has_gpu_driver()
+from medfocus.engine.artifact.directory import read_engine_directory
+from medfocus.engine.backends.registry import load_backend
+backend = load_backend(read_engine_directory(sys.argv[1]), "auto", "auto")
+print(backend.name, backend.device, "torch" in sys.modules)
+"""
+
+
+def test_without_a_gpu_driver_no_runtime_is_asked_for_gpus(directory: EngineDirectory) -> None:
+    command = [sys.executable, "-c", WITHOUT_DRIVER, str(directory.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.split() == ["openvino", "cpu", "False"]

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -13,6 +13,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
+from medfocus.serving.answers.predictions import MaskFormat
+from tests.serving.answers.test_masks import decoded
 from tests.serving.conftest import Serve
 
 ADDRESS = "/v1/engines/tiny/classify"
@@ -72,7 +74,7 @@ def test_prompts_masks_and_embeddings(serve: Serve, engine: Engine, files: list[
     expected = engine.classify(images, boxes=boxes, points=points, embeddings=True)
     options = {"boxes": boxes, "points": points, "embedding": True}
     encoded = [base64.b64encode(data).decode() for data in images]
-    for mask in ("png", "rle"):
+    for mask in get_args(MaskFormat):
         found = answers(client.post(ADDRESS, json={"images": encoded, "mask": mask, **options}))
         form = [("files", ("a", data)) for data in images]
         text = json.dumps(options | {"mask": mask})
@@ -81,13 +83,6 @@ def test_prompts_masks_and_embeddings(serve: Serve, engine: Engine, files: list[
             assert prediction.embedding is not None
             np.testing.assert_array_equal(np.float32(one["embedding"]), prediction.embedding)
             np.testing.assert_array_equal(decoded(one["mask"]), prediction.focus_mask)
-
-
-def decoded(mask: dict[str, Any]) -> np.ndarray:
-    if "png" in mask:
-        return np.array(Image.open(io.BytesIO(base64.b64decode(mask["png"])))).astype(bool)
-    runs = [np.full(length, number % 2) for number, length in enumerate(mask["counts"])]
-    return np.concatenate(runs).reshape(mask["size"], order="F").astype(bool)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +125,13 @@ def test_unknown_addresses_engines_and_methods(serve: Serve) -> None:
     ):
         response = client.request(method, address, json={"images": ["AAAA"]})
         assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_files_of_too_many_frames_have_an_error_and_the_others_an_answer(
+    serve: Serve, engine: Engine, files: list[bytes]
+) -> None:
+    client = serve(limits={"frames": 14})  # rtdose.dcm has 15
+    images = [base64.b64encode(data).decode() for data in files[:3]]
+    first, second, third = answers(client.post(ADDRESS, json={"images": images}))
+    assert [first, second] == plain(engine.classify(files[:2]))
+    assert third["error"]["code"] == "image.too_many_frames"

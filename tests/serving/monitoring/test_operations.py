@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import medfocus
 from medfocus.engine import Engine
 from tests.serving.api.test_classify import ADDRESS, png
 from tests.serving.conftest import Serve
@@ -37,6 +38,7 @@ def test_metrics_count_what_was_done(serve: Serve, engine: Engine) -> None:
     assert response.headers["content-type"].startswith("text/plain; version=")
     found = samples(response.text)
     route = "/v1/engines/{name}/classify"
+    (state,) = client.get("/v1/engines").json()
     expected = {
         ("medfocus_requests_total", route, "200"): 2,
         ("medfocus_requests_total", route, "404"): 1,
@@ -45,6 +47,9 @@ def test_metrics_count_what_was_done(serve: Serve, engine: Engine) -> None:
         ("medfocus_images_total", "ok", "tiny"): 4,
         ("medfocus_engine_ready", "tiny"): 1,
         ("medfocus_queue_images", "tiny"): 0,
+        ("medfocus_queue_limit_images", "tiny"): 1024,
+        ("medfocus_info", medfocus.__version__): 1,
+        ("medfocus_engine_info", state["backend"], state["device"], "tiny", state["version"]): 1,
         ("medfocus_stage_images_total", "tiny", "classify"): 4,
     }
     assert {key: found[key] for key in expected} == expected

@@ -1,0 +1,1 @@
+"""DICOMweb: instances are sent to be stored (STOW-RS), and come back with their predictions."""
