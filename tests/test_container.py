@@ -1,17 +1,21 @@
 """The Containerfile's image, really built, answers without torch and without a network."""
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
 from medfocus.phantoms import make_phantom
 from tests.checkout import copy_checkout
+from tests.waiting import wait_until
 
 PROGRAMS = ("buildah", "debootstrap")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -25,9 +29,10 @@ pytestmark = [
 Buildah = Callable[..., str]
 
 
-@pytest.fixture
-def buildah(tmp_path: Path) -> Iterator[Buildah]:
+@pytest.fixture(scope="module")
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
     """Runs buildah with a storage of its own, so that nothing is left behind."""
+    tmp_path = tmp_path_factory.mktemp("storage")
     settings = tmp_path / "storage.conf"
     settings.write_text(
         f'[storage]\ndriver = "vfs"\nrunroot = "{tmp_path}/run"\ngraphroot = "{tmp_path}/graph"\n'
@@ -41,6 +46,7 @@ def buildah(tmp_path: Path) -> Iterator[Buildah]:
         return done.stdout.strip()
 
     yield run
+    run("rm", "--all")
     run("rmi", "--all", "--force")
 
 
@@ -56,13 +62,11 @@ def pip_settings() -> list[str]:
     return [f"--volume={path}:{path}:ro" for path in (*mounts, *folders, certificates)]
 
 
-def test_the_image_classifies(
-    buildah: Buildah,
-    tmp_path: Path,
-    exported_engine: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    root = tmp_path / "root"
+@pytest.fixture(scope="module")
+def container(buildah: Buildah, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A container of the image."""
+    folder = tmp_path_factory.mktemp("build")
+    root = folder / "root"
     packages = "--include=python3,python3-venv,ca-certificates"
     subprocess.run(
         ["debootstrap", "--variant=minbase", packages, "bookworm", root],
@@ -73,18 +77,31 @@ def test_the_image_classifies(
     buildah("copy", "--quiet", base, root, "/")
     buildah("commit", "--quiet", base, "localhost/base")
     shutil.rmtree(root)
-    checkout = copy_checkout(tmp_path / "checkout")
+    checkout = copy_checkout(folder / "checkout")
     arguments = ["--isolation", "chroot", "--network", "host", "--build-arg", "BASE=localhost/base"]
+    arguments += ["--format", "docker"]  # which keeps the health check
     buildah("build", *arguments, *pip_settings(), "--tag", "medfocus", checkout)
+    return buildah("from", "localhost/medfocus")
 
-    images = tmp_path_factory.mktemp("images")
+
+@pytest.fixture
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    folder.chmod(0o755)
     for number, organ in enumerate(("brain", "lung")):
-        Image.fromarray(make_phantom(number, organ, None, 0).image).save(images / f"{organ}.png")
-    for path in (exported_engine, images):
-        path.chmod(0o755)  # the image's user is another than ours
-    container = buildah("from", "localhost/medfocus")
-    given = [f"--volume={exported_engine}:/engine:ro", f"--volume={images}:/images:ro"]
-    run = ["run", "--isolation", "chroot", "--user", "medfocus", *given, container, "--"]
+        Image.fromarray(make_phantom(number, organ, None, 0).image).save(folder / f"{organ}.png")
+    return folder
+
+
+@pytest.fixture
+def engine(exported_engine: Path) -> Path:
+    exported_engine.chmod(0o755)  # the image's user is another than ours
+    return exported_engine
+
+
+def test_the_image_classifies(buildah: Buildah, container: str, engine: Path, images: Path) -> None:
+    given = [f"--volume={engine}:/engine:ro", f"--volume={images}:/images:ro"]
+    run = ["run", "--isolation", "chroot", *given, container, "--"]
     assert "No module named 'torch'" in buildah(
         *run, "sh", "-c", "/opt/medfocus/bin/python -c 'import torch' 2>&1 || true"
     )
@@ -95,3 +112,81 @@ def test_the_image_classifies(
             "brain.png",
             "lung.png",
         ]
+
+
+# In a mount namespace of its own: what `podman run --read-only --volume` would mount, so that
+# nothing can be written but /tmp; then the image's user, and nothing of ours.
+READ_ONLY = """
+set -e
+mount --bind "$ROOT" "$ROOT"
+mkdir -p "$ROOT/engines/random" "$ROOT/etc/medfocus"
+mount --bind "$ENGINE" "$ROOT/engines/random"
+mount --bind "$SETTINGS" "$ROOT/etc/medfocus"
+for each in engines/random etc/medfocus; do mount -o remount,ro,bind "$ROOT/$each"; done
+mount -t proc proc "$ROOT/proc"
+mount --rbind /dev "$ROOT/dev"
+mount -t tmpfs tmpfs "$ROOT/tmp"
+mount -o remount,ro,bind "$ROOT"
+if touch "$ROOT/home/medfocus/file" 2>&-; then exit 99; fi
+exec chroot --userspec="$IMAGE_USER" "$ROOT" env -i PATH=/opt/medfocus/bin:/bin:/usr/bin "$@"
+"""
+TOKEN = "0123456789abcdef" * 2
+
+
+def test_the_image_serves_with_nothing_that_can_be_written(
+    buildah: Buildah, container: str, engine: Path, images: Path, tmp_path: Path
+) -> None:
+    image = json.loads(buildah("inspect", "--type", "image", "localhost/medfocus"))
+    config = image["Docker"]["config"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = tmp_path / "etc"
+    settings.mkdir()
+    (settings / "serve.toml").write_text(
+        f'host = "0.0.0.0"\nport = {port}\n[engines.random]\npath = "/engines/random"\n'
+        '[security]\ntoken_file = "tokens"\n'
+    )
+    tokens = settings / "tokens"
+    tokens.write_text(f"classify {TOKEN}\n")
+    tokens.chmod(0o400)
+    user, group = map(int, config["User"].split(":"))
+    os.chown(tokens, user, group)
+    environment = os.environ | {
+        "ROOT": buildah("mount", container),
+        "ENGINE": str(engine),
+        "SETTINGS": str(settings),
+        "IMAGE_USER": config["User"],
+    }
+    command = [*config["Entrypoint"], "serve", "--config", "/etc/medfocus/serve.toml"]
+    service = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", *command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+            wait_until(lambda: service.poll() is not None or is_ready(client))
+            address, body = "/v1/engines/random/classify", (images / "brain.png").read_bytes()
+            large = body + bytes(2**21)  # kept in /tmp while it is uploaded
+            authorized = {"authorization": f"Bearer {TOKEN}"}
+            files = [("files", ("a", body)), ("files", ("b", large))]
+            assert client.post(address, files=files).status_code == 401
+            answer = client.post(address, files=files, headers=authorized)
+            assert answer.status_code == 200
+            first, second = answer.json()["predictions"]
+            assert first["label"] == second["label"]
+        check = [part.replace(":8000/", f":{port}/") for part in config["Healthcheck"]["Test"]]
+        assert check[0] == "CMD"
+        subprocess.run(check[1:], check=True)
+    finally:
+        service.terminate()
+        assert service.wait() == 0  # accepted requests were answered
+    failing = subprocess.run(check[1:], stderr=subprocess.DEVNULL)
+    assert failing.returncode == 1
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

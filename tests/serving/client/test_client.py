@@ -118,8 +118,8 @@ def test_predictions_equal_the_engines_own(
 
 def test_prompts_are_those_of_the_engine(client: Client, engine: Engine) -> None:
     dose = str(get_testdata_file("rtdose.dcm"))
-    batch = [png(1), png(2), png(3), dose, dose, png(4), png(5), png(6)]
-    boxes = [
+    batch: list[Any] = [png(1), png(2), png(3), dose, dose, png(4), png(5), png(6)]
+    boxes: list[Any] = [
         (10, 20, 50, 55),
         np.array([1, 2, 30, 40.5], np.float32),
         None,

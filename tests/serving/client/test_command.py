@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from medfocus.engine.io.results.journal import FileKey, Journal, ResultRow
 from medfocus.serving.client.connection import AT_ONCE
 from medfocus.serving.command import service
 from medfocus.serving.config import checked
+from medfocus.serving.engines import ServedEngine
 from medfocus.serving.state import Service
 from tests.serving.api.test_classify import png
 from tests.serving.conftest import Serve, running
@@ -138,14 +139,17 @@ def test_a_run_whose_service_ends_resumes_at_another(
             assert main(["--server", url, "scans", "-o", "out.json"]) == 4
     done = Path("out.json.partial").read_bytes().splitlines()[1:]
     assert 0 < len(done) < 3 * AT_ONCE
-    asked: list[object] = []
+    asked: list[str] = []
     with ExitStack() as second:
         made = service(config)
         url = url_of(second, made)
         admitted = made.engines.admitted
-        monkeypatch.setattr(
-            made.engines, "admitted", lambda *given: (asked.append(given), admitted(*given))[1]
-        )
+
+        def counted(name: str, images: int) -> AbstractContextManager[ServedEngine]:
+            asked.append(name)
+            return admitted(name, images)
+
+        monkeypatch.setattr(made.engines, "admitted", counted)
         assert main(["--server", url, "scans", "-o", "out.json"]) == 0
     assert len(asked) == 3 * AT_ONCE - len(done)
     assert main([str(engine_directory), "scans", "-o", "local.json", "--batch-size", "1"]) == 0
