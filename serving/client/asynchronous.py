@@ -13,7 +13,7 @@ from medfocus.engine.io.images import ImageSource
 from medfocus.engine.prediction import Prediction, failed_prediction
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.read_ahead import PromptedSource, source_name
-from medfocus.engine.sources import as_list, check_counts, with_prompts
+from medfocus.engine.sources import as_list, with_prompts
 from medfocus.errors import ImageError, InputError, MedfocusError
 from medfocus.serving.client.answers import answer_of, unexpected
 from medfocus.serving.client.connection import Connection
@@ -123,8 +123,7 @@ class AsyncClient:
                 an answer is of another version than the pinned one (`serve.engine_changed`).
             MedfocusError: another error of the service, or of its engine.
         """
-        sources = as_list(batch)
-        check_counts(sources, boxes, points)
+        sources = as_list(batch, boxes, points)
         found = self.stream(
             sources, boxes=boxes, points=points, embeddings=embeddings, keep_masks=keep_masks
         )

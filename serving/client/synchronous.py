@@ -12,7 +12,7 @@ from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.prediction import Prediction
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
-from medfocus.engine.sources import as_list, check_counts
+from medfocus.engine.sources import as_list
 from medfocus.errors import InputError
 from medfocus.serving.client.asynchronous import TIMEOUT, AsyncClient
 
@@ -88,8 +88,7 @@ class Client:
         keep_masks: bool = True,
     ) -> list[Prediction]:
         """See `AsyncClient.classify`."""
-        sources = as_list(batch)
-        check_counts(sources, boxes, points)
+        sources = as_list(batch, boxes, points)
         found = self.stream(
             sources, boxes=boxes, points=points, embeddings=embeddings, keep_masks=keep_masks
         )
