@@ -11,6 +11,7 @@ from medfocus.serving import problems
 from medfocus.serving.api import classify, engines, health
 from medfocus.serving.dicomweb import store
 from medfocus.serving.monitoring.access_log import AccessLog
+from medfocus.serving.open_inference import routes as open_inference
 from medfocus.serving.security.browsers import BrowserGuard
 from medfocus.serving.security.limits import BodyLimits
 from medfocus.serving.state import Service
@@ -26,7 +27,7 @@ def application(service: Service) -> FastAPI:
         responses=problems.RESPONSES,
     )
     app.state.service = service
-    for room in (health, engines, classify, store):
+    for room in (health, engines, classify, store, open_inference):
         app.include_router(room.router)
     app.add_exception_handler(MedfocusError, problems.medfocus_problem)
     app.add_exception_handler(HTTPException, problems.http_problem)

@@ -29,10 +29,12 @@ class Answered:
 
     Attributes:
         version: of the engine, see `ServedEngine`.
+        classes: of the engine, in its order.
         predictions: as `Engine.classify` returns them.
     """
 
     version: str
+    classes: Sequence[str]
     predictions: list[Prediction]
 
 
@@ -68,7 +70,7 @@ async def classified(
         predictions = await within(seconds, work)
     for each in predictions:
         service.metrics.image(name, each.error.code if each.error else "")
-    return Answered(served.version, predictions)
+    return Answered(served.version, served.engine.manifest.classes, predictions)
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:

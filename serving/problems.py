@@ -1,5 +1,6 @@
 """Errors as HTTP answers: RFC 9457's application/problem+json, with our codes."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
@@ -16,6 +18,7 @@ from medfocus.serving.errors import RequestError as RequestError
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
     "serve.unknown_engine": 404,
+    "serve.unknown_version": 404,
     "serve.dicomweb_engine": 404,
     "serve.not_ready": 503,
     "serve.busy": 429,
@@ -110,4 +113,19 @@ def _answer(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     content = {"status": status, "code": code, "detail": detail, **more}
-    return JSONResponse(content, status, dict(headers or {}), PROBLEM)
+    return _Answer(content, status, dict(headers or {}), PROBLEM)
+
+
+class _Answer(JSONResponse):
+    """Problem details, but to the Open Inference Protocol's addresses an error in its form."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["path"].startswith("/v2"):
+            problem = json.loads(bytes(self.body))
+            words = (problem.get(name) for name in ("item", "detail", "hint"))
+            content = {"error": ": ".join(filter(None, words)), "code": problem["code"]}
+            self.body = self.render(content)
+            self.headers["content-length"] = str(len(self.body))
+            self.headers["content-type"] = "application/json"
+        await super().__call__(scope, receive, send)

@@ -29,6 +29,7 @@ CLASS_NOT_SUPPORTED = 0x0122
 _REASONS = {
     "dicom.transfer_syntax": SYNTAX_NOT_SUPPORTED,
     "image.too_large": OUT_OF_RESOURCES,
+    "image.too_many_frames": OUT_OF_RESOURCES,
     "image.too_slow": OUT_OF_RESOURCES,
 }
 

@@ -23,6 +23,18 @@ def test_each_route_wants_its_role(serve: Serve, tmp_path: Path) -> None:
         ("POST", "/v1/engines/tiny/unload"): "administer",
         ("POST", "/dicom-web/studies"): "classify",
         ("POST", "/dicom-web/studies/{study}"): "classify",
+        ("GET", "/v2"): None,
+        ("GET", "/v2/health/live"): None,
+        ("GET", "/v2/health/ready"): None,
+        ("GET", "/v2/models/tiny"): "classify",
+        ("GET", "/v2/models/tiny/versions/{version}"): "classify",
+        ("GET", "/v2/models/tiny/ready"): None,
+        ("GET", "/v2/models/tiny/versions/{version}/ready"): None,
+        ("POST", "/v2/models/tiny/infer"): "classify",
+        ("POST", "/v2/models/tiny/versions/{version}/infer"): "classify",
+        ("POST", "/v2/repository/index"): "classify",
+        ("POST", "/v2/repository/models/tiny/load"): "administer",
+        ("POST", "/v2/repository/models/tiny/unload"): "administer",
     }
     paths = client.get("/openapi.json").json()["paths"]
     routes = {(m.upper(), path) for path, methods in paths.items() for m in methods}
