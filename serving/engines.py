@@ -14,18 +14,13 @@ from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.runtime.metrics import Span
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.config import EngineSettings
+from medfocus.serving.errors import BusyError as BusyError
 
 log = logging.getLogger(__name__)
 
 Observe = Callable[[str, Sequence[Span]], object]
 State = Literal["loading", "ready", "failed"]
 RETRY_SECONDS = 1  # what a client is told that finds the queue full
-
-
-class BusyError(MedfocusError):
-    """An engine whose queue is full."""
-
-    default_code = "serve.busy"
 
 
 @dataclass(eq=False)
@@ -189,6 +184,16 @@ class EngineRegistry:
             return any(
                 slot.broken and slot.error and not slot.loading for slot in self._slots.values()
             )
+
+    def current(self, name: str) -> ServedEngine:
+        """The engine that answers, as it is now.
+
+        Raises:
+            InputError: there is none of this name, or it is not ready (`serve.unknown_engine`,
+                `serve.not_ready`).
+        """
+        with self._changed:
+            return self._ready(name)
 
     def states(self) -> list[EngineState]:
         """What is known of each engine, by name."""
