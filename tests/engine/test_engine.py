@@ -708,7 +708,7 @@ def test_calls_see_the_work_on_their_own_images(engine_directory: Path) -> None:
     for count, spans in seen.items():
         own = {stage: [span for span in spans if span.stage == stage] for stage in STAGES}
         assert len(own["read"]) == len(own["prepare"]) == count
-        batches = {span.batch for span in own["prepare"]}
+        batches = {span.batch or 0 for span in own["prepare"]}
         for stage in ("segment", "classify", "answer"):
             assert sorted(span.batch or 0 for span in own[stage]) == sorted(batches)
         assert all(span.queued >= 0 for span in own["prepare"])
