@@ -1,4 +1,4 @@
-"""The Containerfile's image, really built, classifies and serves without torch and without a network."""
+"""The image of the Containerfile, really built, classifies and serves without torch and a network."""
 
 import json
 import os
