@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
+from medfocus.serving.errors import RequestError as RequestError
 
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
@@ -20,6 +21,7 @@ STATUSES = {
     "serve.unknown_version": 404,
     "serve.dicomweb_engine": 404,
     "serve.not_ready": 503,
+    "device.failed": 503,
     "serve.busy": 429,
     "serve.no_token": 401,
     "serve.not_allowed": 403,
@@ -58,12 +60,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
     for status, text in (("4XX", "The request is refused."), ("5XX", "The service failed."))
 }
-
-
-class RequestError(InputError):
-    """A request that cannot be answered, whatever its images."""
-
-    default_code = "serve.request"
 
 
 def status_of(error: MedfocusError) -> int:

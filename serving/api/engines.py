@@ -4,7 +4,9 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
 
+from medfocus.engine.artifact.manifest import to_json
 from medfocus.serving.engines import EngineState, ServedEngine
 from medfocus.serving.problems import RequestError
 from medfocus.serving.security.access import needs
@@ -17,6 +19,16 @@ router = APIRouter(prefix="/v1/engines", tags=["engines"])
 async def states(request: Request) -> list[EngineState]:
     """Each engine's state, version, backend and load."""
     return service_of(request).engines.states()
+
+
+@router.get("/{name}/manifest", dependencies=[Depends(needs("classify"))])
+async def manifest(request: Request, name: str) -> Response:
+    """The engine's manifest, as its directory has it: classes, models, preprocessing, checks.
+
+    The engine's version is the first 16 hexadecimal digits of the SHA-256 of this text.
+    """
+    served = service_of(request).engines.current(name)
+    return Response(to_json(served.engine.manifest), media_type="application/json")
 
 
 @router.post("/{name}/load", dependencies=[Depends(needs("administer"))])
