@@ -1,4 +1,4 @@
-"""The image of the Containerfile, really built, classifies and serves without torch and a network."""
+"""The Containerfile's image, really built, classifies and serves without torch and a network."""
 
 import json
 import os
