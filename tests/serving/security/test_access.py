@@ -18,6 +18,7 @@ def test_each_route_wants_its_role(serve: Serve, tmp_path: Path) -> None:
         ("GET", "/readyz"): None,
         ("GET", "/metrics"): None,
         ("GET", "/v1/engines"): "classify",
+        ("GET", "/v1/engines/tiny/manifest"): "classify",
         ("POST", "/v1/engines/tiny/classify"): "classify",
         ("POST", "/v1/engines/tiny/load"): "administer",
         ("POST", "/v1/engines/tiny/unload"): "administer",
