@@ -5,8 +5,10 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medfocus.serving.monitoring.metrics import Metrics
@@ -45,21 +47,55 @@ class AccessLog:
         try:
             await self._app(scope, received, sent)
         finally:
-            seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", UNKNOWN)
-            self._metrics.request(route, status, seconds)
-            if log.isEnabledFor(logging.INFO):
-                fields = {
-                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                    "method": scope["method"],
-                    "route": route,
-                    "engine": scope.get("path_params", {}).get("name"),
-                    "status": status,
-                    "seconds": round(seconds, 6),
-                    **sizes,
-                    "trace": _trace(scope),
-                }
-                log.info(json.dumps({k: v for k, v in fields.items() if v is not None}))
+            log_request(
+                self._metrics,
+                method=scope["method"],
+                route=getattr(scope.get("route"), "path", UNKNOWN),
+                engine=scope.get("path_params", {}).get("name"),
+                status=status,
+                seconds=time.perf_counter() - began,
+                sizes=sizes,
+                traceparent=Headers(scope=scope).get("traceparent", ""),
+            )
+
+
+def log_request(
+    metrics: Metrics,
+    *,
+    method: str,
+    route: str,
+    engine: str | None,
+    status: int,
+    seconds: float,
+    sizes: Mapping[str, int],
+    traceparent: str,
+) -> None:
+    """Log and count a request that has ended.
+
+    Args:
+        metrics: that count it.
+        method: HTTP's, or `gRPC`.
+        route: without anything that a client chose.
+        engine: that it was for; None for none.
+        status: HTTP's.
+        seconds: that it took.
+        sizes: bytes of bodies, `received` and `sent`.
+        traceparent: the header of that name; "" for none.
+    """
+    metrics.request(route, status, seconds)
+    if log.isEnabledFor(logging.INFO):
+        trace = _TRACEPARENT.fullmatch(traceparent)
+        fields = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "method": method,
+            "route": route,
+            "engine": engine,
+            "status": status,
+            "seconds": round(seconds, 6),
+            **sizes,
+            "trace": trace and trace[1],
+        }
+        log.info(json.dumps({k: v for k, v in fields.items() if v is not None}))
 
 
 def log_to_stdout() -> None:
@@ -69,10 +105,3 @@ def log_to_stdout() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-
-
-def _trace(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value.decode("latin-1"))):
-            return match[1]
-    return None

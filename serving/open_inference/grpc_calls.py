@@ -1,0 +1,99 @@
+"""One call over gRPC: who may make it, its message, its answer or error, its line in the log."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from medfocus.errors import MedfocusError
+from medfocus.serving.engines import RETRY_SECONDS
+from medfocus.serving.inference import within
+from medfocus.serving.monitoring.access_log import log_request
+from medfocus.serving.open_inference.grpc_methods import Method
+from medfocus.serving.problems import RequestError, status_of
+from medfocus.serving.security.access import check_role
+from medfocus.serving.state import Service
+
+_INTERNAL = grpc.StatusCode.INTERNAL
+_CODES = {  # by HTTP status
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_MOST_DETAILS = 1024  # characters; clients refuse trailers of more than 8 KiB
+
+log = logging.getLogger("grpc.medfocus")  # with that of the library, see `error_log`
+
+
+async def answered(
+    service: Service, path: str, method: Method, messages: AsyncIterator[bytes], context: Any
+) -> bytes:
+    """Answer one call. Its status in the log and the metrics is what HTTP's would be."""
+    began, status, engine = time.perf_counter(), 500, None
+    metadata, sizes = dict(context.invocation_metadata()), {"received": 0, "sent": 0}
+    try:
+        check_role(service, metadata.get("authorization"), method.role)
+        sent = await within(service.config.limits.seconds, _first(messages))
+        sizes["received"] = len(sent)
+        request = _parsed(method, sent)
+        engine = method.engine(request)
+        answer = await method.answer(service, request, _seconds(service, context))
+        content: bytes = answer.SerializeToString()
+        status, sizes["sent"] = 200, len(content)
+        return content
+    except MedfocusError as error:
+        status = status_of(error)
+        trailers = [("code", error.code)]
+        if status in (429, 503):
+            trailers.append(("retry-after", str(RETRY_SECONDS)))
+        code = _CODES.get(status, _INTERNAL)
+        await context.abort(code, str(error)[:_MOST_DETAILS], tuple(trailers))
+        raise  # not reached: that has raised
+    except asyncio.CancelledError:
+        status = 503 if service.stopping else 504 if context.time_remaining() == 0 else 499
+        raise
+    except Exception:  # the library would send its text, which may quote a patient's data
+        log.exception("%s failed", path)
+        text = "failed; the service's log says where"
+        await context.abort(_INTERNAL, text, (("code", "serve.failed"),))
+        raise
+    finally:
+        known = engine in {state.name for state in service.engines.states()}
+        log_request(
+            service.metrics,
+            method="gRPC",
+            route=path,
+            engine=engine if known else None,
+            status=status,
+            seconds=time.perf_counter() - began,
+            sizes=sizes,
+            traceparent=metadata.get("traceparent", ""),
+        )
+
+
+async def _first(messages: AsyncIterator[bytes]) -> bytes:
+    async for message in messages:
+        return message
+    raise RequestError("call", "has no message, or one that is too large", "send one message")
+
+
+def _parsed(method: Method, content: bytes) -> Any:
+    try:
+        return method.request.FromString(content)
+    except DecodeError:
+        hint = "send a message of the protocol"
+        raise RequestError("message", "is malformed", hint) from None
+
+
+def _seconds(service: Service, context: Any) -> float:
+    """What is left of the client's deadline, or of the service's own."""
+    remaining, most = context.time_remaining(), service.config.limits.seconds
+    return most if remaining is None else max(0.0, min(remaining, most))
