@@ -23,10 +23,10 @@ from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
-from medfocus.engine.prediction import Prediction
+from medfocus.engine.prediction import Prediction, failed_prediction
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.image_request import Kept
-from medfocus.engine.runtime.metrics import Observer, Span, Stats
+from medfocus.engine.runtime.metrics import Observer, Span, Stats, notify
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
 from medfocus.engine.runtime.read_ahead import (
     PendingPrediction,
@@ -317,7 +317,8 @@ class Engine:
             embeddings: see `classify`.
             keep_masks: see `classify`.
             observe: called before the future is done with the spans of all work on these images,
-                each once; that on a whole batch may have been on images of other calls too.
+                each once; that on a whole batch may have been on images of other calls too. If it
+                raises, that is logged.
 
         Returns:
             A future of what `classify` returns or raises. It can be cancelled until it is done,
@@ -448,7 +449,7 @@ class Engine:
                 if observe is not None:
                     spans |= dict.fromkeys(item.spans)
         if observe is not None:
-            observe(tuple(spans))
+            notify(observe, tuple(spans))
         _raise_first(strict, predictions)
         return predictions
 
@@ -514,11 +515,11 @@ class Engine:
         try:
             outputs = item.future.result()
         except MedfocusError as error:
-            return _failed(item.source, without_traceback(error))
+            return failed_prediction(item.source, without_traceback(error))
         if not np.isfinite(outputs.probabilities).all():
             problem = "the model's probabilities are not finite numbers"
             hint = "check the engine's weights and head; the image itself could be read"
-            return _failed(item.source, OutputError(item.source, problem, hint))
+            return failed_prediction(item.source, OutputError(item.source, problem, hint))
         classes = self.manifest.classes
         steered = self.manifest.focus.mode != "none"
         return Prediction(
@@ -539,7 +540,3 @@ def _raise_first(strict: bool, predictions: Iterable[Prediction]) -> None:
     for prediction in predictions:
         if strict and prediction.error is not None:
             raise prediction.error
-
-
-def _failed(name: str, error: MedfocusError) -> Prediction:
-    return Prediction(name, None, {}, False, None, None, None, None, (), error)
