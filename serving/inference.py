@@ -8,6 +8,7 @@ from typing import TypedDict, TypeVar, Unpack
 from medfocus.engine import Prediction
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
+from medfocus.errors import DeviceError
 from medfocus.serving.problems import RequestError
 from medfocus.serving.state import Service
 
@@ -60,6 +61,7 @@ async def classified(
         RequestError: too many images or none (`serve.request`), or they were not answered in time
             (`serve.deadline`).
         InputError, BusyError: see `EngineRegistry.admitted`.
+        DeviceError: the engine's backend failed; it is loaded again.
         MedfocusError: see `Engine.classify`.
     """
     most = service.config.limits.images
@@ -68,6 +70,12 @@ async def classified(
     with service.engines.admitted(name, len(images)) as served:
         work = asyncio.wrap_future(served.engine.submit(list(images), **asked))
         predictions = await within(seconds, work)
+        failure = served.engine.failure
+    if failure is not None and failure.code in {
+        each.error.code for each in predictions if each.error
+    }:
+        problem, hint = "failed while it worked on the request", "send the request again"
+        raise DeviceError(f"engine {name}", problem, hint, code=failure.code)
     for each in predictions:
         service.metrics.image(name, each.error.code if each.error else "")
     return Answered(served.version, served.engine.manifest.classes, predictions)

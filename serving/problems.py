@@ -21,6 +21,7 @@ STATUSES = {
     "serve.unknown_version": 404,
     "serve.dicomweb_engine": 404,
     "serve.not_ready": 503,
+    "device.failed": 503,
     "serve.busy": 429,
     "serve.no_token": 401,
     "serve.not_allowed": 403,

@@ -40,6 +40,9 @@ class BodyLimits:
                 text = f"sent nothing for {limits.idle_seconds:g} s, or too slowly"
                 hint = "send the whole request without a pause"
                 raise RequestError("client", text, hint, code="serve.client_too_slow") from None
+            if message["type"] == "http.disconnect":  # a framework would call that its own failure
+                hint = "stay until the answer"
+                raise RequestError("client", "is gone", hint, code="serve.gone")
             taken += len(message.get("body", b""))
             if taken > limits.body_bytes:
                 raise self._too_large()

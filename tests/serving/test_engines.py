@@ -36,7 +36,7 @@ class Loading:
 
 
 class _Fake:
-    backend, device = "torch", "cpu"
+    backend, device, failure = "torch", "cpu", None
 
     def __init__(self, manifest: object) -> None:
         self.manifest, self.closed = manifest, False
