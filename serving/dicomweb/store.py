@@ -59,6 +59,7 @@ async def _answer(request: Request, study: str | None) -> Response:
     _refuse_unless_accepted(request)
     service = service_of(request)
     name, limits = _engine(service), service.config.limits
+    request.path_params["name"] = name  # where the access log looks for it
     seconds = seconds_of(request, limits.seconds)
     async with sent_instances(request, limits) as files:
         work = _classified(service, name, files, study, seconds)

@@ -251,7 +251,8 @@ def test_nothing_of_the_patient_is_said(serve: Serve, caplog: pytest.LogCaptureF
     wanted = {sent.SOPClassUID, sent.SOPInstanceUID}
     assert {value for value in values if f'"{value}"' in response.text} == wanted
     logged = [each.getMessage() for each in caplog.records if not each.name.startswith("http")]
-    assert [line for line in logged if "/dicom-web/" in line]  # of the access log
+    (access,) = (json.loads(line) for line in logged if "/dicom-web/" in line)
+    assert (access["route"], access["engine"]) == ("/dicom-web/studies/{study}", "tiny")
     assert not [value for value in values if value in "".join(logged)]
 
 
