@@ -23,7 +23,7 @@ from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
-from medfocus.engine.prediction import Prediction
+from medfocus.engine.prediction import Prediction, failed_prediction
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.image_request import Kept
 from medfocus.engine.runtime.metrics import Observer, Span, Stats
@@ -514,11 +514,11 @@ class Engine:
         try:
             outputs = item.future.result()
         except MedfocusError as error:
-            return _failed(item.source, without_traceback(error))
+            return failed_prediction(item.source, without_traceback(error))
         if not np.isfinite(outputs.probabilities).all():
             problem = "the model's probabilities are not finite numbers"
             hint = "check the engine's weights and head; the image itself could be read"
-            return _failed(item.source, OutputError(item.source, problem, hint))
+            return failed_prediction(item.source, OutputError(item.source, problem, hint))
         classes = self.manifest.classes
         steered = self.manifest.focus.mode != "none"
         return Prediction(
@@ -539,7 +539,3 @@ def _raise_first(strict: bool, predictions: Iterable[Prediction]) -> None:
     for prediction in predictions:
         if strict and prediction.error is not None:
             raise prediction.error
-
-
-def _failed(name: str, error: MedfocusError) -> Prediction:
-    return Prediction(name, None, {}, False, None, None, None, None, (), error)

@@ -14,7 +14,7 @@ from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.runtime.metrics import Span
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.config import EngineSettings
-from medfocus.serving.errors import BusyError as BusyError
+from medfocus.serving.errors import BusyError
 
 log = logging.getLogger(__name__)
 

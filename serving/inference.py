@@ -9,7 +9,7 @@ from medfocus.engine import Prediction
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.errors import DeviceError
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 from medfocus.serving.state import Service
 
 T = TypeVar("T")

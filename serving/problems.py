@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
-from medfocus.serving.errors import RequestError as RequestError
 
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from medfocus.engine.artifact.manifest import to_json
 from medfocus.serving.engines import EngineState, ServedEngine
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 from medfocus.serving.security.access import needs
 from medfocus.serving.state import Service, service_of
 

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from medfocus.engine.io.in_memory import InMemoryFile
 from medfocus.serving.answers.predictions import MaskFormat
 from medfocus.serving.config import MEBIBYTE, Limits
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 
 FORM, JSON = "multipart/form-data", "application/json"
 BINARY = ("application/octet-stream", "application/dicom", "image/")

@@ -16,6 +16,7 @@ from medfocus.serving.client.answers import problem_of
 from medfocus.serving.errors import RequestError, ServiceError
 
 try:
+    import h11
     import httpx
 except ModuleNotFoundError:
     raise InputError(
@@ -108,7 +109,8 @@ class Connection:
     async def _sent(self, method: str, path: str, content: Mapping[str, Any]) -> httpx.Response:
         try:
             return await self._http.request(method, self.url + path, **content)
-        except httpx.LocalProtocolError:  # no longer as long as its header says
+        # It is no longer as long as its header says; httpx lets one of h11's errors through.
+        except (httpx.LocalProtocolError, h11.LocalProtocolError):
             problem, hint = "changed while it was sent", "send it again"
             raise RequestError("request", problem, hint) from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:

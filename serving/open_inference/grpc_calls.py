@@ -11,10 +11,11 @@ from google.protobuf.message import DecodeError
 
 from medfocus.errors import MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
+from medfocus.serving.errors import RequestError
 from medfocus.serving.inference import within
 from medfocus.serving.monitoring.access_log import log_request
 from medfocus.serving.open_inference.grpc_methods import Method
-from medfocus.serving.problems import RequestError, status_of
+from medfocus.serving.problems import status_of
 from medfocus.serving.security.access import check_role
 from medfocus.serving.state import Service
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 
 from medfocus.serving.api.engines import load_configured
+from medfocus.serving.errors import RequestError
 from medfocus.serving.inference import Answered
 from medfocus.serving.open_inference import models
 from medfocus.serving.open_inference.grpc_tensors import request_of, response_of
@@ -14,7 +15,6 @@ from medfocus.serving.open_inference.infer import inferred
 from medfocus.serving.open_inference.inputs import InferRequest
 from medfocus.serving.open_inference.messages import CLASSES, HEALTH, HEALTH_CLASSES, PACKAGE
 from medfocus.serving.open_inference.outputs import output_tensors
-from medfocus.serving.problems import RequestError
 from medfocus.serving.security.tokens import Role
 from medfocus.serving.state import Service
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.inputs import InferRequest, infer_request, refuse_not_served
 from medfocus.serving.open_inference.messages import CLASSES
 from medfocus.serving.open_inference.tensors import (
@@ -16,7 +17,6 @@ from medfocus.serving.open_inference.tensors import (
     refused,
     to_raw,
 )
-from medfocus.serving.problems import RequestError
 
 # Where an element of each datatype is, if it is not in the raw contents.
 _CONTENTS = {

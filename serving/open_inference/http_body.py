@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from medfocus.serving.config import MEBIBYTE
+from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.inputs import (
     InferRequest,
     infer_request,
@@ -29,7 +30,6 @@ from medfocus.serving.open_inference.tensors import (
     refused,
     to_raw,
 )
-from medfocus.serving.problems import RequestError
 
 HEADER = "inference-header-content-length"
 SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"

@@ -8,8 +8,8 @@ import numpy as np
 
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.tensors import OUTPUTS, QUOTED, Tensor, refused
-from medfocus.serving.problems import RequestError
 
 MOST_POINTS = 1024  # of one image
 # Parameters of a tensor that change where it is or what it means.

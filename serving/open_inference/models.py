@@ -4,8 +4,8 @@ from typing import Any
 
 import medfocus
 from medfocus.serving.engines import EngineState, ServedEngine
+from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.tensors import CLASSES, INPUTS, OUTPUTS, Described
-from medfocus.serving.problems import RequestError
 from medfocus.serving.state import Service
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters")

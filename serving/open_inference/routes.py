@@ -9,13 +9,13 @@ from pydantic import BaseModel
 
 from medfocus.serving.api.engines import load_configured
 from medfocus.serving.api.patience import seconds_of, unless_gone
+from medfocus.serving.errors import RequestError
 from medfocus.serving.inference import Answered
 from medfocus.serving.open_inference import models
 from medfocus.serving.open_inference.http_body import HEADER, Body, encoded, parsed, validated
 from medfocus.serving.open_inference.infer import inferred
 from medfocus.serving.open_inference.inputs import InferRequest
 from medfocus.serving.open_inference.outputs import output_tensors
-from medfocus.serving.problems import RequestError
 from medfocus.serving.security.access import needs
 from medfocus.serving.state import service_of
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 
 Datatype = Literal["BYTES", "UINT8", "FP32", "BOOL"]
 NUMPY_TYPES: dict[str, str] = {"UINT8": "<u1", "FP32": "<f4", "BOOL": "|b1"}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 from medfocus.serving.security.tokens import Role, allows
 from medfocus.serving.state import Service, service_of
 

@@ -6,7 +6,8 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medfocus.serving.config import Limits
-from medfocus.serving.problems import RequestError, problem
+from medfocus.serving.errors import RequestError
+from medfocus.serving.problems import problem
 
 LEAST_RATE = 1024  # bytes per second of a whole body, after its first `idle_seconds`
 

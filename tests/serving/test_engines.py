@@ -9,7 +9,8 @@ import pytest
 from medfocus.engine import Engine
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.serving.config import EngineSettings
-from medfocus.serving.engines import BusyError, EngineRegistry
+from medfocus.serving.engines import EngineRegistry
+from medfocus.serving.errors import BusyError
 from tests.errors import refuses
 from tests.waiting import wait_until
 
