@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from medfocus.engine import Engine
 from medfocus.errors import MedfocusError
+from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.grpc_tensors import request_of
 from medfocus.serving.open_inference.http_body import HEADER, parsed
 from medfocus.serving.open_inference.messages import CLASSES
-from medfocus.serving.problems import RequestError, status_of
+from medfocus.serving.problems import status_of
 from tests.errors import refuses
 from tests.serving.api.test_classify import plain, png
 from tests.serving.conftest import Serve
