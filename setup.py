@@ -13,7 +13,7 @@ CHECKOUT_ONLY = ("benchmarks.suites", "benchmarks.experiments", "benchmarks.serv
 
 setup(
     package_dir={"medfocus": "package", **{f"medfocus.{folder}": folder for folder in FOLDERS}},
-    packages=["medfocus", "medfocus.files"]
+    packages=["medfocus", "medfocus.classify", "medfocus.files"]
     + [
         f"medfocus.{package}"
         for package in find_packages(

@@ -1,22 +1,41 @@
 """Classifies the inputs of a command: resumed from a journal, archives inflated file by file."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medfocus.engine.engine import Engine
+from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.evidence.files import EvidenceFolders, write_evidence
+from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.inputs.boxes import FileBoxes
 from medfocus.engine.io.inputs.files import InputFile
 from medfocus.engine.io.inputs.staging import staging
 from medfocus.engine.io.results.journal import Journal, ResultRow, key_of
-from medfocus.engine.prediction import Prediction
+from medfocus.engine.prediction import Prediction, failed_prediction
+from medfocus.engine.preprocess.prompts import Box, PerFrame
 from medfocus.errors import ImageError
+
+
+class Classifier(Protocol):
+    """What answers: an `Engine`, or one of a service."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the engine."""
+
+    def stream_each(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        boxes: Iterable[PerFrame[Box] | None] | None = None,
+        keep_masks: bool = True,
+    ) -> Iterator[list[Prediction]]:
+        """See `Engine.stream_each`."""
 
 
 class Answer(NamedTuple):
@@ -28,7 +47,7 @@ class Answer(NamedTuple):
 
 
 def classify_files(
-    engine: Engine,
+    engine: Classifier,
     files: Sequence[InputFile],
     boxes: Mapping[InputFile, FileBoxes],
     journal: Journal | None,
@@ -85,7 +104,7 @@ def progress_bar(doing: str, console: Console) -> Progress:
 
 
 def answers(
-    engine: Engine,
+    engine: Classifier,
     files: Sequence[InputFile],
     boxes: Mapping[InputFile, FileBoxes],
     keep_masks: bool,
@@ -101,7 +120,7 @@ def answers(
                 try:
                     path = staged(file)
                 except ImageError as error:
-                    asked.append(Answer(file, None, [_failed(file.name, error)]))
+                    asked.append(Answer(file, None, [failed_prediction(file.name, error)]))
                 else:
                     asked.append(Answer(file, path, []))
                     prompts.append(boxes.get(file))
@@ -123,20 +142,6 @@ def answers(
                 yield Answer(file, path, renamed)
                 path.unlink(missing_ok=True)
         yield from asked
-
-
-def _failed(name: str, error: ImageError) -> Prediction:
-    return Prediction(
-        source=name,
-        label=None,
-        probabilities={},
-        focused=False,
-        focus_score=None,
-        focus_logits=None,
-        image_size=None,
-        patch_focus=None,
-        error=error,
-    )
 
 
 def _renamed(prediction: Prediction, path: str, name: str) -> Prediction:

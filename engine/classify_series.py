@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from medfocus.engine.artifact.manifest import Manifest
-from medfocus.engine.classify_run import answers, progress_bar
-from medfocus.engine.engine import MOST_THREADS, Engine
+from medfocus.engine.classify_run import Classifier, answers, progress_bar
+from medfocus.engine.engine import MOST_THREADS
 from medfocus.engine.evidence.files import EvidenceFolders, write_masks, write_overlay
 from medfocus.engine.io.inputs.boxes import FileBoxes
 from medfocus.engine.io.inputs.files import InputFile
@@ -32,7 +32,7 @@ _AHEAD = 4  # files per thread that are unpacked before their headers are read
 
 
 def classify_studies(
-    engine: Engine,
+    engine: Classifier,
     files: Sequence[InputFile],
     reader: FileReader,
     boxes: Mapping[InputFile, FileBoxes],
@@ -132,7 +132,7 @@ def _parts(file: InputFile, path: Path | None, reader: FileReader) -> list[Part]
 
 
 def _answers(
-    engine: Engine,
+    engine: Classifier,
     files: Sequence[InputFile],
     boxes: Mapping[InputFile, FileBoxes],
     studies: Sequence[Study],

@@ -4,13 +4,12 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +18,22 @@ from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
 from medfocus.engine.backends.device import device_name
+from medfocus.engine.background import BackgroundCall
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.loading import batch_limit, load_within
-from medfocus.engine.prediction import Prediction
+from medfocus.engine.prediction import Prediction, failed_prediction
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.image_request import Kept
-from medfocus.engine.runtime.metrics import Span, Stats
+from medfocus.engine.runtime.metrics import Observer, Span, Stats, notify
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
-from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
+from medfocus.engine.runtime.read_ahead import (
+    PendingPrediction,
+    PromptedSource,
+    answer_in_steps,
+    stream_sources,
+)
 from medfocus.engine.series.prediction import SeriesPrediction
 from medfocus.engine.series.run import answer_series
 from medfocus.engine.sources import ClassifyOptions, StreamOptions, as_list, with_prompts
@@ -55,8 +60,6 @@ class Engine:
         self._pipeline = pipeline
         # The pipeline's threads hold no reference to the engine, so dropping the engine ends them.
         self._finalizer = weakref.finalize(self, pipeline.stop)
-        # Enough to fill all batches with images of one caller each; its threads only wait.
-        self._callers = ThreadPoolExecutor(pipeline.room, "medfocus-submit")
         self._finalizer.atexit = False  # at exit the pipeline itself waits for its threads
 
     @classmethod
@@ -207,12 +210,7 @@ class Engine:
             DeviceError: the backend failed in an earlier call.
             MedfocusError: with `strict`, the first error of an item.
         """
-        sources = as_list(batch)
-        for prompts, name in ((boxes, "boxes"), (points, "points")):
-            if prompts is not None and len(prompts) != len(sources):
-                problem = f"has {len(prompts)} entries for {len(sources)} images"
-                hint = "give one per image, None for an image that has none"
-                raise InputError(name, problem, hint, code="input.count_mismatch")
+        sources = as_list(batch, boxes, points)
         options: StreamOptions = {
             "boxes": boxes,
             "points": points,
@@ -304,28 +302,39 @@ class Engine:
         strict: bool = False,
         embeddings: bool = False,
         keep_masks: bool = True,
+        observe: Observer | None = None,
     ) -> "Future[list[Prediction]]":
         """`classify` in the background; it may be called as often as there are images.
 
+        No thread waits for it, so thousands of calls may be under way. The images are read, or
+        copied, after it has returned: change none of them before the future is done.
+
+        Args:
+            batch: see `classify`.
+            boxes: see `classify`.
+            points: see `classify`.
+            strict: see `classify`.
+            embeddings: see `classify`.
+            keep_masks: see `classify`.
+            observe: called before the future is done with the spans of all work on these images,
+                each once; that on a whole batch may have been on images of other calls too. If it
+                raises, that is logged.
+
         Returns:
-            A future of what `classify` returns or raises. Cancelled before it has begun, it does
-            not begin.
+            A future of what `classify` returns or raises. It can be cancelled until it is done,
+            and is so at once: files whose reading has not begun are not read, images that are not
+            in a batch yet are dropped, and the answers for the others are thrown away.
 
         Raises:
             InputError: a closed engine.
+            DeviceError: the backend failed in an earlier call.
         """
-        call = partial(
-            self.classify,
-            batch,
-            boxes=boxes,
-            points=points,
-            strict=strict,
-            embeddings=embeddings,
-            keep_masks=keep_masks,
-        )
+        self._checked(None)
+        kept = Kept(masks=keep_masks, embedding=embeddings)
+        steps = self._steps(batch, boxes, points, strict, kept, observe)
         try:
-            return self._callers.submit(call)
-        except RuntimeError:
+            return BackgroundCall(steps, self._pipeline.callers)
+        except RuntimeError:  # closed in the meantime
             raise without_traceback(self._pipeline.failure or CLOSED) from None
 
     async def aclassify(
@@ -338,7 +347,10 @@ class Engine:
         embeddings: bool = False,
         keep_masks: bool = True,
     ) -> list[Prediction]:
-        """`classify` for asyncio: the event loop goes on meanwhile."""
+        """`classify` for asyncio: the event loop goes on meanwhile.
+
+        Cancelling the task cancels the work, as cancelling `submit`'s future does.
+        """
         future = self.submit(
             batch,
             boxes=boxes,
@@ -383,6 +395,19 @@ class Engine:
         """What the engine has done since it was loaded, and its current load."""
         return self._pipeline.stats()
 
+    @property
+    def failure(self) -> MedfocusError | None:
+        """Why it answers no more, the backend failed or it was closed; None while it answers."""
+        return self._pipeline.failure
+
+    def observe(self, observer: Observer) -> None:
+        """Have a function called with the spans of all work when that has finished.
+
+        It runs in the pipeline's threads, so it must be quick. If it raises, that is logged and it
+        is called no more.
+        """
+        self._pipeline.observe(observer)
+
     def tracing(self) -> AbstractContextManager[list[Span]]:
         """A list to which the span of every piece of work is appended until the block ends."""
         return self._pipeline.tracing()
@@ -394,8 +419,39 @@ class Engine:
         call.
         """
         self._finalizer.detach()
-        self._callers.shutdown(wait=False)
         self._pipeline.close()
+
+    def _steps(
+        self,
+        batch: ImageSource | Iterable[ImageSource],
+        boxes: Sequence[PerFrame[Box] | None] | None,
+        points: Sequence[PerFrame[Points] | None] | None,
+        strict: bool,
+        kept: Kept,
+        observe: Observer | None,
+    ) -> Generator[Future[Any], None, list[Prediction]]:
+        """`classify`, in the steps of a `BackgroundCall`."""
+        sources = as_list(batch, boxes, points)
+        predictions: list[Prediction] = []
+        spans: dict[Span, None] = {}  # a batch's are of several images
+        for item in answer_in_steps(
+            self._pipeline,
+            with_prompts(sources, boxes, points),
+            self.manifest.prompts,
+            self._pipeline.max_batch,
+            len(sources),
+            kept,
+        ):
+            if isinstance(item, Future):
+                yield item
+            else:
+                predictions.append(self._prediction(item))
+                if observe is not None:
+                    spans |= dict.fromkeys(item.spans)
+        if observe is not None:
+            notify(observe, tuple(spans))
+        _raise_first(strict, predictions)
+        return predictions
 
     def _stream(
         self,
@@ -459,11 +515,11 @@ class Engine:
         try:
             outputs = item.future.result()
         except MedfocusError as error:
-            return _failed(item.source, without_traceback(error))
+            return failed_prediction(item.source, without_traceback(error))
         if not np.isfinite(outputs.probabilities).all():
             problem = "the model's probabilities are not finite numbers"
             hint = "check the engine's weights and head; the image itself could be read"
-            return _failed(item.source, OutputError(item.source, problem, hint))
+            return failed_prediction(item.source, OutputError(item.source, problem, hint))
         classes = self.manifest.classes
         steered = self.manifest.focus.mode != "none"
         return Prediction(
@@ -484,7 +540,3 @@ def _raise_first(strict: bool, predictions: Iterable[Prediction]) -> None:
     for prediction in predictions:
         if strict and prediction.error is not None:
             raise prediction.error
-
-
-def _failed(name: str, error: MedfocusError) -> Prediction:
-    return Prediction(name, None, {}, False, None, None, None, None, (), error)

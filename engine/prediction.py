@@ -159,3 +159,8 @@ class Prediction:
         """Deprecated since 0.2.0: the former name of `to_dict`."""
         warnings.warn("use Prediction.to_dict", DeprecationWarning, stacklevel=2)
         return self.to_dict()
+
+
+def failed_prediction(source: str, error: MedfocusError) -> Prediction:
+    """The prediction for an image that cannot be answered."""
+    return Prediction(source, None, {}, False, None, None, None, None, (), error)

@@ -36,12 +36,27 @@ class StreamOptions(TypedDict, total=False):
     keep_masks: bool
 
 
-def as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+def as_list(
+    batch: ImageSource | Iterable[ImageSource],
+    boxes: Sequence[PerFrame[Box] | None] | None,
+    points: Sequence[PerFrame[Points] | None] | None,
+) -> list[ImageSource]:
     """The images of a batch; a single image is a batch of one.
 
     Raises:
-        InputError: the batch is empty, or neither an image nor a collection.
+        InputError: the batch is empty, neither an image nor a collection, or has not one entry of
+            boxes or points per image.
     """
+    items = _as_list(batch)
+    for prompts, name in ((boxes, "boxes"), (points, "points")):
+        if prompts is not None and len(prompts) != len(items):
+            problem = f"has {len(prompts)} entries for {len(items)} images"
+            hint = "give one per image, None for an image that has none"
+            raise InputError(name, problem, hint, code="input.count_mismatch")
+    return items
+
+
+def _as_list(batch: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     if _is_one_image(batch):
         return [batch]  # type: ignore[list-item]
     try:

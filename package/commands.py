@@ -22,7 +22,7 @@ COMMANDS = {
     "export": Command(
         "medfocus.export.command", "build and check an engine directory from models", "export"
     ),
-    "classify": Command("medfocus.engine.classify_command", "classify images with an engine"),
+    "classify": Command("medfocus.classify.command", "classify images with an engine"),
     "bench": Command(
         "medfocus.benchmarks.bench.command",
         "measure speed, accuracy and memory on this machine",

@@ -4,7 +4,6 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 import medfocus
 from medfocus.errors import MedfocusError
@@ -12,6 +11,7 @@ from medfocus.serving import problems
 from medfocus.serving.api import classify, engines, health
 from medfocus.serving.dicomweb import store
 from medfocus.serving.monitoring.access_log import AccessLog
+from medfocus.serving.open_inference import routes as open_inference
 from medfocus.serving.security.browsers import BrowserGuard
 from medfocus.serving.security.limits import BodyLimits
 from medfocus.serving.state import Service
@@ -25,17 +25,14 @@ def application(service: Service) -> FastAPI:
         description="Classifies medical images with CLIP, which looks where SAM2 found a region.",
         redoc_url=None,
         responses=problems.RESPONSES,
-        # It would give whoever collects logs the texts of exceptions, which may quote an image's
-        # data. Spans are our own.
-        telemetry=dict.fromkeys(
-            ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
-        ),
+        # Its own spans and logs hold queries and exceptions' texts, which may quote a patient's
+        # data; ours are in `monitoring.traces`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
-    for room in (health, engines, classify, store):
+    for room in (health, engines, classify, store, open_inference):
         app.include_router(room.router)
     app.add_exception_handler(MedfocusError, problems.medfocus_problem)
-    app.add_exception_handler(ClientDisconnect, problems.gone_problem)
     app.add_exception_handler(HTTPException, problems.http_problem)
     app.add_exception_handler(RequestValidationError, problems.invalid_problem)
     app.add_exception_handler(Exception, problems.unexpected_problem)

@@ -51,6 +51,12 @@ medfocus serve --config serve.toml
         type=whole_number(0, 65535),
         help="port to listen on, 0 for a free one (default: 8000)",
     )
+    add(
+        "--grpc-port",
+        metavar="PORT",
+        type=whole_number(0, 65535),
+        help="port to listen on for gRPC, 0 for a free one (default: no gRPC)",
+    )
     return parser
 
 
@@ -75,7 +81,7 @@ def config_of(options: argparse.Namespace) -> ServeConfig:
             hint = "give them names in a file, with --config"
             raise InputError("ENGINE_DIR", "are two of one name", hint)
         config = checked({"engines": engines}, Path(), "ENGINE_DIR")
-    given = {name: getattr(options, name) for name in ("host", "port")}
+    given = {name: getattr(options, name) for name in ("host", "port", "grpc_port")}
     return config.model_copy(update={k: v for k, v in given.items() if v is not None})
 
 

@@ -83,6 +83,7 @@ class ServeConfig(_Strict):
         engines: by name.
         dicomweb_engine: which of them answers DICOMweb; needed only if there are several.
         host, port: where it listens; port 0 is a free one.
+        grpc_port: where it listens for gRPC; None for not at all.
         limits, security: see there.
     """
 
@@ -90,6 +91,7 @@ class ServeConfig(_Strict):
     dicomweb_engine: EngineName | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    grpc_port: int | None = Field(default=None, ge=0, le=65535)
     limits: Limits = Limits()
     security: Security = Security()
 

@@ -3,26 +3,24 @@
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeGuard
 
 from medfocus.engine import Engine
 from medfocus.engine.artifact.manifest import Manifest, to_json
+from medfocus.engine.runtime.metrics import Span
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.config import EngineSettings
+from medfocus.serving.errors import BusyError
 
 log = logging.getLogger(__name__)
 
+Observe = Callable[[str, Sequence[Span]], object]
 State = Literal["loading", "ready", "failed"]
 RETRY_SECONDS = 1  # what a client is told that finds the queue full
-
-
-class BusyError(MedfocusError):
-    """An engine whose queue is full."""
-
-    default_code = "serve.busy"
 
 
 @dataclass(eq=False)
@@ -48,10 +46,11 @@ class EngineState:
 
     Attributes:
         name: of the engine.
-        state: `ready`, also while its next version is loaded.
+        state: `ready`, also while its next version is loaded; `failed` if it could not be loaded,
+            or if its backend has failed.
         version, backend, device: of the one that answers; "" without one.
         held: images under way.
-        error: why its last loading failed; "" if it did not.
+        error: why its last loading failed, or its backend; "" if neither did.
     """
 
     name: str
@@ -69,6 +68,7 @@ class _Slot:
     current: ServedEngine | None = None
     loading: bool = False
     error: str = ""
+    broken: bool = False  # its backend failed, and none was loaded since
     lock: threading.Lock = field(default_factory=threading.Lock)  # one loading at a time
 
 
@@ -79,12 +79,18 @@ class EngineRegistry:
         queue: images that each engine may hold.
         load: makes an engine.
 
+    An engine whose backend fails is loaded again by itself, once: the load checks an answer, so
+    what comes back works, and what does not come back would not at a second attempt either. Then
+    the process must be replaced (see `lost`), or an administrator loads it.
+
     Attributes:
         queue: see above.
+        observe: called with an engine's name and the spans of its work, if it was set before.
     """
 
     def __init__(self, queue: int, load: Callable[[EngineSettings], Engine]) -> None:
         self.queue, self._load = queue, load
+        self.observe: Observe | None = None
         self._slots: dict[str, _Slot] = {}
         self._changed = threading.Condition()
 
@@ -112,16 +118,21 @@ class EngineRegistry:
                 raise self._unknown(name)
             wanted = settings or slot.settings
             slot.loading = True
+            self._drop_broken(slot)  # first, for its memory
             try:
                 engine = self._load(wanted)
-            except MedfocusError as error:
-                slot.error = str(error)
+            except Exception as error:
+                known = isinstance(error, MedfocusError)
+                slot.error = str(error) if known else f"an error of type {type(error).__name__}"
                 raise
             finally:
                 slot.loading = False
+            if self.observe is not None:
+                engine.observe(partial(self.observe, name))
             served = ServedEngine(name, engine, version_of(engine.manifest))
             with self._changed:
                 former, slot.current, slot.settings, slot.error = slot.current, served, wanted, ""
+                slot.broken = False
             log.info("engine %s: version %s answers", name, served.version)
         self._retire(former)
         return served
@@ -163,6 +174,30 @@ class EngineRegistry:
             with self._changed:
                 served.held -= images
                 self._changed.notify_all()
+            if served.engine.failure is not None:
+                self._load_again(served)
+
+    @property
+    def lost(self) -> bool:
+        """Whether an engine's backend failed, and could not be loaded again by this process."""
+        with self._changed:
+            return any(
+                slot.broken and slot.error and not slot.loading for slot in self._slots.values()
+            )
+
+    def current(self, name: str) -> ServedEngine:
+        """The engine that answers, as it is now.
+
+        Raises:
+            InputError: there is none of this name, or it is not ready (`serve.unknown_engine`,
+                `serve.not_ready`).
+        """
+        with self._changed:
+            return self._ready(name)
+
+    def serves(self, name: str | None) -> bool:
+        """Whether there is an engine of this name, ready or not."""
+        return name in self._slots
 
     def states(self) -> list[EngineState]:
         """What is known of each engine, by name."""
@@ -173,7 +208,7 @@ class EngineRegistry:
     def ready(self) -> list[ServedEngine]:
         """The engines that answer."""
         with self._changed:
-            return [slot.current for slot in self._slots.values() if slot.current is not None]
+            return [slot.current for slot in self._slots.values() if _answers(slot.current)]
 
     def close(self) -> None:
         """Unload all."""
@@ -184,10 +219,34 @@ class EngineRegistry:
         slot = self._slots.get(name)
         if slot is None:
             raise self._unknown(name)
-        if slot.current is None:
+        if not _answers(slot.current):
             hint = "wait until /readyz answers 200, or see the service's log"
             raise InputError(f"engine {name}", "is not ready", hint, code="serve.not_ready")
         return slot.current
+
+    def _load_again(self, served: ServedEngine) -> None:
+        """Load an engine whose backend has failed, in a thread, if that was not begun yet."""
+        with self._changed:
+            slot = self._slots.get(served.name)
+            if slot is None or slot.current is not served or slot.broken:
+                return
+            slot.broken, slot.error = True, ""
+        log.error("engine %s: its backend failed; it is loaded again", served.name)
+
+        def load() -> None:
+            try:
+                self.load(served.name)
+            except Exception:
+                log.error("engine %s: cannot be loaded again: %s", served.name, slot.error)
+
+        threading.Thread(target=load, name="medfocus-load").start()
+
+    def _drop_broken(self, slot: _Slot) -> None:
+        with self._changed:
+            if slot.current is None or slot.current.engine.failure is None:
+                return
+            served, slot.current, slot.broken = slot.current, None, True
+        self._retire(served)
 
     def _retire(self, served: ServedEngine | None) -> None:
         if served is None:
@@ -208,11 +267,15 @@ def version_of(manifest: Manifest) -> str:
     return hashlib.sha256(to_json(manifest).encode()).hexdigest()[:16]
 
 
+def _answers(served: ServedEngine | None) -> TypeGuard[ServedEngine]:
+    return served is not None and served.engine.failure is None
+
+
 def _state(name: str, slot: _Slot) -> EngineState:
     served = slot.current
-    if served is None:
-        return EngineState(name, "failed" if slot.error and not slot.loading else "loading",
-                           error=slot.error)  # fmt: skip
+    if not _answers(served):
+        error = slot.error or ("its backend failed" if slot.broken or served else "")
+        return EngineState(name, "failed" if error and not slot.loading else "loading", error=error)
     engine = served.engine
     return EngineState(
         name, "ready", served.version, engine.backend, engine.device, served.held, slot.error

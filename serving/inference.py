@@ -8,7 +8,9 @@ from typing import TypedDict, TypeVar, Unpack
 from medfocus.engine import Prediction
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
-from medfocus.serving.problems import RequestError
+from medfocus.errors import DeviceError
+from medfocus.serving.errors import RequestError
+from medfocus.serving.monitoring import traces
 from medfocus.serving.state import Service
 
 T = TypeVar("T")
@@ -29,10 +31,12 @@ class Answered:
 
     Attributes:
         version: of the engine, see `ServedEngine`.
+        classes: of the engine, in its order.
         predictions: as `Engine.classify` returns them.
     """
 
     version: str
+    classes: Sequence[str]
     predictions: list[Prediction]
 
 
@@ -58,17 +62,26 @@ async def classified(
         RequestError: too many images or none (`serve.request`), or they were not answered in time
             (`serve.deadline`).
         InputError, BusyError: see `EngineRegistry.admitted`.
+        DeviceError: the engine's backend failed; it is loaded again.
         MedfocusError: see `Engine.classify`.
     """
     most = service.config.limits.images
     if not 1 <= len(images) <= most:
         raise RequestError("request", f"has {len(images)} images", f"send 1 to {most}")
     with service.engines.admitted(name, len(images)) as served:
-        work = asyncio.wrap_future(served.engine.submit(list(images), **asked))
+        observe = traces.describe_work(name, served.version, len(images))
+        submitted = served.engine.submit(list(images), observe=observe, **asked)
+        work = asyncio.wrap_future(submitted)
         predictions = await within(seconds, work)
-    for each in predictions:
-        service.metrics.image(name, each.error.code if each.error else "")
-    return Answered(served.version, predictions)
+        failure = served.engine.failure
+    codes = [each.error.code if each.error else "" for each in predictions]
+    traces.describe_errors([code for code in codes if code])
+    if failure is not None and failure.code in codes:
+        problem, hint = "failed while it worked on the request", "send the request again"
+        raise DeviceError(f"engine {name}", problem, hint, code=failure.code)
+    for code in codes:
+        service.metrics.image(name, code)
+    return Answered(served.version, served.engine.manifest.classes, predictions)
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:

@@ -1,5 +1,6 @@
 """Errors as HTTP answers: RFC 9457's application/problem+json, with our codes."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,15 +9,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
+from medfocus.serving.monitoring.access_log import CODE
 
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
     "serve.unknown_engine": 404,
+    "serve.unknown_version": 404,
     "serve.dicomweb_engine": 404,
     "serve.not_ready": 503,
+    "device.failed": 503,
     "serve.busy": 429,
     "serve.no_token": 401,
     "serve.not_allowed": 403,
@@ -57,12 +62,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-class RequestError(InputError):
-    """A request that cannot be answered, whatever its images."""
-
-    default_code = "serve.request"
-
-
 def status_of(error: MedfocusError) -> int:
     """The HTTP status of an error that ends a request."""
     return STATUSES.get(error.code, 400 if isinstance(error, InputError) else 500)
@@ -86,12 +85,6 @@ async def medfocus_problem(_: Request, error: Exception) -> JSONResponse:
     return problem(error)
 
 
-async def gone_problem(_: Request, error: Exception) -> JSONResponse:
-    """A handler of clients that leave while they send."""
-    gone = RequestError("client", "is gone", "send the whole request", code="serve.gone")
-    return problem(gone)
-
-
 async def http_problem(_: Request, error: Exception) -> JSONResponse:
     """A handler of what the framework refuses: unknown addresses and methods."""
     assert isinstance(error, HTTPException)
@@ -110,7 +103,8 @@ async def invalid_problem(_: Request, error: Exception) -> JSONResponse:
 
 async def unexpected_problem(_: Request, error: Exception) -> JSONResponse:
     """A handler of everything else, whose text may quote a patient's data; the log says where."""
-    return _answer(500, "failed; the service's log says where", "serve.failed", {})
+    detail = "failed; the service's log says where"
+    return _answer(500, detail, "serve.failed", {}, {"Connection": "close"})  # uvicorn closes it
 
 
 def _answer(
@@ -121,4 +115,23 @@ def _answer(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     content = {"status": status, "code": code, "detail": detail, **more}
-    return JSONResponse(content, status, dict(headers or {}), PROBLEM)
+    return _Answer(content, status, dict(headers or {}), PROBLEM)
+
+
+class _Answer(JSONResponse):
+    """Problem details, but to the Open Inference Protocol's addresses an error in its form.
+
+    Its code is left in the scope, for the access log around all that may answer.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        problem = json.loads(bytes(self.body))
+        scope[CODE] = problem["code"]
+        if scope["path"].startswith("/v2"):
+            words = (problem.get(name) for name in ("item", "detail", "hint"))
+            content = {"error": ": ".join(filter(None, words)), "code": problem["code"]}
+            self.body = self.render(content)
+            self.headers["content-length"] = str(len(self.body))
+            self.headers["content-type"] = "application/json"
+        await super().__call__(scope, receive, send)

@@ -31,7 +31,8 @@ def reload(service: Service, config: ServeConfig) -> None:
         if state.name not in config.engines:
             service.engines.unload(state.name)
     former = service.config.engines
-    service.config = service.config.model_copy(update={"engines": config.engines})
+    taken_up = {"engines": config.engines, "dicomweb_engine": config.dicomweb_engine}
+    service.config = service.config.model_copy(update=taken_up)
     states = {state.name: state for state in service.engines.states()}
     for name, settings in config.engines.items():
         try:

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -64,14 +66,19 @@ async def serve(
 
     Raises:
         FileError: the certificate or its key cannot be used.
+        InputError: the address for gRPC cannot be listened on (`serve.address`).
         MedfocusError: an engine cannot be loaded.
     """
     server = _Server(uvicorn_config(service))
+    calls = await _grpc_servers(service)
+    aborting: list[asyncio.Future[None]] = []
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
-        if stopping.is_set():
-            server.force_exit = True  # a second signal waits for nothing
+        if stopping.is_set():  # a second signal waits for nothing
+            server.force_exit = True
+            for each in calls:
+                aborting.append(asyncio.ensure_future(each.stop(None)))
         stopping.set()
 
     reloads: set[asyncio.Task[None]] = set()
@@ -95,9 +102,25 @@ async def serve(
     finally:
         service.stopping = True
         server.should_exit = True
-        await serving
+        drained = (each.stop(service.config.limits.drain_seconds) for each in calls)
+        await asyncio.gather(serving, *drained)
         waiting.cancel()
         await asyncio.to_thread(service.engines.close)
+
+
+async def _grpc_servers(service: Service) -> list[Any]:
+    """The gRPC server, started; none unless the configuration has a port for it."""
+    port = service.config.grpc_port
+    if port is None:
+        return []
+    # Its own resolver would read how to look names up; there are none to look up.
+    os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
+    from medfocus.serving.open_inference.grpc_server import grpc_server
+
+    server, port = await grpc_server(service, port)
+    await server.start()
+    log.info("listening for gRPC on port %d", port)
+    return [server]
 
 
 def _load(service: Service, stopping: asyncio.Event) -> None:

@@ -1,13 +1,16 @@
 """What the routes share."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
 from medfocus.serving.config import ServeConfig
 from medfocus.serving.engines import EngineRegistry
 from medfocus.serving.monitoring.metrics import Metrics
-from medfocus.serving.security.tokens import Tokens
+
+if TYPE_CHECKING:  # the room `security` knows the service
+    from medfocus.serving.security.tokens import Tokens
 
 
 @dataclass(eq=False)
@@ -24,7 +27,7 @@ class Service:
 
     config: ServeConfig
     engines: EngineRegistry
-    tokens: Tokens | None = None
+    tokens: "Tokens | None" = None
     stopping: bool = False
     metrics: Metrics = field(init=False)
 

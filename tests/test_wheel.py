@@ -34,6 +34,7 @@ def test_it_holds_one_package(names: set[str]) -> None:
     "name",
     [
         "py.typed",
+        "classify/command.py",
         "engine/engine.py",
         "engine/backends/torch/backend.py",
         "export/validate/gate.py",
@@ -41,6 +42,7 @@ def test_it_holds_one_package(names: set[str]) -> None:
         "kernels/tiles/modelled.json",
         "models/tiny/clip.safetensors",
         "phantoms/phantom.py",
+        "serving/client/synchronous.py",
     ],
 )
 def test_it_holds_what_the_commands_read(names: set[str], name: str) -> None:

@@ -89,7 +89,7 @@ class Client:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=300)
         self._kinds: list[Callable[[], None]] = [
             *(2 * [self._raw, self._form, self._json]),
-            *(self._store, self._broken, self._malformed, self._impatient),
+            *(self._store, self._infer, self._broken, self._malformed, self._impatient),
             *(self._leaves_early, self._leaves_late, self._stranger, self._operations),
         ]
 
@@ -134,6 +134,21 @@ class Client:
             headers={"content-type": kind},
         )
         self._tally.add("DICOMweb", response, 200)
+
+    def _infer(self) -> None:
+        _, data = self._random.choice(self._files)
+        tensor = len(data).to_bytes(4, "little") + data
+        described = {
+            "inputs": [
+                {"name": "images", "datatype": "BYTES", "shape": [1],
+                 "parameters": {"binary_data_size": len(tensor)}}
+            ],
+            "outputs": [{"name": "prediction"}],
+        }  # fmt: skip
+        head = json.dumps(described).encode()
+        headers = {"inference-header-content-length": str(len(head))}
+        response = self._http.post("/v2/models/soak/infer", content=head + tensor, headers=headers)
+        self._tally.add("Open Inference", response, 200)
 
     def _broken(self) -> None:
         _, data = self._random.choice(self._files)

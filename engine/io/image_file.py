@@ -91,6 +91,24 @@ def open_image_file(file: BinaryIO, name: str, max_pixels: int) -> ImageFile:
         raise ImageError(name, problem, _SUPPORTED, code="image.not_an_image") from None
 
 
+def check_by_name(file: BinaryIO, name: str, max_pixels: int) -> None:
+    """Raise what `open_image_file` does about a file of which only its name tells what it is not.
+
+    For whoever passes the content on without the name.
+
+    Args:
+        file: open at its start, and left there.
+        name: of the file.
+        max_pixels: limit on one image.
+
+    Raises:
+        ImageError: no image.
+    """
+    if _recognised(file, name) is None:
+        open_image_file(file, name, max_pixels)
+        file.seek(0)
+
+
 def image_file_parts(file: BinaryIO, name: str, max_pixels: int) -> list[Part]:
     """What a file says of its images' place in a series: one part or several, in their order.
 
@@ -125,11 +143,14 @@ def _recognised(file: BinaryIO, name: str) -> Kind | None:
     if head.startswith(_LFS_POINTER):
         problem = "is a Git LFS pointer, not the image"
         raise ImageError(name, problem, "git lfs pull", code="image.lfs_pointer")
-    kind, suffix = kind_of(head), Path(name).suffix.lower()
-    # What is of no known kind may be DICOM that is damaged at its start, if its name says so: often
-    # it has no suffix, or is a UID.
-    named_so = suffix in ("", ".dcm", ".dicom") or suffix[1:].isdigit()
-    return "DICOM" if kind is None and named_so else kind
+    kind = kind_of(head)
+    # What is of no known kind may be DICOM that is damaged at its start, if its name says so.
+    return "DICOM" if kind is None and _named_as_dicom(name) else kind
+
+
+def _named_as_dicom(name: str) -> bool:
+    suffix = Path(name).suffix.lower()  # often there is none, or the name is a UID
+    return suffix in ("", ".dcm", ".dicom") or suffix[1:].isdigit()
 
 
 def frame_name(name: str, index: int, frames: int) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from medfocus.engine.io.images import SourceImage
 from medfocus.engine.runtime.graphs import Array
+from medfocus.engine.runtime.metrics import Span
 from medfocus.settings import Prompts
 
 
@@ -58,6 +59,7 @@ class ImageRequest:
         submitted: when the request was made, on the clock of `time.perf_counter`.
         begun: whether it has been in a batch; it can then no longer be cancelled.
         settled: whether the future has its outputs or its error.
+        spans: the work on it, complete once the future has its outputs.
     """
 
     image: SourceImage
@@ -67,6 +69,7 @@ class ImageRequest:
     submitted: float = field(default_factory=time.perf_counter)
     begun: bool = False
     settled: bool = False
+    spans: list[Span] = field(default_factory=list)
 
     @property
     def prompts_shape(self) -> tuple[int, int]:

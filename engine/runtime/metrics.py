@@ -1,18 +1,18 @@
 """What an engine has done: counts and times per stage, latencies, and the spans of a trace."""
 
+import logging
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-LATENCIES_KEPT = 10_000  # those of the latest images
+log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
+LATENCIES_KEPT = 10_000  # those of the latest images
 
 STAGES = ("read", "prepare", "segment", "classify", "answer")
 
@@ -30,6 +30,8 @@ class Span:
         images: how many images it was for.
         batch: the batch's number; None before an image is in a batch.
         buffers: which batch buffers of the pool held the batch; None before.
+        queued: for `prepare`, the seconds from when the image was submitted to when it was taken
+            into a batch; not part of `waited`.
     """
 
     stage: str
@@ -40,6 +42,10 @@ class Span:
     images: int = 1
     batch: int | None = None
     buffers: int | None = None
+    queued: float = 0.0
+
+
+Observer = Callable[[Sequence[Span]], object]
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,20 @@ class Stats:
         return self.buffer_bytes
 
 
+def notify(observer: Observer, spans: Sequence[Span]) -> bool:
+    """Call an observer; if it raises, that is logged.
+
+    Returns:
+        Whether it did not.
+    """
+    try:
+        observer(spans)
+    except Exception as error:  # its text may be about anything
+        log.error("an observer of spans raised %s", type(error).__name__)
+        return False
+    return True
+
+
 class MetricsRecorder:
     """Collects spans and latencies; safe to share between threads."""
 
@@ -109,15 +129,26 @@ class MetricsRecorder:
         self._stages = {stage: StageStats() for stage in STAGES}
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._answered = 0
-        self._traces: list[list[Span]] = []
+        self._observers: list[Observer] = []
 
-    def add(self, spans: Iterable[Span]) -> None:
+    def add(self, spans: Sequence[Span]) -> None:
         """Record finished work."""
         with self._lock:
             for span in spans:
                 self._stages[span.stage] = self._stages[span.stage].plus(span)
-                for trace in self._traces:
-                    trace.append(span)
+            observers = list(self._observers)
+        for observer in observers:
+            if not notify(observer, spans):
+                self._forget(observer)
+
+    def observe(self, observer: Observer) -> None:
+        """Call it with all work that finishes from now on; see `Engine.observe`."""
+        with self._lock:
+            self._observers.append(observer)
+
+    def _forget(self, observer: Observer) -> None:
+        with self._lock:
+            self._observers = [other for other in self._observers if other is not observer]
 
     def answered(self, latencies: Iterable[float]) -> None:
         """Record images that went through all stages, by their latency in seconds."""
@@ -130,13 +161,12 @@ class MetricsRecorder:
     def tracing(self) -> Iterator[list[Span]]:
         """A list to which all spans are appended until the block ends."""
         trace: list[Span] = []
-        with self._lock:
-            self._traces.append(trace)
+        observer = trace.extend
+        self.observe(observer)
         try:
             yield trace
         finally:
-            with self._lock:
-                self._traces = [other for other in self._traces if other is not trace]
+            self._forget(observer)
 
     def stats(self, waiting: int, waiting_bytes: int, buffer_bytes: int, max_batch: int) -> Stats:
         """The totals so far, together with the pipeline's current load."""

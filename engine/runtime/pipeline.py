@@ -29,7 +29,7 @@ from medfocus.engine.runtime.batch_buffers import BatchBuffers
 from medfocus.engine.runtime.execution import Event, Stream, ThreadStream
 from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.memory import is_out_of_memory
-from medfocus.engine.runtime.metrics import MetricsRecorder, Span, Stats
+from medfocus.engine.runtime.metrics import MetricsRecorder, Observer, Span, Stats
 from medfocus.engine.runtime.preprocessing_tasks import PreprocessingTasks
 from medfocus.engine.runtime.request_batcher import RequestBatcher
 from medfocus.engine.runtime.worker_pool import WorkerPool
@@ -65,10 +65,17 @@ class Pipeline:
         classify: the classifier's stream; may be the same one.
         max_batch: most images per batch.
         max_wait: seconds for which a batch that is not full waits for more images.
-        threads: how many threads preprocess images, and how many others read them.
+        threads: how many threads preprocess images, how many others read them, and how many run the
+            steps of `submit`'s calls.
         most_bytes: limit on decoded images and on what is being decoded; see `ByteBudget`.
         reader: reads files; closed with the pipeline.
         release: called at the end, when nothing is under way any more.
+
+    Attributes:
+        reader: see above.
+        budget: of `most_bytes`.
+        callers: threads for what callers do not want to wait for; what runs there may wait for room
+            in the budget, but not for other work of the pipeline.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class Pipeline:
         self._answers = ThreadStream("answers")
         self._workers = WorkerPool(threads)
         self._readers = WorkerPool(threads, "read")  # apart: a slow disk must not stop the rest
+        self.callers = WorkerPool(threads, "call")
         self.reader = reader or FileReader()
         self.budget = ByteBudget(most_bytes)
         self._batcher = RequestBatcher(max_batch, max_wait, self.budget)
@@ -126,6 +134,7 @@ class Pipeline:
         self.reader.stop()
         self._readers.close()
         self.reader.close()
+        self.callers.close(wait=False)  # may be who closes this
         self._release()
         self._buffers, self._idle = [], SimpleQueue()  # frees them even while `self` is referenced
 
@@ -157,7 +166,7 @@ class Pipeline:
             batch.segmented.wait()  # has ended before; on CUDA this reads its times
             begun = time.perf_counter()
             outputs = [batch.buffers.outputs(row) for row in range(len(batch.requests))]
-            spans = self._spans(batch, begun)
+            prepares, stages = self._spans(batch, begun)
         except BaseException as error:
             failure = error
             for event in (batch.segmented, batch.classified):  # what was launched uses the buffers
@@ -166,9 +175,11 @@ class Pipeline:
         else:
             self._recycle(batch.buffers)
             try:
-                self._metrics.add(spans)
+                for request, prepare in zip(batch.requests, prepares, strict=True):
+                    request.spans += (prepare, *stages)
+                self._metrics.add(prepares + stages)
                 self._metrics.answered(
-                    spans[-1].ended - request.submitted for request in batch.requests
+                    stages[-1].ended - request.submitted for request in batch.requests
                 )
             finally:
                 for request, output, wrong in zip(
@@ -222,20 +233,24 @@ class Pipeline:
         log.error("the backend failed", exc_info=error)
         return outcome
 
-    def _spans(self, batch: _Batch, answering: float) -> list[Span]:
-        """The spans of a batch, from its events; the last is that of the `answer` stage."""
+    def _spans(self, batch: _Batch, answering: float) -> tuple[list[Span], list[Span]]:
+        """The spans of a batch, from its events: one per image, and those of the whole batch."""
         prepared, segmented, classified = batch.prepared, batch.segmented, batch.classified
         stages = (
             ("segment", segmented.begun, segmented.ended, prepared.ended),
             ("classify", classified.begun, classified.ended, segmented.ended),
             ("answer", answering, time.perf_counter(), classified.ended),
         )
-        spans = prepared.spans + [
+        index = self._buffers.index(batch.buffers)
+        whole = [
             Span(stage, stage, begun, ended, begun - before, len(batch.requests))
             for stage, begun, ended, before in stages
         ]
-        index = self._buffers.index(batch.buffers)
-        return [replace(span, batch=batch.number, buffers=index) for span in spans]
+        prepares, whole = (
+            [replace(span, batch=batch.number, buffers=index) for span in spans]
+            for spans in (prepared.spans, whole)
+        )
+        return prepares, whole
 
     @property
     def failure(self) -> MedfocusError | None:
@@ -257,22 +272,30 @@ class Pipeline:
         """How many images can be under way."""
         return self.max_batch * self._batches_under_way
 
-    def read(self, task: Callable[[Callable[[int], None]], _T]) -> "Future[_T]":
+    def read(
+        self, task: Callable[[Callable[[int], None]], _T], spans: list[Span] | None = None
+    ) -> "Future[_T]":
         """Run a task that reads, in a thread for such tasks.
 
         Args:
             task: called with a function that waits until so many bytes may be held; the time that
                 it waits counts as waiting, not as reading.
+            spans: gets this work's before the future is done.
 
         Raises:
             MedfocusError: the pipeline is closed.
         """
         try:
-            return self._readers.submit(partial(self._timed, time.perf_counter(), task))
+            return self._readers.submit(partial(self._timed, time.perf_counter(), task, spans))
         except RuntimeError:
             raise without_traceback(self.failure or CLOSED) from None
 
-    def _timed(self, submitted: float, task: Callable[[Callable[[int], None]], _T]) -> _T:
+    def _timed(
+        self,
+        submitted: float,
+        task: Callable[[Callable[[int], None]], _T],
+        spans: list[Span] | None,
+    ) -> _T:
         begun, blocked = time.perf_counter(), 0.0
 
         def admit(count: int) -> None:
@@ -286,7 +309,10 @@ class Pipeline:
         finally:
             lane, ended = threading.current_thread().name, time.perf_counter()
             waited = begun + blocked - submitted
-            self._metrics.add([Span("read", lane, begun + blocked, ended, waited)])
+            span = Span("read", lane, begun + blocked, ended, waited)
+            if spans is not None:
+                spans.append(span)
+            self._metrics.add([span])
 
     def submit(self, requests: Sequence[ImageRequest]) -> None:
         """Queue requests together: they share a batch as far as it has room.
@@ -321,6 +347,10 @@ class Pipeline:
         queue = self._batcher
         held = self.budget.held
         return self._metrics.stats(len(queue), held, self._buffer_bytes, queue.max_batch)
+
+    def observe(self, observer: Observer) -> None:
+        """See `Engine.observe`."""
+        self._metrics.observe(observer)
 
     def tracing(self) -> AbstractContextManager[list[Span]]:
         """A list to which all spans are appended until the block ends."""

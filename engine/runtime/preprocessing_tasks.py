@@ -21,20 +21,25 @@ class PreprocessingTasks:
 
     Attributes:
         errors: one per row, None where the image was preprocessed.
-        spans: one per row, in the order in which they ended.
+        spans: one per row; valid after `wait`.
     """
 
     def __init__(self, buffers: BatchBuffers, requests: list[ImageRequest]) -> None:
         self._buffers, self._requests = buffers, requests
         self._submitted = time.perf_counter()
         self.errors: list[MedfocusError | None] = [None] * len(requests)
-        self.spans: list[Span] = []
+        self._spans: dict[int, Span] = {}
         self._futures: list[Future[None]] = []
 
     def start(self, workers: WorkerPool) -> None:
         """Queue the tasks."""
         for row in range(len(self._requests)):
             self._futures.append(workers.submit(partial(self._prepare_row, row)))
+
+    @property
+    def spans(self) -> list[Span]:
+        """See above."""
+        return [self._spans[row] for row in range(len(self._requests))]
 
     @property
     def begun(self) -> float:
@@ -51,15 +56,16 @@ class PreprocessingTasks:
         wait(self._futures)
 
     def _prepare_row(self, row: int) -> None:
-        begun, source = time.perf_counter(), self._requests[row].image.source
+        begun, request = time.perf_counter(), self._requests[row]
         try:
             self._buffers.prepare(row)
         except MedfocusError as error:
             self.errors[row] = error
         except Exception as error:
-            self.errors[row] = _preprocessing_error(source, error)
+            self.errors[row] = _preprocessing_error(request.image.source, error)
         lane, waited = threading.current_thread().name, begun - self._submitted
-        self.spans.append(Span("prepare", lane, begun, time.perf_counter(), waited))
+        queued = self._submitted - request.submitted
+        self._spans[row] = Span("prepare", lane, begun, time.perf_counter(), waited, queued=queued)
 
 
 def _preprocessing_error(source: str, error: Exception) -> MedfocusError:

@@ -9,14 +9,14 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from medfocus.engine.io.image_file import frame_name, open_path
 from medfocus.engine.io.images import ImageSource, InMemoryImage, SourceImage, converted, named
@@ -26,6 +26,7 @@ from medfocus.engine.io.reading.open_file import OpenFile
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points, own_prompt
 from medfocus.engine.runtime.image_request import MASKS_ONLY, GraphOutputs, ImageRequest, Kept
 from medfocus.engine.runtime.memory import is_out_of_memory, no_memory_for
+from medfocus.engine.runtime.metrics import Span
 from medfocus.engine.runtime.pipeline import Pipeline
 from medfocus.errors import ImageError, InputError, MedfocusError, without_traceback
 from medfocus.settings import Prompts
@@ -64,6 +65,7 @@ class PendingPrediction(NamedTuple):
         image_size: height and width in pixels; None if the source could not be read.
         warnings: how the image was altered when it was read.
         future: the graphs' outputs, or the error; done once `stream_sources` yields it.
+        spans: the work on it so far; all of it once the future is done.
     """
 
     number: int
@@ -71,6 +73,10 @@ class PendingPrediction(NamedTuple):
     image_size: tuple[int, int] | None
     warnings: tuple[Notice, ...]
     future: "Future[GraphOutputs]"
+    spans: Sequence[Span] = ()
+
+
+Steps = Generator["Future[Any] | PendingPrediction", None, None]
 
 
 class _Read(NamedTuple):
@@ -117,18 +123,51 @@ def stream_sources(
     del prompted
     try:
         while (source := stream.pulled.get()) is not None:
-            yield from stream.answers(source)
+            for item in stream.answers(source):
+                if isinstance(item, Future):
+                    item.exception()  # waits
+                else:
+                    yield item
         if stream.failure is not None:
             raise stream.failure
     finally:
         stream.stop()
 
 
+def answer_in_steps(
+    pipeline: Pipeline,
+    prompted: Iterable[PromptedSource],
+    prompts: Prompts,
+    batch_size: int,
+    count: int,
+    kept: Kept,
+) -> Steps:
+    """As `stream_sources`, but nobody waits: it yields each future that it has to wait for.
+
+    It is to be continued once that is done. There is no thread that pulls the sources, so that
+    none of them may wait for the answer to an earlier one.
+    """
+    stream = _Stream(pipeline, prompts, kept, pipeline.room + batch_size, count)
+    numbered = enumerate(prompted)
+    del prompted
+    try:
+        stream.begin_next(numbered, pipeline.room + batch_size)
+        while not stream.pulled.empty():
+            source = stream.pulled.get()
+            assert source is not None
+            yield from stream.answers(source)
+            del source
+            stream.begin_next(numbered, 1)
+    finally:
+        stream.stop()
+        stream.expect_no_more()
+
+
 class _Stream:
-    """What one call of `stream_sources` has under way.
+    """What one call of `stream_sources` or `answer_in_steps` has under way.
 
     Attributes:
-        pulled: the sources in their order, then None.
+        pulled: the sources in their order; for `stream_sources` then None.
         failure: what the iterable raised.
     """
 
@@ -156,22 +195,34 @@ class _Stream:
                 del item  # an image that waits for nothing must not be kept
         except BaseException as error:
             self.failure = error
-        self._pipeline.announce(-self._expected)
+        self.expect_no_more()
         self.pulled.put(None)
 
-    def answers(self, source: _Source) -> Iterator[PendingPrediction]:
+    def begin_next(self, numbered: Iterator[tuple[int, PromptedSource]], count: int) -> None:
+        """Begin to read as many more sources as there are."""
+        for number, item in itertools.islice(numbered, count):
+            self._begin(number, item)
+
+    def expect_no_more(self) -> None:
+        """Take back that more sources will come."""
+        self._pipeline.announce(-self._expected)
+        self._expected = 0
+
+    def answers(self, source: _Source) -> Steps:
         """One item per image of a source, of which as many are read ahead as of sources.
 
-        Then one with an error per prompt for an image that the source does not hold.
+        Then one with an error per prompt for an image that the source does not hold. What is to be
+        waited for is yielded before: the caller continues once that is done.
         """
         index, begun, frames = 0, 1, 1
         while index < frames:
+            yield source.reads[0]
             frames, prediction = source.reads[0].result()
             while begun < min(frames, index + self._width):
                 self._pipeline.announce(1)
                 source.reads.append(self._read(source, begun))
                 begun += 1
-            prediction.future.exception()  # waits
+            yield prediction.future
             if self.failure is not None and not isinstance(self.failure, Exception):
                 raise self.failure  # an interrupt comes at once
             source.reads.popleft()
@@ -235,12 +286,15 @@ class _Stream:
 
     def _read(self, source: _Source, index: int) -> "Future[_Read]":
         try:
-            return self._pipeline.read(partial(self._read_frame, source, index))
+            spans: list[Span] = []
+            return self._pipeline.read(partial(self._read_frame, source, index, spans), spans)
         except MedfocusError as error:  # closed in the meantime
             self._pipeline.announce(-1)
             return _done(source, error)
 
-    def _read_frame(self, source: _Source, index: int, admit: Callable[[int], None]) -> _Read:
+    def _read_frame(
+        self, source: _Source, index: int, spans: list[Span], admit: Callable[[int], None]
+    ) -> _Read:
         """Read one image of a file, and submit it."""
         budget, held, frames = self._pipeline.budget, 0, index + 1
 
@@ -254,15 +308,16 @@ class _Stream:
             with source.file:
                 frames, outcome = self._pipeline.reader.read(source.file, index, admitted)
             if isinstance(outcome, MedfocusError):
-                return _Read(frames, _failed(source, outcome))
+                return _Read(frames, _failed(source, outcome, spans))
             name = frame_name(source.name, index, frames)
             request = self._request(source, named(outcome, name), index)
+            request.spans = spans
             budget.release(held - outcome.pixels.nbytes)
             held = 0
             self._pipeline.submit_admitted([request])
             return _Read(frames, _pending(source, request))
         except Exception as error:
-            return _Read(frames, _failed(source, error))
+            return _Read(frames, _failed(source, error, spans))
         finally:
             budget.release(held)
             self._pipeline.announce(-1)
@@ -303,7 +358,9 @@ def _without_image(source: _Source, frames: int) -> Iterator[PendingPrediction]:
 def _pending(source: _Source, request: ImageRequest) -> PendingPrediction:
     image = request.image
     size = image.pixels.shape[0], image.pixels.shape[1]
-    return PendingPrediction(source.number, image.source, size, image.warnings, request.future)
+    return PendingPrediction(
+        source.number, image.source, size, image.warnings, request.future, request.spans
+    )
 
 
 def _done(source: _Source, error: Exception) -> "Future[_Read]":
@@ -312,7 +369,7 @@ def _done(source: _Source, error: Exception) -> "Future[_Read]":
     return read
 
 
-def _failed(source: _Source, error: Exception) -> PendingPrediction:
+def _failed(source: _Source, error: Exception, spans: Sequence[Span] = ()) -> PendingPrediction:
     if isinstance(error, MedfocusError):
         error = without_traceback(error)
     elif is_out_of_memory(error):
@@ -322,4 +379,4 @@ def _failed(source: _Source, error: Exception) -> PendingPrediction:
         error = ImageError(source.name, problem, "check the file, or report this")
     future: Future[GraphOutputs] = Future()
     future.set_exception(error)
-    return PendingPrediction(source.number, source.name, None, (), future)
+    return PendingPrediction(source.number, source.name, None, (), future, spans)

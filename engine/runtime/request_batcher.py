@@ -3,8 +3,12 @@
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 
 from medfocus.engine.io.reading.byte_budget import ByteBudget
 from medfocus.engine.runtime.image_request import GraphOutputs, ImageRequest
@@ -20,6 +24,8 @@ _NEXT, _ALL = 0.02, 0.1
 
 class RequestBatcher:
     """The queue of unresolved requests; safe to share between threads.
+
+    A request whose future is cancelled before it has been in a batch is dropped at once.
 
     Args:
         max_batch: most images per batch.
@@ -56,6 +62,17 @@ class RequestBatcher:
             self._changed.notify_all()
         if self.failure:
             self.stop(self.failure)
+        for request in requests:
+            known = weakref.ref(request)  # whoever keeps the future must not keep the image
+            request.future.add_done_callback(partial(self._drop_if_cancelled, known))
+
+    def _drop_if_cancelled(
+        self, known: weakref.ref[ImageRequest], future: "Future[GraphOutputs]"
+    ) -> None:
+        if future.cancelled() and (request := known()):
+            with self._changed, suppress(ValueError):  # it was taken, or `stop` has it
+                self._requests.remove(request)
+                self._release(request)
 
     def take(self) -> list[ImageRequest]:
         """Wait for the next batch; an empty list once `failure` is set."""

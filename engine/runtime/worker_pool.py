@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class WorkerPool:
-    """A fixed number of threads that run tasks in the order of submission.
+    """A fixed number of threads that begin tasks in the order of submission.
 
     Unlike `concurrent.futures.ThreadPoolExecutor` it still accepts work after the main thread has
     ended, when other threads of a service may still make requests.
@@ -40,13 +40,13 @@ class WorkerPool:
             self._queue.put((future, task))
         return future
 
-    def close(self) -> None:
-        """Wait for all queued tasks, then end the threads."""
+    def close(self, wait: bool = True) -> None:
+        """End the threads after all queued tasks, and wait for that."""
         with self._lock:
             self._closed = True
             for _ in self._threads:
                 self._queue.put(None)
-        for thread in self._threads:
+        for thread in self._threads if wait else ():
             thread.join()
 
     def _run(self) -> None:

@@ -21,14 +21,16 @@ def outlines(mask: NDArray[np.bool_]) -> dict[str, Any]:
         Closed rings of (x, y), in pixels from the image's upper left corner as boxes and points
         are: the centre of the first pixel is (0.5, 0.5).
     """
-    height, width = mask.shape
-    framed = np.pad(mask, 1).astype(np.float64)  # background, so that rings close at the border
-    generator = contour_generator(
-        np.arange(-0.5, width + 1),
-        np.arange(-0.5, height + 1),
-        framed,
-        fill_type=FillType.OuterOffset,
-    )
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return {"type": "MultiPolygon", "coordinates": []}
+    top, left = rows[0], columns[0]
+    # Only where the mask is: contours take 24 bytes per pixel. With background around it, so that
+    # rings close.
+    framed = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float64)
+    height, width = framed.shape
+    x, y = np.arange(width) + left - 0.5, np.arange(height) + top - 0.5
+    generator = contour_generator(x, y, framed, fill_type=FillType.OuterOffset)
     regions = zip(*generator.filled(0.5, 2.0), strict=True)
     coordinates = [
         [_corners(points[first:end]) for first, end in pairwise(offsets)]

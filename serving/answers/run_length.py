@@ -1,4 +1,7 @@
-"""COCO's uncompressed run-length encoding of a mask (pycocotools, common/maskApi.h)."""
+"""COCO's uncompressed run-length encoding of a mask (pycocotools, common/maskApi.h).
+
+pycocotools itself writes only the compressed one, which nothing but it reads.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

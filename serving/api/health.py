@@ -11,10 +11,15 @@ from medfocus.serving.state import service_of
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/livez")
-async def livez() -> dict[str, str]:
-    """200 as long as the process answers."""
-    return {"status": "alive"}
+@router.get("/livez", responses={503: {"description": "The process must be replaced."}})
+async def livez(request: Request, response: Response) -> dict[str, str]:
+    """200 as long as the process can answer; 503 if it must be replaced.
+
+    It must if an engine's backend failed, and could not be loaded again by this process.
+    """
+    lost = service_of(request).engines.lost
+    response.status_code = 503 if lost else 200
+    return {"status": "lost" if lost else "alive"}
 
 
 class Readiness(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 
 TIMEOUT_HEADER = "x-request-timeout"  # seconds
 

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from medfocus.engine.io.in_memory import InMemoryFile
 from medfocus.serving.answers.predictions import MaskFormat
 from medfocus.serving.config import MEBIBYTE, Limits
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 
 FORM, JSON = "multipart/form-data", "application/json"
 BINARY = ("application/octet-stream", "application/dicom", "image/")
@@ -37,17 +37,18 @@ class Options(BaseModel):
     """What a request asks for.
 
     Attributes:
-        boxes: per file [left, top, right, bottom] in pixels of the image, or null.
+        boxes: per file [left, top, right, bottom] in pixels of the image, or null; for a file of
+            several frames also {frame: box}, from 0.
         points: per file [[x, y] or [x, y, label], ...], label 1 for inside and 0 for outside; or
-            null.
-        mask: `png`, `rle` or `polygon` to have each image's focus mask; null for none.
+            null; or {frame: points}.
+        mask: `png`, `rle`, `polygon` or `logits` to have each image's focus mask; null for none.
         embedding: whether to have each image's embedding.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    boxes: list[Box | None] | None = None
-    points: list[list[Point] | None] | None = None
+    boxes: list[Box | dict[int, Box] | None] | None = None
+    points: list[list[Point] | dict[int, list[Point]] | None] | None = None
     mask: MaskFormat | None = None
     embedding: bool = False
 

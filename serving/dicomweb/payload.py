@@ -10,7 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from medfocus.serving.api.uploads import IN_MEMORY
 from medfocus.serving.config import Limits
-from medfocus.serving.problems import RequestError
+from medfocus.serving.errors import RequestError
 
 RELATED, DICOM = "multipart/related", "application/dicom"
 File = SpooledTemporaryFile[bytes]

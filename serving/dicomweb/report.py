@@ -29,6 +29,7 @@ CLASS_NOT_SUPPORTED = 0x0122
 _REASONS = {
     "dicom.transfer_syntax": SYNTAX_NOT_SUPPORTED,
     "image.too_large": OUT_OF_RESOURCES,
+    "image.too_many_frames": OUT_OF_RESOURCES,
     "image.too_slow": OUT_OF_RESOURCES,
 }
 
@@ -102,8 +103,8 @@ def _failure(outcome: Outcome) -> int | None:
         return None
     if error.code == "dicom.no_pixels" and "Image" not in UID(outcome.instance.sop_class).name:
         return CLASS_NOT_SUPPORTED  # where there should be none; an image's were cut off
-    understood = not error.code.startswith(("image.", "dicom."))
-    return _REASONS.get(error.code, FAILED if understood else NOT_UNDERSTOOD)
+    of_file = error.code.startswith(("image.", "dicom."))
+    return _REASONS.get(error.code, NOT_UNDERSTOOD if of_file else FAILED)
 
 
 def _add_json(dataset: Dataset, element: int, value: Any) -> None:

@@ -13,8 +13,8 @@ from medfocus.serving.api.patience import seconds_of, unless_gone
 from medfocus.serving.dicomweb.instances import instance_of
 from medfocus.serving.dicomweb.payload import DICOM, RELATED, File, sent_instances
 from medfocus.serving.dicomweb.report import Outcome, report
+from medfocus.serving.errors import RequestError
 from medfocus.serving.inference import classified, within
-from medfocus.serving.problems import RequestError
 from medfocus.serving.security.access import needs
 from medfocus.serving.state import Service, service_of
 
@@ -59,6 +59,7 @@ async def _answer(request: Request, study: str | None) -> Response:
     _refuse_unless_accepted(request)
     service = service_of(request)
     name, limits = _engine(service), service.config.limits
+    request.path_params["name"] = name  # where the access log looks for it
     seconds = seconds_of(request, limits.seconds)
     async with sent_instances(request, limits) as files:
         work = _classified(service, name, files, study, seconds)

@@ -5,15 +5,19 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medfocus.serving.monitoring import traces
 from medfocus.serving.monitoring.metrics import Metrics
 
 log = logging.getLogger("medfocus.access")
 # W3C Trace Context, version 00: version, trace, parent, flags.
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+CODE = "medfocus.code"  # in an ASGI scope: of the error that is its answer
 UNKNOWN = "unknown"  # the route of an address that there is not: it may hold anything
 
 
@@ -42,24 +46,69 @@ class AccessLog:
             sizes["sent"] += len(message.get("body", b""))
             await send(message)
 
-        try:
-            await self._app(scope, received, sent)
-        finally:
-            seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", UNKNOWN)
-            self._metrics.request(route, status, seconds)
-            if log.isEnabledFor(logging.INFO):
-                fields = {
-                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                    "method": scope["method"],
-                    "route": route,
-                    "engine": scope.get("path_params", {}).get("name"),
-                    "status": status,
-                    "seconds": round(seconds, 6),
-                    **sizes,
-                    "trace": _trace(scope),
-                }
-                log.info(json.dumps({k: v for k, v in fields.items() if v is not None}))
+        headers = Headers(scope=scope)
+        with traces.server_span(headers):
+            try:
+                await self._app(scope, received, sent)
+            except Exception:
+                scope[CODE] = "serve.failed"
+                raise
+            finally:
+                log_request(
+                    self._metrics,
+                    method=scope["method"],
+                    route=getattr(scope.get("route"), "path", UNKNOWN),
+                    engine=scope.get("path_params", {}).get("name"),
+                    status=status,
+                    code=scope.get(CODE, ""),
+                    seconds=time.perf_counter() - began,
+                    sizes=sizes,
+                    traceparent=headers.get("traceparent", ""),
+                )
+
+
+def log_request(
+    metrics: Metrics,
+    *,
+    method: str,
+    route: str,
+    engine: str | None,
+    status: int,
+    code: str,
+    seconds: float,
+    sizes: Mapping[str, int],
+    traceparent: str,
+) -> None:
+    """Log and count a request that has ended, and describe it in its trace.
+
+    Args:
+        metrics: that count it.
+        method: HTTP's, or `gRPC`.
+        route: without anything that a client chose.
+        engine: that it was for, which is logged if it is served: a client may have sent any name;
+            None for none.
+        status: HTTP's.
+        code: of the error that it was answered with; "" without one.
+        seconds: that it took.
+        sizes: bytes of bodies, `received` and `sent`.
+        traceparent: the header of that name; "" for none.
+    """
+    metrics.request(route, status, seconds, code)
+    traces.describe_request(method, route, status, code)
+    if log.isEnabledFor(logging.INFO):
+        trace = _TRACEPARENT.fullmatch(traceparent)
+        fields = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "method": method,
+            "route": route,
+            "engine": engine if metrics.engines.serves(engine) else None,
+            "status": status,
+            "code": code or None,
+            "seconds": round(seconds, 6),
+            **sizes,
+            "trace": trace and trace[1],
+        }
+        log.info(json.dumps({k: v for k, v in fields.items() if v is not None}))
 
 
 def log_to_stdout() -> None:
@@ -69,10 +118,3 @@ def log_to_stdout() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-
-
-def _trace(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value.decode("latin-1"))):
-            return match[1]
-    return None

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medfocus.serving.problems import RequestError, problem
+from medfocus.serving.errors import RequestError
+from medfocus.serving.problems import problem
 from medfocus.serving.state import Service
 
 PAGES = ("/docs", "/static-offline-docs")  # the page for trying requests, and what it loads

@@ -6,7 +6,8 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medfocus.serving.config import Limits
-from medfocus.serving.problems import RequestError, problem
+from medfocus.serving.errors import RequestError
+from medfocus.serving.problems import problem
 
 LEAST_RATE = 1024  # bytes per second of a whole body, after its first `idle_seconds`
 
@@ -40,6 +41,9 @@ class BodyLimits:
                 text = f"sent nothing for {limits.idle_seconds:g} s, or too slowly"
                 hint = "send the whole request without a pause"
                 raise RequestError("client", text, hint, code="serve.client_too_slow") from None
+            if message["type"] == "http.disconnect":  # a framework would call that its own failure
+                hint = "stay until the answer"
+                raise RequestError("client", "is gone", hint, code="serve.gone")
             taken += len(message.get("body", b""))
             if taken > limits.body_bytes:
                 raise self._too_large()

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfocus.engine import Engine, classify_command
-from medfocus.engine.classify_command import main
+from medfocus.classify import command as classify_command
+from medfocus.classify.command import main
+from medfocus.engine import Engine
 from medfocus.engine.evidence.files import evidence_name
 from medfocus.errors import DeviceError
 from tests.engine.artifact.test_manifest import MANIFEST
 from tests.engine.series.slices import SERIES, axial, saved
-from tests.engine.test_classify_command import CountingEngine, picture
+from tests.package.classify.test_command import CountingEngine, picture
 
 A, B = "scans/a/ (series 1, 3 slices)", "scans/b/ (series 1, 2 slices)"
 

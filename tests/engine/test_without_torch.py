@@ -18,7 +18,7 @@ class Refuse:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Refuse())
-from medfocus.engine.classify_command import main as classify
+from medfocus.classify.command import main as classify
 from medfocus.export.command import main as export
 
 status = classify(sys.argv[1:])

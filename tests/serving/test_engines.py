@@ -9,7 +9,8 @@ import pytest
 from medfocus.engine import Engine
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.serving.config import EngineSettings
-from medfocus.serving.engines import BusyError, EngineRegistry
+from medfocus.serving.engines import EngineRegistry
+from medfocus.serving.errors import BusyError
 from tests.errors import refuses
 from tests.waiting import wait_until
 
@@ -36,7 +37,7 @@ class Loading:
 
 
 class _Fake:
-    backend, device = "torch", "cpu"
+    backend, device, failure = "torch", "cpu", None
 
     def __init__(self, manifest: object) -> None:
         self.manifest, self.closed = manifest, False

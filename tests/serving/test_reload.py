@@ -33,7 +33,9 @@ def running(tmp_path: Path, engine_directory: Path) -> Service:
 def test_engines_and_tokens_follow_the_configuration(running: Service, tmp_path: Path) -> None:
     former = running.engines.ready()[0]
     written(tmp_path, f"administer {OTHER}\n", "tokens")
-    reload(running, config_of(tmp_path, "a", "b"))
+    config = config_of(tmp_path, "a", "b").model_copy(update={"dicomweb_engine": "b"})
+    reload(running, config)
+    assert running.config == config
     assert running.tokens is not None
     assert [running.tokens.role(f"Bearer {token}") for token in (TOKEN, OTHER)] == [
         None,

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import httpx
 import numpy as np
@@ -13,7 +13,6 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medfocus.engine import Engine, Prediction
-from medfocus.serving.answers.predictions import MaskFormat
 from tests.serving.answers.test_masks import decoded
 from tests.serving.conftest import Serve
 
@@ -41,7 +40,7 @@ def plain(predictions: list[Prediction]) -> list[dict[str, Any]]:
         error = each.error and {
             name: getattr(each.error, name) for name in ("code", "item", "problem", "hint")
         }
-        found.append(each.to_dict() | {"error": error})
+        found.append(each.to_dict() | {"error": error, "image_size": each.image_size})
     through: list[dict[str, Any]] = json.loads(json.dumps(found))
     return through
 
@@ -74,7 +73,7 @@ def test_prompts_masks_and_embeddings(serve: Serve, engine: Engine, files: list[
     expected = engine.classify(images, boxes=boxes, points=points, embeddings=True)
     options = {"boxes": boxes, "points": points, "embedding": True}
     encoded = [base64.b64encode(data).decode() for data in images]
-    for mask in get_args(MaskFormat):
+    for mask in ("png", "rle", "polygon"):
         found = answers(client.post(ADDRESS, json={"images": encoded, "mask": mask, **options}))
         form = [("files", ("a", data)) for data in images]
         text = json.dumps(options | {"mask": mask})

@@ -15,14 +15,17 @@ from dicomweb_client import DICOMwebClient
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from medfocus.engine import Engine
+from medfocus.engine import Engine, Prediction
+from medfocus.errors import DeviceError, ImageError, MedfocusError, OutputError
+from medfocus.serving.dicomweb.instances import Instance
+from medfocus.serving.dicomweb.report import Outcome, report
 from tests.serving.api.test_classify import plain, png
 from tests.serving.conftest import Serve
 from tests.serving.test_config import TOKEN, written
 
 # One frame and several; uncompressed, RLE, JPEG 2000, deflated; grey and colour.
 NAMES = ("CT_small", "MR_small_RLE", "rtdose", "JPEG2000", "image_dfl", "SC_rgb_rle_2frame")
-Outcome = tuple[int, list[int], list[int], list[int]]
+Answer = tuple[int, list[int], list[int], list[int]]
 RELATED = 'multipart/related; type="application/dicom"; boundary=B'
 
 
@@ -54,7 +57,7 @@ def predictions(item: Dataset) -> list[dict[str, Any]]:
     return found
 
 
-def outcome(response: httpx.Response) -> Outcome:
+def outcome(response: httpx.Response) -> Answer:
     """The status; instances that were stored, by warning; those that failed, and others."""
     assert response.headers["content-type"] == "application/dicom+json"
     check_dicom_json(response.json())
@@ -105,14 +108,14 @@ def test_instances_are_answered_as_the_engine_answers(serve: Serve, engine: Engi
 
 def test_each_instance_that_is_not_answered_has_a_reason(serve: Serve, engine: Engine) -> None:
     client = serve()
-    good, report = encoded(dataset("CT_small")), encoded(dataset("reportsi"))
+    good, no_image = encoded(dataset("CT_small")), encoded(dataset("reportsi"))
     unknown = good.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0")  # no such syntax
     nameless = dataset("CT_small")
     del nameless.SOPInstanceUID
     dose = encoded(dataset("rtdose"))
     for part, expected in (
         (good, (200, [0], [], [])),
-        (report, (409, [], [0x0122], [])),
+        (no_image, (409, [], [0x0122], [])),
         (unknown, (409, [], [0xC122], [])),
         (good[: len(good) // 2], (409, [], [0xC000], [])),  # no frame is whole
         (good[:6000], (409, [], [0xC000], [])),  # cut off before its pixels
@@ -125,10 +128,33 @@ def test_each_instance_that_is_not_answered_has_a_reason(serve: Serve, engine: E
         status, stored, failed, others = outcome(post(client, multipart(good, part, good)))
         assert (stored, failed, others) == ([0, *expected[1], 0], *expected[2:])
         assert status == (200 if part is good else 202)
-    module = Dataset.from_json(post(client, multipart(report)).text)
+    module = Dataset.from_json(post(client, multipart(no_image)).text)
     (failure,) = module.FailedSOPSequence
     assert failure.ReferencedSOPInstanceUID == dataset("reportsi").SOPInstanceUID
-    assert predictions(failure) == plain(engine.classify([report]))
+    assert predictions(failure) == plain(engine.classify([no_image]))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImageError("a", "b", "c", code="image.too_large"), 0xA700),
+        (ImageError("a", "b", "c", code="image.too_slow"), 0xA700),
+        (ImageError("a", "b", "c", code="image.decoder_crashed"), 0xC000),
+        (OutputError("a", "b", "c"), 0x0110),
+        (DeviceError("a", "b", "c"), 0x0110),
+    ],
+)
+def test_reasons_of_failures_that_are_hard_to_cause(error: MedfocusError, reason: int) -> None:
+    failed = Prediction("a", None, {}, False, None, None, None, None, error=error)
+    status, module = report([Outcome(Instance("1.2", "1.3", "1.4"), [failed])], None)
+    assert (status, module.FailedSOPSequence[0].FailureReason) == (409, reason)
+    check_dicom_json(json.loads(json.dumps(module.to_json_dict(), sort_keys=True)))
+
+
+def test_too_many_frames_are_too_many(serve: Serve) -> None:
+    client = serve(limits={"frames": 2})
+    body = multipart(encoded(dataset("rtdose")), encoded(dataset("SC_rgb_rle_2frame")))
+    assert outcome(post(client, body)) == (202, [0], [0xA700], [])
 
 
 def test_instances_of_another_study_fail(serve: Serve) -> None:
@@ -149,7 +175,7 @@ def test_instances_of_another_study_fail(serve: Serve) -> None:
 def test_bodies_that_the_standard_allows(serve: Serve) -> None:
     client, good = serve(), encoded(dataset("CT_small"))
     body = multipart(good, good)
-    twice: Outcome = (200, [0, 0], [], [])
+    twice: Answer = (200, [0, 0], [], [])
     unnamed = multipart(good, good, header=b"Content-Length: 1\r\n")  # of no importance here
     quoted = (
         'Multipart/Related;boundary="a (B) c"; start="x; type=text/plain"; TYPE=application/dicom'
@@ -195,6 +221,8 @@ def test_bodies_that_the_standard_allows(serve: Serve) -> None:
         (multipart(b"a"), {"content-type": RELATED.replace("dicom", "dicom+json")}, 415,
          "serve.media_type"),
         (multipart(b"a", header=b"Content-Type: image/png\r\n"), {}, 415, "serve.media_type"),
+        (multipart(b"a", header=b"Content-Location: a\r\nContent-Type: text/xml\r\n"), {}, 415,
+         "serve.media_type"),
         (b"[]", {"content-type": "application/dicom+json"}, 415, "serve.media_type"),
         (b"a", {"content-type": ""}, 415, "serve.media_type"),
         (multipart(b"a"), {"accept": "application/dicom+xml"}, 406, "serve.not_acceptable"),
@@ -223,7 +251,8 @@ def test_nothing_of_the_patient_is_said(serve: Serve, caplog: pytest.LogCaptureF
     wanted = {sent.SOPClassUID, sent.SOPInstanceUID}
     assert {value for value in values if f'"{value}"' in response.text} == wanted
     logged = [each.getMessage() for each in caplog.records if not each.name.startswith("http")]
-    assert [line for line in logged if "/dicom-web/" in line]  # of the access log
+    (access,) = (json.loads(line) for line in logged if "/dicom-web/" in line)
+    assert (access["route"], access["engine"]) == ("/dicom-web/studies/{study}", "tiny")
     assert not [value for value in values if value in "".join(logged)]
 
 

@@ -4,6 +4,10 @@ import base64
 import json
 import logging
 import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import medfocus
 from medfocus.engine import Engine
+from medfocus.serving.monitoring.engine_metrics import EngineCollector
 from tests.serving.api.test_classify import ADDRESS, png
 from tests.serving.conftest import Serve
 from tests.waiting import wait_until
@@ -60,6 +65,64 @@ def test_metrics_count_what_was_done(serve: Serve, engine: Engine) -> None:
     assert "patient" not in response.text
 
 
+def test_stages_are_counted_on_over_an_engines_replacement(serve: Serve) -> None:
+    """Three images in one request, and after the replacement one more: each alone in its batch."""
+    client = serve()
+    for images in (3, 1):
+        files = [("files", (f"{seed}.png", png(seed))) for seed in range(images)]
+        assert client.post(ADDRESS, files=files).status_code == 200
+        assert client.post("/v1/engines/tiny/load").status_code == 200
+    found = samples(client.get("/metrics").text)
+    for stage in ("read", "prepare", "segment", "classify", "answer"):
+        assert found["medfocus_stage_seconds_count", "tiny", stage] == 4
+        assert found["medfocus_stage_seconds_bucket", "tiny", "+Inf", stage] == 4
+        assert found["medfocus_stage_seconds_sum", "tiny", stage] > 0
+        assert found["medfocus_stage_images_total", "tiny", stage] == 4
+        assert found["medfocus_stage_waited_seconds_total", "tiny", stage] >= 0
+    assert found["medfocus_queue_seconds_count", "tiny"] == 4
+    assert found["medfocus_batch_images_bucket", "tiny", "1.0"] == 4
+    assert found["medfocus_batch_images_sum", "tiny"] == 4
+
+
+class Gpu:
+    """In place of torch: one GPU, with a quarter of its memory free."""
+
+    cuda = SimpleNamespace(mem_get_info=lambda device: {"cuda:1": (2**30, 2**32)}[device])
+
+
+def test_memory_of_gpus_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = SimpleNamespace(
+        device="cuda:1", stats=lambda: SimpleNamespace(buffer_bytes=5, waiting_bytes=6)
+    )
+    engines = SimpleNamespace(
+        states=list, ready=lambda: [SimpleNamespace(name="tiny", engine=engine)]
+    )
+    monkeypatch.setitem(sys.modules, "torch", Gpu)
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in EngineCollector(engines).collect()  # type: ignore[arg-type]
+        for sample in family.samples
+    }
+    assert found == {
+        ("medfocus_engine_bytes", "tiny", "buffers"): 5,
+        ("medfocus_engine_bytes", "tiny", "images"): 6,
+        ("medfocus_gpu_used_bytes", "cuda:1"): 3 * 2**30,
+        ("medfocus_gpu_size_bytes", "cuda:1"): 2**32,
+    }
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_own_tool_has_nothing_to_say_about_the_metrics(serve: Serve) -> None:
+    client = serve()
+    client.post(ADDRESS, json={"images": ["AAAA"]})
+    client.get("/none")
+    text = client.get("/metrics").text
+    found = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")
+
+
 def test_readiness_follows_the_engines(serve: Serve) -> None:
     client = serve()
     assert client.get("/livez").json() == {"status": "alive"}
@@ -83,11 +146,12 @@ def test_the_access_log_has_nothing_of_an_image(
         files = [("files", ("smith-john.png", png(1)))]
         client.post(f"{ADDRESS}?patient=smith", files=files, headers=headers)
         client.get("/smith", headers={"traceparent": "00-smith"})
-        wait_until(lambda: len(caplog.records) >= 2)  # a line follows its answer
+        client.post("/v1/engines/smith/classify", files=files)
+        wait_until(lambda: len(caplog.records) >= 3)  # a line follows its answer
     lines: list[dict[str, Any]] = [
         json.loads(record.message) for record in caplog.records if record.name == "medfocus.access"
     ]
-    first, second = lines
+    first, second, third = lines
     assert {name: first[name] for name in ("method", "route", "engine", "status", "trace")} == {
         "method": "POST",
         "route": "/v1/engines/{name}/classify",
@@ -98,6 +162,9 @@ def test_the_access_log_has_nothing_of_an_image(
     assert first["received"] > len(png(1))
     assert (second["route"], second["status"]) == ("unknown", 404)
     assert "trace" not in second
+    assert "code" not in first
+    assert third["code"] == "serve.unknown_engine"
+    assert "engine" not in third
     assert "smith" not in caplog.text
 
 

@@ -5,9 +5,12 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from medfocus.serving.security.tokens import Role
 from tests.serving.conftest import Serve
 from tests.serving.test_config import OTHER, TOKEN, written
+from tests.waiting import wait_until
 
 
 def test_each_route_wants_its_role(serve: Serve, tmp_path: Path) -> None:
@@ -18,11 +21,24 @@ def test_each_route_wants_its_role(serve: Serve, tmp_path: Path) -> None:
         ("GET", "/readyz"): None,
         ("GET", "/metrics"): None,
         ("GET", "/v1/engines"): "classify",
+        ("GET", "/v1/engines/tiny/manifest"): "classify",
         ("POST", "/v1/engines/tiny/classify"): "classify",
         ("POST", "/v1/engines/tiny/load"): "administer",
         ("POST", "/v1/engines/tiny/unload"): "administer",
         ("POST", "/dicom-web/studies"): "classify",
         ("POST", "/dicom-web/studies/{study}"): "classify",
+        ("GET", "/v2"): None,
+        ("GET", "/v2/health/live"): None,
+        ("GET", "/v2/health/ready"): None,
+        ("GET", "/v2/models/tiny"): "classify",
+        ("GET", "/v2/models/tiny/versions/{version}"): "classify",
+        ("GET", "/v2/models/tiny/ready"): None,
+        ("GET", "/v2/models/tiny/versions/{version}/ready"): None,
+        ("POST", "/v2/models/tiny/infer"): "classify",
+        ("POST", "/v2/models/tiny/versions/{version}/infer"): "classify",
+        ("POST", "/v2/repository/index"): "classify",
+        ("POST", "/v2/repository/models/tiny/load"): "administer",
+        ("POST", "/v2/repository/models/tiny/unload"): "administer",
     }
     paths = client.get("/openapi.json").json()["paths"]
     routes = {(m.upper(), path) for path, methods in paths.items() for m in methods}
@@ -67,3 +83,26 @@ def test_a_body_that_comes_too_slowly_is_answered(serve: Serve) -> None:
             with suppress(TimeoutError):
                 found = connection.recv(4096)
     assert found.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/engines/tiny/classify", "multipart/form-data; boundary=B"),
+        ("/v1/engines/tiny/classify", "application/json"),
+        ("/v1/engines/tiny/classify", "application/dicom"),
+        ("/dicom-web/studies", 'multipart/related; type="application/dicom"; boundary=B'),
+    ],
+)
+def test_a_client_that_leaves_in_the_middle_is_no_failure(
+    serve: Serve, path: str, kind: str
+) -> None:
+    client = serve()
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+            "Content-Length: 9999\r\n\r\n--B\r\nContent-Type: application/dicom\r\n\r\na".encode()
+        )
+    counted = f'medfocus_requests_total{{route="{path.replace("tiny", "{name}")}",status='
+    wait_until(lambda: counted in client.get("/metrics").text)
+    assert f'{counted}"499"}} 1.0' in client.get("/metrics").text

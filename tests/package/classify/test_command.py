@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfocus.engine import classify_command
+from medfocus.classify import command as classify_command
+from medfocus.classify.command import main
 from medfocus.engine.artifact.manifest import Manifest
-from medfocus.engine.classify_command import main
 from medfocus.engine.evidence.files import evidence_name
 from medfocus.engine.io.notices import Notice
 from medfocus.engine.prediction import Prediction
@@ -606,8 +606,6 @@ def test_a_result_is_replaced_whole(
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
-        ["engine"],
         ["engine", "images", "--batch-size", "0"],
         ["engine", "images", "--batch-size", "-1"],
         ["engine", "images", "--format", "xml"],
@@ -622,6 +620,40 @@ def test_wrong_usage_is_2(folder: Path, engine: CountingEngine, arguments: list[
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+    assert not engine.batches
+
+
+@pytest.mark.parametrize(
+    ("arguments", "item"),
+    [
+        ([], "ENGINE_DIR"),
+        (["engine"], "INPUT"),
+        (["--server", "http://a"], "INPUT"),
+        (["engine", "images", "--from", "list"], "INPUT"),
+        (["--server", "http://a", "images", "--from", "list"], "INPUT"),
+        (["engine", "images", "--engine", "x"], "--engine"),
+        (["engine", "images", "--token-file", "x"], "--token-file"),
+        *[
+            (["--server", "http://a", "images", *option], option[0])
+            for option in (
+                ["--batch-size", "1"],
+                ["--read-seconds", "1"],
+                ["--trust-files"],
+                ["--backend", "torch"],
+                ["--device", "cpu"],
+            )
+        ],
+    ],
+)
+def test_what_is_missing_or_does_nothing_is_2(
+    folder: Path,
+    engine: CountingEngine,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    item: str,
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {item}: ")
     assert not engine.batches
 
 

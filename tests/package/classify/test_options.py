@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medfocus.classify.command import main
 from medfocus.engine import Engine, Prediction
-from medfocus.engine.classify_command import main
 from medfocus.engine.evidence.files import evidence_name
 from medfocus.engine.io.inputs.boxes import read_boxes
 from medfocus.engine.io.inputs.files import InputFile

@@ -1,33 +1,33 @@
 """`medfocus classify`: files, folders, patterns and archives to a table, CSV, JSON or JSON Lines.
 
+By an engine directory, or with --server by an engine of a service: the results are the same.
+
 Exit codes: 0 success; 1 some inputs failed; 2 wrong usage; 3 the engine's answers are wrong on this
 machine; 4 input or output error, before the first image or in the middle of a run; 130 interrupted.
 """
 
 import argparse
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 import medfocus
-from medfocus.command_line import command_parser, noting, print_error, run, whole_number
+from medfocus.classify.options import check, parser
+from medfocus.command_line import noting, print_error, run
 from medfocus.engine.artifact.manifest import Manifest, to_json
-from medfocus.engine.backends.device import device_option
-from medfocus.engine.backends.registry import NAMES
-from medfocus.engine.classify_run import classify_files
+from medfocus.engine.classify_run import Classifier, classify_files
 from medfocus.engine.classify_series import classify_studies
 from medfocus.engine.engine import Engine
-from medfocus.engine.evidence.files import MASK_FORMATS, EvidenceFolders, make_folders
+from medfocus.engine.evidence.files import EvidenceFolders, make_folders
 from medfocus.engine.io.inputs.boxes import FileBoxes, read_boxes
 from medfocus.engine.io.inputs.files import Found, InputFile, find_files, read_list
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.io.results.journal import ResultRow, journal_path, open_journal
 from medfocus.engine.io.results.output import (
-    FORMATS,
     format_of,
     resumable,
     sole_writer_of,
@@ -35,7 +35,7 @@ from medfocus.engine.io.results.output import (
 )
 from medfocus.engine.io.results.tables import table
 from medfocus.errors import InputError, MedfocusError
-from medfocus.exit_codes import MEANINGS, ExitCode
+from medfocus.exit_codes import ExitCode
 from medfocus.terminal import printable
 
 _FAILURES_SHOWN = 10
@@ -47,136 +47,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return run("classify", parser(), _classify, argv, prog)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = command_parser(
-        "classify",
-        "Classify images with an engine directory, and say where the model was made to look.",
-        """
-medfocus classify engines/demo scans/ --overlays pictures/ --masks masks/
-medfocus classify engines/demo 'study/*.dcm' study.zip -o results.jsonl
-medfocus classify engines/demo study/ brain.nii.gz --group series
-find scans -newer last.csv | medfocus classify engines/demo --from - --format csv
-""",
-        {code: MEANINGS[code] for code in (ExitCode.SOME_FAILED, ExitCode.REFUSED)},
-    )
-    add = parser.add_argument
-    add("engine_directory", metavar="ENGINE_DIR", help="engine directory, from medfocus export")
-    inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument(
-        "inputs",
-        metavar="INPUT",
-        nargs="*",
-        default=[],
-        help="image, DICOM or NIfTI file, folder (searched with its subfolders), pattern in quotes,"
-        " zip archive of images, or DICOMDIR",
-    )
-    inputs.add_argument(
-        "--from",
-        dest="listed",
-        metavar="FILE",
-        help="read the inputs from this file, one per line, or from stdin with - (this or INPUT is"
-        " required)",
-    )
-    parser.add_argument(
-        "--group",
-        choices=("series",),
-        help="series: one answer per DICOM series or NIfTI volume, joined from those of its slices"
-        " (default: one per image)",
-    )
-    parser.add_argument(
-        "--boxes",
-        metavar="CSV",
-        type=Path,
-        help="read from this file what to look at: columns file,left,top,right,bottom, in pixels,"
-        " file as results name it (default: the engine's own prompts for each image)",
-    )
-    output = parser.add_argument_group("output")
-    add = output.add_argument
-    add(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=Path,
-        help="write the results to this .csv, .json or .jsonl file; an interrupted run resumes when"
-        " the same command is run again (default: -, which prints them)",
-    )
-    add(
-        "--format",
-        choices=("table", *FORMATS),
-        help="of the results (default: as FILE's suffix says, or table without -o)",
-    )
-    add(
-        "--overlays",
-        metavar="DIR",
-        type=Path,
-        help="also write one PNG per image that shows its focus mask, or per series one of the"
-        " slice that speaks most for its answer (default: none)",
-    )
-    add(
-        "--masks",
-        metavar="DIR",
-        type=Path,
-        help="also write one focus mask per image, as large as the image (default: none)",
-    )
-    add(
-        "--mask-format",
-        choices=MASK_FORMATS,
-        default=MASK_FORMATS[0],
-        help="of the masks: png is 0 and 255, npy a NumPy array of bool (default: %(default)s)",
-    )
-    add(
-        "--top-k",
-        metavar="K",
-        type=whole_number(1),
-        help="show the K most probable classes, and write their probabilities only (default: show"
-        " one, write all)",
-    )
-    add(
-        "--restart",
-        action="store_true",
-        help="with -o: discard the results of an interrupted run (default: resume it)",
-    )
-    execution = parser.add_argument_group("execution")
-    add = execution.add_argument
-    add(
-        "--batch-size",
-        metavar="N",
-        type=whole_number(1),
-        help="images per batch (default: the largest that the engine was exported for)",
-    )
-    add(
-        "--read-seconds",
-        metavar="S",
-        type=float,
-        default=ReadingLimits.seconds,
-        help="limit on reading one image of a file, in seconds of processor time (default:"
-        " %(default)g)",
-    )
-    add(
-        "--trust-files",
-        action="store_true",
-        help="read files in the engine's own process, where one that crashes its decoder ends the"
-        " run: a little faster (default: in processes of their own)",
-    )
-    add(
-        "--backend",
-        choices=("auto", *NAMES),
-        default="auto",
-        help="runtime; auto takes the fastest that is installed (default: auto)",
-    )
-    add(
-        "--device",
-        metavar="DEVICE",
-        type=device_option,
-        default="auto",
-        help="cpu, cuda for the first GPU, cuda:1 for the second; auto takes CUDA where the backend"
-        " can use it, otherwise the CPU (default: auto)",
-    )
-    return parser
-
-
 def _classify(options: argparse.Namespace, console: Console) -> int:
+    check(options)
     kind = format_of(options.output, options.format)
     output = resumable(options.output)
     evidence = EvidenceFolders(options.overlays, options.masks, options.mask_format)
@@ -187,14 +59,7 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
             found = find_files(inputs, _not_inputs(options, output))
             _report_skipped(found, console, everything=options.verbose > 0)
             boxes = {} if options.boxes is None else read_boxes(options.boxes, found.files)
-            engine = Engine.load(
-                options.engine_directory,
-                backend=options.backend,
-                device=options.device,
-                max_batch=options.batch_size,
-                read_seconds=options.read_seconds,
-                trust_files=options.trust_files,
-            )
+            engine = stack.enter_context(_opened(options))
             _check_boxes(options.boxes, engine.manifest)
             make_folders(evidence, engine.manifest)
             journal = None
@@ -219,6 +84,29 @@ def _classify(options: argparse.Namespace, console: Console) -> int:
             else:
                 write_results(rows, engine.manifest.classes, options.output, kind, options.top_k)
     return _summarise(rows, console)
+
+
+@contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[Classifier]:
+    """What answers: an engine here, or one of a service."""
+    if options.server is None:
+        yield Engine.load(
+            options.engine_directory,
+            backend=options.backend,
+            device=options.device,
+            max_batch=options.batch_size,
+            read_seconds=options.read_seconds,
+            trust_files=options.trust_files,
+        )
+        return
+    # Not at the top: most runs need no HTTP.
+    from medfocus.serving.client.connection import read_token
+    from medfocus.serving.client.synchronous import Client
+
+    token = None if options.token_file is None else read_token(options.token_file)
+    with Client(options.server, options.engine, token=token) as client:
+        client.pin()  # one version for all images
+        yield client
 
 
 def _not_inputs(options: argparse.Namespace, output: Path | None) -> list[Path]:

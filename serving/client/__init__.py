@@ -1,0 +1,1 @@
+"""Clients of the service, whose predictions equal the engine's own."""
