@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 
 FOLDERS = ("kernels", "models", "phantoms", "engine", "export", "fewshot", "serving", "benchmarks")
 # Of benchmarks/, an installation holds what `medfocus-bench` and `make gpu-check` run.
-CHECKOUT_ONLY = ("benchmarks.suites", "benchmarks.experiments")
+CHECKOUT_ONLY = ("benchmarks.suites", "benchmarks.experiments", "benchmarks.serving")
 
 setup(
     package_dir={"medfocus": "package", **{f"medfocus.{folder}": folder for folder in FOLDERS}},

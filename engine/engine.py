@@ -26,7 +26,7 @@ from medfocus.engine.loading import batch_limit, load_within
 from medfocus.engine.prediction import Prediction, failed_prediction
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.engine.runtime.image_request import Kept
-from medfocus.engine.runtime.metrics import Observer, Span, Stats
+from medfocus.engine.runtime.metrics import Observer, Span, Stats, notify
 from medfocus.engine.runtime.pipeline import CLOSED, Pipeline
 from medfocus.engine.runtime.read_ahead import (
     PendingPrediction,
@@ -317,7 +317,8 @@ class Engine:
             embeddings: see `classify`.
             keep_masks: see `classify`.
             observe: called before the future is done with the spans of all work on these images,
-                each once; that on a whole batch may have been on images of other calls too.
+                each once; that on a whole batch may have been on images of other calls too. If it
+                raises, that is logged.
 
         Returns:
             A future of what `classify` returns or raises. It can be cancelled until it is done,
@@ -448,7 +449,7 @@ class Engine:
                 if observe is not None:
                     spans |= dict.fromkeys(item.spans)
         if observe is not None:
-            observe(tuple(spans))
+            notify(observe, tuple(spans))
         _raise_first(strict, predictions)
         return predictions
 

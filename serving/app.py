@@ -25,6 +25,9 @@ def application(service: Service) -> FastAPI:
         description="Classifies medical images with CLIP, which looks where SAM2 found a region.",
         redoc_url=None,
         responses=problems.RESPONSES,
+        # Its own spans and logs hold queries and exceptions' texts, which may quote a patient's
+        # data; ours are in `monitoring.traces`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
     for room in (health, engines, classify, store, open_inference):

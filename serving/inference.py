@@ -10,6 +10,7 @@ from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.prompts import Box, PerFrame, Points
 from medfocus.errors import DeviceError
 from medfocus.serving.errors import RequestError
+from medfocus.serving.monitoring import traces
 from medfocus.serving.state import Service
 
 T = TypeVar("T")
@@ -68,16 +69,18 @@ async def classified(
     if not 1 <= len(images) <= most:
         raise RequestError("request", f"has {len(images)} images", f"send 1 to {most}")
     with service.engines.admitted(name, len(images)) as served:
-        work = asyncio.wrap_future(served.engine.submit(list(images), **asked))
+        observe = traces.describe_work(name, served.version, len(images))
+        submitted = served.engine.submit(list(images), observe=observe, **asked)
+        work = asyncio.wrap_future(submitted)
         predictions = await within(seconds, work)
         failure = served.engine.failure
-    if failure is not None and failure.code in {
-        each.error.code for each in predictions if each.error
-    }:
+    codes = [each.error.code if each.error else "" for each in predictions]
+    traces.describe_errors([code for code in codes if code])
+    if failure is not None and failure.code in codes:
         problem, hint = "failed while it worked on the request", "send the request again"
         raise DeviceError(f"engine {name}", problem, hint, code=failure.code)
-    for each in predictions:
-        service.metrics.image(name, each.error.code if each.error else "")
+    for code in codes:
+        service.metrics.image(name, code)
     return Answered(served.version, served.engine.manifest.classes, predictions)
 
 

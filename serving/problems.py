@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
+from medfocus.serving.monitoring.access_log import CODE
 
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
@@ -102,7 +103,8 @@ async def invalid_problem(_: Request, error: Exception) -> JSONResponse:
 
 async def unexpected_problem(_: Request, error: Exception) -> JSONResponse:
     """A handler of everything else, whose text may quote a patient's data; the log says where."""
-    return _answer(500, "failed; the service's log says where", "serve.failed", {})
+    detail = "failed; the service's log says where"
+    return _answer(500, detail, "serve.failed", {}, {"Connection": "close"})  # uvicorn closes it
 
 
 def _answer(
@@ -117,12 +119,16 @@ def _answer(
 
 
 class _Answer(JSONResponse):
-    """Problem details, but to the Open Inference Protocol's addresses an error in its form."""
+    """Problem details, but to the Open Inference Protocol's addresses an error in its form.
+
+    Its code is left in the scope, for the access log around all that may answer.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
+        problem = json.loads(bytes(self.body))
+        scope[CODE] = problem["code"]
         if scope["path"].startswith("/v2"):
-            problem = json.loads(bytes(self.body))
             words = (problem.get(name) for name in ("item", "detail", "hint"))
             content = {"error": ": ".join(filter(None, words)), "code": problem["code"]}
             self.body = self.render(content)

@@ -107,6 +107,20 @@ class Stats:
         return self.buffer_bytes
 
 
+def notify(observer: Observer, spans: Sequence[Span]) -> bool:
+    """Call an observer; if it raises, that is logged.
+
+    Returns:
+        Whether it did not.
+    """
+    try:
+        observer(spans)
+    except Exception as error:  # its text may be about anything
+        log.error("an observer of spans raised %s", type(error).__name__)
+        return False
+    return True
+
+
 class MetricsRecorder:
     """Collects spans and latencies; safe to share between threads."""
 
@@ -124,10 +138,7 @@ class MetricsRecorder:
                 self._stages[span.stage] = self._stages[span.stage].plus(span)
             observers = list(self._observers)
         for observer in observers:
-            try:
-                observer(spans)
-            except Exception as error:  # its text may be about anything
-                log.error("an observer of spans is dropped: it raised %s", type(error).__name__)
+            if not notify(observer, spans):
                 self._forget(observer)
 
     def observe(self, observer: Observer) -> None:

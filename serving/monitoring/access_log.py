@@ -11,11 +11,13 @@ from datetime import UTC, datetime
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medfocus.serving.monitoring import traces
 from medfocus.serving.monitoring.metrics import Metrics
 
 log = logging.getLogger("medfocus.access")
 # W3C Trace Context, version 00: version, trace, parent, flags.
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+CODE = "medfocus.code"  # in an ASGI scope: of the error that is its answer
 UNKNOWN = "unknown"  # the route of an address that there is not: it may hold anything
 
 
@@ -44,19 +46,25 @@ class AccessLog:
             sizes["sent"] += len(message.get("body", b""))
             await send(message)
 
-        try:
-            await self._app(scope, received, sent)
-        finally:
-            log_request(
-                self._metrics,
-                method=scope["method"],
-                route=getattr(scope.get("route"), "path", UNKNOWN),
-                engine=scope.get("path_params", {}).get("name"),
-                status=status,
-                seconds=time.perf_counter() - began,
-                sizes=sizes,
-                traceparent=Headers(scope=scope).get("traceparent", ""),
-            )
+        headers = Headers(scope=scope)
+        with traces.server_span(headers):
+            try:
+                await self._app(scope, received, sent)
+            except Exception:
+                scope[CODE] = "serve.failed"
+                raise
+            finally:
+                log_request(
+                    self._metrics,
+                    method=scope["method"],
+                    route=getattr(scope.get("route"), "path", UNKNOWN),
+                    engine=scope.get("path_params", {}).get("name"),
+                    status=status,
+                    code=scope.get(CODE, ""),
+                    seconds=time.perf_counter() - began,
+                    sizes=sizes,
+                    traceparent=headers.get("traceparent", ""),
+                )
 
 
 def log_request(
@@ -66,11 +74,12 @@ def log_request(
     route: str,
     engine: str | None,
     status: int,
+    code: str,
     seconds: float,
     sizes: Mapping[str, int],
     traceparent: str,
 ) -> None:
-    """Log and count a request that has ended.
+    """Log and count a request that has ended, and describe it in its trace.
 
     Args:
         metrics: that count it.
@@ -78,11 +87,13 @@ def log_request(
         route: without anything that a client chose.
         engine: that it was for; None for none.
         status: HTTP's.
+        code: of the error that it was answered with; "" without one.
         seconds: that it took.
         sizes: bytes of bodies, `received` and `sent`.
         traceparent: the header of that name; "" for none.
     """
-    metrics.request(route, status, seconds)
+    metrics.request(route, status, seconds, code)
+    traces.describe_request(method, route, status, code)
     if log.isEnabledFor(logging.INFO):
         trace = _TRACEPARENT.fullmatch(traceparent)
         fields = {
@@ -91,6 +102,7 @@ def log_request(
             "route": route,
             "engine": engine,
             "status": status,
+            "code": code or None,
             "seconds": round(seconds, 6),
             **sizes,
             "trace": trace and trace[1],

@@ -36,15 +36,21 @@ class Metrics:
             "medfocus_request_seconds", "Seconds from a request's first byte to its answer.",
             ("route",), buckets=BUCKETS, registry=self.registry,
         )  # fmt: skip
+        self._errors = Counter(
+            "medfocus_request_errors", "Requests answered with an error, by route and code.",
+            ("route", "code"), registry=self.registry,
+        )  # fmt: skip
         self._images = Counter(
             "medfocus_images", "Images answered, by engine and error code; ok without an error.",
             ("engine", "code"), registry=self.registry,
         )  # fmt: skip
 
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """Count a request that has ended."""
+    def request(self, route: str, status: int, seconds: float, code: str) -> None:
+        """Count a request that has ended, with an error's code or ""."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+        if code:
+            self._errors.labels(route, code).inc()
 
     def image(self, engine: str, code: str) -> None:
         """Count an image that was answered."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ from medfocus.errors import MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
 from medfocus.serving.errors import RequestError
 from medfocus.serving.inference import within
+from medfocus.serving.monitoring import traces
 from medfocus.serving.monitoring.access_log import log_request
 from medfocus.serving.open_inference.grpc_methods import Method
 from medfocus.serving.problems import status_of
@@ -38,8 +39,21 @@ async def answered(
     service: Service, path: str, method: Method, messages: AsyncIterator[bytes], context: Any
 ) -> bytes:
     """Answer one call. Its status in the log and the metrics is what HTTP's would be."""
-    began, status, engine = time.perf_counter(), 500, None
-    metadata, sizes = dict(context.invocation_metadata()), {"received": 0, "sent": 0}
+    metadata = dict(context.invocation_metadata())
+    with traces.server_span(metadata):
+        return await _answered(service, path, method, messages, context, metadata)
+
+
+async def _answered(
+    service: Service,
+    path: str,
+    method: Method,
+    messages: AsyncIterator[bytes],
+    context: Any,
+    metadata: Mapping[str, Any],
+) -> bytes:
+    began, status, engine, code = time.perf_counter(), 500, None, "serve.failed"
+    sizes = {"received": 0, "sent": 0}
     try:
         check_role(service, metadata.get("authorization"), method.role)
         sent = await within(service.config.limits.seconds, _first(messages))
@@ -48,18 +62,19 @@ async def answered(
         engine = method.engine(request)
         answer = await method.answer(service, request, _seconds(service, context))
         content: bytes = answer.SerializeToString()
-        status, sizes["sent"] = 200, len(content)
+        status, code, sizes["sent"] = 200, "", len(content)
         return content
     except MedfocusError as error:
-        status = status_of(error)
-        trailers = [("code", error.code)]
+        status, code = status_of(error), error.code
+        trailers = [("code", code)]
         if status in (429, 503):
             trailers.append(("retry-after", str(RETRY_SECONDS)))
-        code = _CODES.get(status, _INTERNAL)
-        await context.abort(code, str(error)[:_MOST_DETAILS], tuple(trailers))
+        kind = _CODES.get(status, _INTERNAL)
+        await context.abort(kind, str(error)[:_MOST_DETAILS], tuple(trailers))
         raise  # not reached: that has raised
     except asyncio.CancelledError:
         status = 503 if service.stopping else 504 if context.time_remaining() == 0 else 499
+        code = {503: "serve.stopping", 504: "serve.deadline", 499: "serve.gone"}[status]
         raise
     except Exception:  # the library would send its text, which may quote a patient's data
         log.exception("%s failed", path)
@@ -74,6 +89,7 @@ async def answered(
             route=path,
             engine=engine if known else None,
             status=status,
+            code=code,
             seconds=time.perf_counter() - began,
             sizes=sizes,
             traceparent=metadata.get("traceparent", ""),

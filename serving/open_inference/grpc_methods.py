@@ -46,7 +46,7 @@ class Method:
 
 
 async def _server_live(service: Service, request: Any, seconds: float) -> Any:
-    return CLASSES["ServerLiveResponse"](live=True)
+    return CLASSES["ServerLiveResponse"](live=not service.engines.lost)
 
 
 async def _server_ready(service: Service, request: Any, seconds: float) -> Any:

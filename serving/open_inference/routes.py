@@ -64,9 +64,10 @@ def _optional(body: type[BaseModel]) -> dict[str, Any]:
 
 
 @router.get("/health/live")
-async def live() -> dict[str, bool]:
-    """200 as long as the process answers."""
-    return {"live": True}
+async def live(request: Request) -> JSONResponse:
+    """200 as long as the process can answer; 503 if it must be replaced, see `/livez`."""
+    found = not service_of(request).engines.lost
+    return JSONResponse({"live": found}, 200 if found else 503)
 
 
 @router.get("/health/ready")

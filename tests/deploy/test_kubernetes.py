@@ -75,12 +75,13 @@ def test_the_service_finds_its_files(config: ServeConfig) -> None:
 
 def test_ports_and_probes_are_the_services(config: ServeConfig) -> None:
     assert not config.loopback
-    (port,) = CONTAINER["ports"]
-    (open_port,) = BY_KIND["Service"]["spec"]["ports"]
+    ports = {"http": config.port, "grpc": config.grpc_port}
+    assert {each["name"]: each["containerPort"] for each in CONTAINER["ports"]} == ports
+    reached = BY_KIND["Service"]["spec"]["ports"]
+    assert {each["targetPort"]: each["port"] for each in reached} == ports
     policy = BY_KIND["NetworkPolicy"]["spec"]
-    ((admitted,),) = [rule["ports"] for rule in policy["ingress"]]
-    assert {port["containerPort"], open_port["port"], admitted["port"]} == {config.port}
-    assert open_port["targetPort"] == port["name"]
+    (rule,) = policy["ingress"]
+    assert {each["port"] for each in rule["ports"]} == set(ports.values())
     assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [])
     local = {"engines": {"tiny": {"path": "tiny"}}}
     routes = application(service(checked(local, Path(), "test"))).openapi()["paths"]
@@ -93,7 +94,7 @@ def test_ports_and_probes_are_the_services(config: ServeConfig) -> None:
         "readiness": "/readyz",
     }
     assert {probe["path"] for probe in probes.values()} <= routes.keys()
-    assert {probe["port"] for probe in probes.values()} == {port["name"]}
+    assert {probe["port"] for probe in probes.values()} == {"http"}
 
 
 def test_accepted_requests_have_time_to_be_answered(config: ServeConfig) -> None:
@@ -111,7 +112,8 @@ def test_the_image_is_that_of_the_containerfile() -> None:
     assert re.findall(r"(?m)^USER (.*)$", text) == [
         f"{context['runAsUser']}:{context['runAsGroup']}"
     ]
-    assert re.findall(r"(?m)^EXPOSE (.*)$", text) == [str(CONTAINER["ports"][0]["containerPort"])]
+    exposed = re.findall(r"(?m)^EXPOSE (.*)$", text)
+    assert exposed == [" ".join(str(each["containerPort"]) for each in CONTAINER["ports"])]
     assert re.findall(r'(?m)^ENTRYPOINT \["(.*)"\]$', text) == [config_of.__module__.split(".")[0]]
 
 

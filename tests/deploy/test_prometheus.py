@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from medfocus.serving.config import ServeConfig
+from medfocus.serving.app import application
+from medfocus.serving.command import service
+from medfocus.serving.config import ServeConfig, checked
+from medfocus.serving.open_inference.grpc_methods import METHODS, SERVICE
 from tests.checkout import ROOT
 from tests.deploy.monitoring import MISSING, RULES, annotations, promtool, queries
 
@@ -57,6 +60,18 @@ def test_the_dashboards_expressions_are_promql(tmp_path: Path) -> None:
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", file)
+
+
+def test_rules_and_dashboard_follow_the_requests_that_classify() -> None:
+    local = checked({"engines": {"tiny": {"path": "tiny"}}}, Path(), "test")
+    paths = application(service(local)).openapi()["paths"]
+    others = ("/load", "/unload", "/index")
+    wanted = {path for path in paths if "post" in paths[path] and not path.endswith(others)}
+    assert len(wanted) >= 4
+    wanted.add(f"{SERVICE}/ModelInfer")
+    asked = [*queries().values(), *(rule["expr"] for rule in RULES)]
+    (pattern,) = {text for expr in asked for text in re.findall(r'route=~"([^"]*)"', expr)}
+    assert {path for path in paths.keys() | METHODS.keys() if re.fullmatch(pattern, path)} == wanted
 
 
 def test_the_memory_alert_comes_before_the_limits() -> None:

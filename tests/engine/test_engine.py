@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from medfocus.engine.io.images import ImageSource
 from medfocus.engine.preprocess.resize import classifier_pixels, segmenter_pixels
 from medfocus.engine.runtime import memory
 from medfocus.engine.runtime.buffer_pool import BufferPool, host_buffer_pool
-from medfocus.engine.runtime.metrics import MetricsRecorder
+from medfocus.engine.runtime.metrics import STAGES, MetricsRecorder, Span
 from medfocus.errors import DeviceError, EngineDirectoryError, ImageError, InputError, OutputError
 from medfocus.export.engine_directory import build
 from medfocus.models.graphs import ClassifierGraph, SegmenterGraph
@@ -686,6 +687,53 @@ def test_futures_and_awaitables(engine_directory: Path) -> None:
         assert isinstance(engine.submit([]).exception(), InputError)
     with refuses(InputError, "engine.closed"):
         engine.submit(images[0])
+
+
+def test_calls_see_the_work_on_their_own_images(engine_directory: Path) -> None:
+    """Of a batch that they share each sees it; all work together is what the engine counts."""
+    contents = [io.BytesIO() for _ in range(5)]
+    for content, pixels in zip(contents, pictures(5), strict=True):
+        Image.fromarray(pixels).save(content, "PNG")
+    files = [content.getvalue() for content in contents]
+    seen: dict[int, Sequence[Span]] = {}
+    everything: list[Span] = []
+    with Engine.load(engine_directory) as engine:
+        engine.observe(everything.extend)
+        futures = [
+            engine.submit(files[:count], observe=partial(seen.__setitem__, count))
+            for count in (1, 3, 5)
+        ]
+        for future in futures:
+            future.result()
+    for count, spans in seen.items():
+        own = {stage: [span for span in spans if span.stage == stage] for stage in STAGES}
+        assert len(own["read"]) == len(own["prepare"]) == count
+        batches = {span.batch or 0 for span in own["prepare"]}
+        for stage in ("segment", "classify", "answer"):
+            assert sorted(span.batch or 0 for span in own[stage]) == sorted(batches)
+        assert all(span.queued >= 0 for span in own["prepare"])
+        assert set(spans) <= set(everything)
+    for stage in ("read", "prepare"):
+        assert sum(span.stage == stage for span in everything) == 9
+    assert sum(span.images for span in everything if span.stage == "segment") == 9
+
+
+def test_an_observer_that_raises_is_called_once_and_harms_nobody(
+    engine_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def fail(spans: Sequence[Span]) -> None:
+        calls.append(spans)
+        raise ValueError("Smith^John")
+
+    with Engine.load(engine_directory) as engine:
+        engine.observe(fail)
+        for _ in range(2):
+            (prediction,) = engine.classify(pictures(1))
+            assert prediction.error is None
+        assert len(calls) == 1
+    assert "Smith" not in caplog.text
 
 
 def test_stats(engine_directory: Path, tmp_path: Path) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from medfocus.engine import Engine
 from medfocus.serving.command import service
@@ -54,3 +58,13 @@ def serve(engine_directory: Path) -> Iterator[Serve]:
 def engine(engine_directory: Path) -> Iterator[Engine]:
     with Engine.load(engine_directory, deterministic=True) as loaded:
         yield loaded
+
+
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """What an operator's SDK of OpenTelemetry gets; really, a process sets it up only once."""
+    provider, found = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(found))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    yield found
+    provider.shutdown()

@@ -1,4 +1,4 @@
-"""The Containerfile's image, really built, answers without torch and without a network."""
+"""The Containerfile's image, really built, classifies and serves without torch and a network."""
 
 import json
 import os
@@ -27,6 +27,8 @@ pytestmark = [
 ]
 
 Buildah = Callable[..., str]
+HERE = Path(__file__).parent
+TOKEN = "0123456789abcdef" * 2
 
 
 @pytest.fixture(scope="module")
@@ -114,79 +116,62 @@ def test_the_image_classifies(buildah: Buildah, container: str, engine: Path, im
         ]
 
 
-# In a mount namespace of its own: what `podman run --read-only --volume` would mount, so that
-# nothing can be written but /tmp; then the image's user, and nothing of ours.
-READ_ONLY = """
-set -e
-mount --bind "$ROOT" "$ROOT"
-mkdir -p "$ROOT/engines/random" "$ROOT/etc/medfocus"
-mount --bind "$ENGINE" "$ROOT/engines/random"
-mount --bind "$SETTINGS" "$ROOT/etc/medfocus"
-for each in engines/random etc/medfocus; do mount -o remount,ro,bind "$ROOT/$each"; done
-mount -t proc proc "$ROOT/proc"
-mount --rbind /dev "$ROOT/dev"
-mount -t tmpfs tmpfs "$ROOT/tmp"
-mount -o remount,ro,bind "$ROOT"
-if touch "$ROOT/home/medfocus/file" 2>&-; then exit 99; fi
-exec chroot --userspec="$IMAGE_USER" "$ROOT" env -i PATH=/opt/medfocus/bin:/bin:/usr/bin "$@"
-"""
-TOKEN = "0123456789abcdef" * 2
-
-
 def test_the_image_serves_with_nothing_that_can_be_written(
     buildah: Buildah, container: str, engine: Path, images: Path, tmp_path: Path
 ) -> None:
-    image = json.loads(buildah("inspect", "--type", "image", "localhost/medfocus"))
-    config = image["Docker"]["config"]
+    config = json.loads(buildah("inspect", "--type", "image", "localhost/medfocus"))
+    config = config["Docker"]["config"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = tmp_path / "etc"
-    settings.mkdir()
-    (settings / "serve.toml").write_text(
+    (tmp_path / "serve.toml").write_text(
         f'host = "0.0.0.0"\nport = {port}\n[engines.random]\npath = "/engines/random"\n'
         '[security]\ntoken_file = "tokens"\n'
     )
-    tokens = settings / "tokens"
+    tokens = tmp_path / "tokens"
     tokens.write_text(f"classify {TOKEN}\n")
     tokens.chmod(0o400)
-    user, group = map(int, config["User"].split(":"))
-    os.chown(tokens, user, group)
-    environment = os.environ | {
+    os.chown(tokens, *map(int, config["User"].split(":")))
+    tmp_path.chmod(0o755)
+    variables = {
         "ROOT": buildah("mount", container),
         "ENGINE": str(engine),
-        "SETTINGS": str(settings),
+        "SETTINGS": str(tmp_path),
         "IMAGE_USER": config["User"],
     }
     command = [*config["Entrypoint"], "serve", "--config", "/etc/medfocus/serve.toml"]
     service = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", *command],
-        env=environment,
+        ["unshare", "--mount", "sh", HERE / "read_only.sh", *command],
+        env=os.environ | variables,
         stdout=subprocess.DEVNULL,
     )
+    check = [part.replace(":8000/", f":{port}/") for part in config["Healthcheck"]["Test"]]
+    assert check[0] == "CMD"
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-            wait_until(lambda: service.poll() is not None or is_ready(client))
-            address, body = "/v1/engines/random/classify", (images / "brain.png").read_bytes()
-            large = body + bytes(2**21)  # kept in /tmp while it is uploaded
-            authorized = {"authorization": f"Bearer {TOKEN}"}
-            files = [("files", ("a", body)), ("files", ("b", large))]
-            assert client.post(address, files=files).status_code == 401
-            answer = client.post(address, files=files, headers=authorized)
-            assert answer.status_code == 200
-            first, second = answer.json()["predictions"]
-            assert first["label"] == second["label"]
-        check = [part.replace(":8000/", f":{port}/") for part in config["Healthcheck"]["Test"]]
-        assert check[0] == "CMD"
+        classified(port, images / "brain.png", lambda: service.poll() is None)
         subprocess.run(check[1:], check=True)
     finally:
         service.terminate()
         assert service.wait() == 0  # accepted requests were answered
-    failing = subprocess.run(check[1:], stderr=subprocess.DEVNULL)
-    assert failing.returncode == 1
+    assert subprocess.run(check[1:], stderr=subprocess.DEVNULL).returncode == 1
 
 
-def is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
+def classified(port: int, image: Path, runs: Callable[[], bool]) -> None:
+    """Ask the service, once it is ready, with a token and without."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+
+        def is_ready() -> bool:
+            assert runs()
+            try:
+                return client.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(is_ready)
+        address, body = "/v1/engines/random/classify", image.read_bytes()
+        large = body + bytes(2**21)  # kept in /tmp while it is uploaded
+        files = [("files", ("a", body)), ("files", ("b", large))]
+        assert client.post(address, files=files).status_code == 401
+        answer = client.post(address, files=files, headers={"authorization": f"Bearer {TOKEN}"})
+        assert answer.status_code == 200
+        first, second = answer.json()["predictions"]
+        assert first["label"] == second["label"]
