@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -112,7 +113,9 @@ async def _grpc_servers(service: Service) -> list[Any]:
     port = service.config.grpc_port
     if port is None:
         return []
-    from medfocus.serving.open_inference.grpc_server import grpc_server  # only for whoever asks
+    # Its own resolver would read how to look names up; there are none to look up.
+    os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
+    from medfocus.serving.open_inference.grpc_server import grpc_server
 
     server, port = await grpc_server(service, port)
     await server.start()

@@ -25,6 +25,11 @@ _ADDRESS = re.compile(r'inet_(?:addr\(|pton\(AF_INET6, )"([^"]+)"')
 _PATH = re.compile(r'(?:[\w-]+<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 
 
+def _is_this_machine(text: str) -> bool:
+    address = ip_address(text)  # perhaps IPv4 as IPv6, ::ffff:127.0.0.1
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 @dataclass(frozen=True)
 class SystemCalls:
     """Attempts, whether they succeeded or not.
@@ -94,7 +99,7 @@ def _parsed(log: str, folder: Path) -> SystemCalls:
                 addresses.append(arguments)
         elif name in NETWORK:
             found = _ADDRESS.findall(arguments)
-            addresses += [each for each in found if not ip_address(each).is_loopback]
+            addresses += [each for each in found if not _is_this_machine(each)]
         else:
             paths = [folder / base / path for base, path in _PATH.findall(arguments)]
             lookups += [str(path) for path in paths if str(path) in RESOLVER]

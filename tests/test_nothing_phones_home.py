@@ -137,6 +137,7 @@ SERVED = """
 import http.client, json, re, signal, subprocess, sys
 
 command = [sys.executable, "-m", "medfocus", "serve", sys.argv[1], "--port", "0"]
+command += ["--grpc-port", "0"]
 service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 address = re.search("127.0.0.1:[0-9]+", service.stderr.readline())[0]
 for line in service.stderr:

@@ -99,6 +99,7 @@ def _seconds(timeout: Any) -> float | None:
     """Seconds of a timeout in microseconds; 0 is none, as in Triton."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or not 0 <= timeout < 2**64:
         raise RequestError("timeout", "is not a number of microseconds", "send one above 0")
     return timeout / 1e6 or None
