@@ -195,6 +195,10 @@ class EngineRegistry:
         with self._changed:
             return self._ready(name)
 
+    def serves(self, name: str | None) -> bool:
+        """Whether there is an engine of this name, ready or not."""
+        return name in self._slots
+
     def states(self) -> list[EngineState]:
         """What is known of each engine, by name."""
         with self._changed:

@@ -85,7 +85,8 @@ def log_request(
         metrics: that count it.
         method: HTTP's, or `gRPC`.
         route: without anything that a client chose.
-        engine: that it was for; None for none.
+        engine: that it was for, which is logged if it is served: a client may have sent any name;
+            None for none.
         status: HTTP's.
         code: of the error that it was answered with; "" without one.
         seconds: that it took.
@@ -100,7 +101,7 @@ def log_request(
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "method": method,
             "route": route,
-            "engine": engine,
+            "engine": engine if metrics.engines.serves(engine) else None,
             "status": status,
             "code": code or None,
             "seconds": round(seconds, 6),

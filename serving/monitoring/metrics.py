@@ -17,11 +17,12 @@ class Metrics:
         engines: what is served.
 
     Attributes:
+        engines: see above.
         registry: of everything, for an exposition.
     """
 
     def __init__(self, engines: EngineRegistry) -> None:
-        self.registry = CollectorRegistry()
+        self.engines, self.registry = engines, CollectorRegistry()
         ProcessCollector(registry=self.registry)  # resident memory, descriptors, processor time
         Info("medfocus", "The service's version.", registry=self.registry).info(
             {"version": medfocus.__version__}

@@ -82,12 +82,11 @@ async def _answered(
         await context.abort(_INTERNAL, text, (("code", "serve.failed"),))
         raise
     finally:
-        known = engine in {state.name for state in service.engines.states()}
         log_request(
             service.metrics,
             method="gRPC",
             route=path,
-            engine=engine if known else None,
+            engine=engine,
             status=status,
             code=code,
             seconds=time.perf_counter() - began,

@@ -21,8 +21,8 @@ IMAGES = {"images": [base64.b64encode(png(seed)).decode() for seed in (1, 2)]}
 
 
 @contextmanager
-def served(engine_directory: Path) -> Iterator[tuple[Service, httpx.Client]]:
-    engines = {"tiny": {"path": str(engine_directory)}}
+def served(engine_directory: Path, **settings: object) -> Iterator[tuple[Service, httpx.Client]]:
+    engines = {"tiny": {"path": str(engine_directory), **settings}}
     made = service(checked({"engines": engines, "port": 0}, Path(), "test"))
     made.engines.load("tiny", made.config.engines["tiny"])
     with running(made) as client:

@@ -146,11 +146,12 @@ def test_the_access_log_has_nothing_of_an_image(
         files = [("files", ("smith-john.png", png(1)))]
         client.post(f"{ADDRESS}?patient=smith", files=files, headers=headers)
         client.get("/smith", headers={"traceparent": "00-smith"})
-        wait_until(lambda: len(caplog.records) >= 2)  # a line follows its answer
+        client.post("/v1/engines/smith/classify", files=files)
+        wait_until(lambda: len(caplog.records) >= 3)  # a line follows its answer
     lines: list[dict[str, Any]] = [
         json.loads(record.message) for record in caplog.records if record.name == "medfocus.access"
     ]
-    first, second = lines
+    first, second, third = lines
     assert {name: first[name] for name in ("method", "route", "engine", "status", "trace")} == {
         "method": "POST",
         "route": "/v1/engines/{name}/classify",
@@ -161,6 +162,9 @@ def test_the_access_log_has_nothing_of_an_image(
     assert first["received"] > len(png(1))
     assert (second["route"], second["status"]) == ("unknown", 404)
     assert "trace" not in second
+    assert "code" not in first
+    assert third["code"] == "serve.unknown_engine"
+    assert "engine" not in third
     assert "smith" not in caplog.text
 
 
