@@ -61,8 +61,10 @@ async def classify(request: Request, name: str) -> dict[str, Any]:
             keep_masks=options.mask is not None,
         )
         answered = await unless_gone(request, work)
-    # Masks are resized and compressed, which would keep all other clients waiting.
-    found = await run_in_threadpool(_answers, answered.predictions, options)
+    if options.mask is None:
+        found = _answers(answered.predictions, options)
+    else:  # they are resized and compressed, which would keep all other clients waiting
+        found = await run_in_threadpool(_answers, answered.predictions, options)
     return {"engine": {"name": name, "version": answered.version}, "predictions": found}
 
 
