@@ -3,8 +3,10 @@
     python -m medfocus.benchmarks.serving.load ENGINE_DIR IMAGE -o load.json [--litserve PYTHON]
 
 wrk (Debian's package) is the generator: one connection per client, each posts the image again as
-soon as it is answered. A window counts the answers within it, for all alike. PYTHON names an
-interpreter that has medfocus and litserve, to compare with what people would write instead.
+soon as it is answered. A window counts the answers within it, for all alike, and begins when the
+others are idle and stopped: LitServe goes on with requests whose clients have left, and polls its
+queues. PYTHON names an interpreter that has medfocus and litserve, to compare with what people
+would write instead.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,36 @@ from rich.progress import track
 
 from medfocus.benchmarks.bench.environment import environment_of
 from medfocus.benchmarks.serving import direct
-from medfocus.benchmarks.serving.process import serve_process
+from medfocus.benchmarks.serving.family import Family
+from medfocus.benchmarks.serving.process import free_port, serve_process
 from medfocus.files.atomic_write import atomic_write
 
 CLIENTS = (1, 8, 64, 256)
-LITSERVE, LITSERVE_PORT = "medfocus.benchmarks.serving.litserve", 8791
+LITSERVE = "medfocus.benchmarks.serving.litserve"
 SCRIPT = Path(__file__).with_name("load.lua")
 
 Window = dict[str, float]  # what load.lua prints
 Measure = Callable[[int, float], Window]  # of clients and seconds
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is measured.
+
+    Attributes:
+        family: its processes.
+        measure: has a window of it.
+    """
+
+    family: Family
+    measure: Measure
+
+    def window(self, clients: int, seconds: float) -> Window:
+        """A window of it alone; what its clients abandoned is over when this returns."""
+        with self.family.running():
+            found = self.measure(clients, seconds)
+            self.family.wait_until_idle()
+        return found
 
 
 def through_http(url: str, field: str, image: Path) -> Measure:
@@ -68,7 +92,7 @@ def worker(command: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
                 raise RuntimeError(f"{command[0]} ended before it was ready")
             yield process
         finally:
-            process.terminate()
+            Family(process.pid).end()  # LitServe's workers outlive it
 
 
 def in_process(process: "subprocess.Popen[str]") -> Measure:
@@ -85,17 +109,24 @@ def in_process(process: "subprocess.Popen[str]") -> Measure:
 
 
 def compared(
-    measures: dict[str, Measure], clients: int, rounds: int, seconds: float
+    contenders: dict[str, Contender], clients: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Interleaved windows of each, and its throughput as a ratio to the first one's."""
-    for measure in measures.values():
-        measure(clients, 1.0)  # connections, threads, shapes of batches
-    windows: dict[str, list[Window]] = {name: [] for name in measures}
+    """Interleaved windows of each, and its throughput as a ratio to the first one's.
+
+    Raises:
+        RuntimeError: a window has no answer.
+    """
+    for contender in contenders.values():
+        contender.window(clients, 1.0)  # connections, threads, shapes of batches
+    windows: dict[str, list[Window]] = {name: [] for name in contenders}
     for number in range(rounds):
-        order = list(measures) if number % 2 == 0 else list(measures)[::-1]
+        order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
         for name in order:
-            windows[name].append(measures[name](clients, seconds))
-    first = next(iter(measures))
+            window = contenders[name].window(clients, seconds)
+            if not window["answers"]:
+                raise RuntimeError(f"{name}: no answer to {clients} clients in {seconds:g} s")
+            windows[name].append(window)
+    first = next(iter(contenders))
     found: dict[str, Any] = {"clients": clients, "rounds": rounds, "seconds": seconds}
     for name, seen in windows.items():
         rates = [each["answers"] / each["seconds"] for each in seen]
@@ -132,19 +163,25 @@ def main() -> None:
     engine, image = str(options.engine.resolve()), options.image.resolve()
     with ExitStack() as stack:
         command = [sys.executable, "-m", direct.__name__, engine, str(image)]
-        measures = {"direct": in_process(stack.enter_context(worker(command)))}
+        process = stack.enter_context(worker(command))
+        contenders = {"direct": Contender(Family(process.pid), in_process(process))}
         service = stack.enter_context(serve_process([engine, "--port", "0"]))
         path = f"/v1/engines/{options.engine.resolve().name.lower()}/classify"
-        measures["served"] = through_http(service.url + path, "files", image)
+        measure = through_http(service.url + path, "files", image)
+        contenders["served"] = Contender(Family(service.process.pid), measure)
         if options.litserve is not None:
-            command = [options.litserve, "-m", LITSERVE, engine, str(LITSERVE_PORT)]
-            stack.enter_context(worker(command))
-            url = f"http://127.0.0.1:{LITSERVE_PORT}/predict"
-            measures["litserve"] = through_http(url, "request", image)
-        rows = [
-            compared(measures, clients, options.rounds, options.seconds)
-            for clients in track(options.clients, "clients")
-        ]
+            port = free_port()
+            command = [options.litserve, "-m", LITSERVE, engine, str(port)]
+            process = stack.enter_context(worker(command))
+            measure = through_http(f"http://127.0.0.1:{port}/predict", "request", image)
+            contenders["litserve"] = Contender(Family(process.pid), measure)
+        with ExitStack() as stopped:
+            for contender in contenders.values():
+                stopped.enter_context(contender.family.stopped())
+            rows = [
+                compared(contenders, clients, options.rounds, options.seconds)
+                for clients in track(options.clients, "clients")
+            ]
     found = {
         "engine": options.engine.name,
         "image_bytes": image.stat().st_size,

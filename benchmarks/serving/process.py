@@ -1,6 +1,7 @@
 """A `medfocus serve` of its own, as users start it."""
 
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,13 @@ class ServeProcess:
 
     process: "subprocess.Popen[bytes]"
     url: str
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
 
 
 @contextmanager

@@ -267,7 +267,7 @@ def soak(
 def _medians(samples: Sequence[dict[str, float]], first: float, end: float) -> dict[str, float]:
     """Of the samples between two minutes; a replacement holds two engines for some seconds."""
     chosen = [each for each in samples if first <= each["minute"] < end]
-    names = [name for name in chosen[0] if name != "minute"]
+    names = [name for name in (chosen[0] if chosen else ()) if name != "minute"]
     return {name: round(statistics.median(each[name] for each in chosen), 1) for name in names}
 
 

@@ -69,7 +69,7 @@ def calls_of(group: str) -> frozenset[str]:
     return frozenset().union(*(calls_of(n) if n.startswith("@") else {n} for n in names))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_service_needs_no_call_that_is_refused(exported_engine: Path, tmp_path: Path) -> None:
     """strace refuses them as SystemCallFilter would, also to the processes that read files."""
     if shutil.which("strace") is None:

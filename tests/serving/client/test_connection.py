@@ -4,6 +4,7 @@ import ast
 import asyncio
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +90,20 @@ def test_a_service_that_is_silent_is_left(
         refuses(ServiceError, "serve.no_answer"),
     ):
         client.classify(png(1))
+
+
+def test_ctrl_c_ends_a_run_that_waits_for_its_service(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    with socket.create_server(("127.0.0.1", 0)) as accepting:
+        url = f"http://127.0.0.1:{accepting.getsockname()[1]}"
+        command = [sys.executable, "-m", "medfocus", "classify", "--server", url, "a.png"]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+            accepting.settimeout(300)
+            connected, _ = accepting.accept()
+            with connected:
+                connected.recv(2**16)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(300) == 130  # it would wait for ten minutes
 
 
 def test_a_file_that_shrinks_while_it_is_sent_is_an_error_of_its_own(serve: Serve) -> None:

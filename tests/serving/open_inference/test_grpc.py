@@ -85,10 +85,16 @@ def test_malformed_messages_are_refused(serve_both: ServeBoth) -> None:
     short = request(b"a")
     short.inputs[0].ClearField("contents")
     short.raw_input_contents.append(b"\2\0\0\0a")
+    long = service_pb2.ModelInferRequest()
+    long.CopyFrom(short)
+    long.raw_input_contents[0] = b"\1\0\0\0ab"
     large = service_pb2.ModelInferRequest(model_name="tiny")
     pixel = large.inputs.add(name="images", datatype="UINT8", shape=[1, 1, 1])
     pixel.contents.uint_contents.append(256)
-    for content in (b"\xff" * 9, *(each.SerializeToString() for each in (both, short, large))):
+    for content in (
+        b"\xff" * 9,
+        *(each.SerializeToString() for each in (both, short, long, large)),
+    ):
         with pytest.raises(grpc.RpcError) as caught:
             infer(content)
         assert caught.value.code() == Code.INVALID_ARGUMENT
