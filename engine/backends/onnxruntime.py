@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from medfocus.engine.artifact.directory import EngineDirectory
-from medfocus.engine.artifact.layout import CLASSIFIER_ONNX, SEGMENTER_ONNX
+from medfocus.engine.artifact.directory import EngineDirectory, load_bytes
+from medfocus.engine.artifact.layout import CLASSIFIER_ONNX, SEGMENTER_ONNX, weights_of
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.device import device_name, parsed, require_gpu
 from medfocus.engine.runtime import cuda
@@ -49,8 +49,8 @@ class OnnxRuntimeBackend:
                 "use openvino, or export with --fp16 or --fp32",
                 code="backend.unsupported_precision",
             )
-        self._segmenter = self._session(directory.graph(SEGMENTER_ONNX))
-        self._classifier = self._session(directory.graph(CLASSIFIER_ONNX))
+        self._segmenter = self._session(directory, SEGMENTER_ONNX)
+        self._classifier = self._session(directory, CLASSIFIER_ONNX)
 
     def segment(
         self, image: Array, points: Array, labels: NDArray[np.int32]
@@ -79,9 +79,14 @@ class OnnxRuntimeBackend:
         """See `Backend.close`."""
         del self._segmenter, self._classifier
 
-    def _session(self, path: Path) -> onnxruntime.InferenceSession:
+    def _session(self, directory: EngineDirectory, name: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; the warnings are about its own optimisations
+        # Read, not mapped as ONNX Runtime would: a mapped file that is overwritten in place changes
+        # the weights, and one that is cut short ends the process.
+        path, weights = directory.graph(name), weights_of(name)
+        data = load_bytes(directory, weights)
+        options.add_external_initializers_from_files_in_memory([weights], [data], [len(data)])
         return _start(path, options, self.device, self.ordinal)
 
     def _run(

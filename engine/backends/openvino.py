@@ -54,6 +54,9 @@ class OpenVinoBackend:
             problem, hint = "openvino runs on the CPU", "use cpu or auto"
             raise InputError(f"device {device}", problem, hint, code="device.unavailable")
         core = openvino.Core()
+        # A mapped file that is overwritten in place changes the weights; cut short, it ends the
+        # process.
+        core.set_property({"ENABLE_MMAP": False})
         checked = directory.manifest.backends[self.name]
         # Without bf16 in this processor, float32: it is closer to the reference.
         precision = checked
