@@ -35,6 +35,7 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(MedfocusError, problems.medfocus_problem)
     app.add_exception_handler(HTTPException, problems.http_problem)
     app.add_exception_handler(RequestValidationError, problems.invalid_problem)
+    app.add_exception_handler(OSError, problems.space_problem)
     app.add_exception_handler(Exception, problems.unexpected_problem)
     app.add_middleware(BodyLimits, limits=service.config.limits)
     app.add_middleware(BrowserGuard, service=service)

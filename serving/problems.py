@@ -1,6 +1,8 @@
 """Errors as HTTP answers: RFC 9457's application/problem+json, with our codes."""
 
+import errno
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
+from medfocus.serving.errors import RequestError
 from medfocus.serving.monitoring.access_log import CODE
+
+log = logging.getLogger(__name__)
 
 # By code; all other errors that name a client's input are 400, and the rest 500.
 STATUSES = {
@@ -32,6 +37,7 @@ STATUSES = {
     "serve.deadline": 504,
     "serve.gone": 499,  # nobody sees it: the access log does
     "serve.stopping": 503,
+    "serve.no_space": 503,
     "serve.origin": 403,
 }
 PROBLEM = "application/problem+json"
@@ -99,6 +105,18 @@ async def invalid_problem(_: Request, error: Exception) -> JSONResponse:
     place = ".".join(str(part) for part in first["loc"])
     hint = "see /docs for what each field takes"
     return _answer(422, first["msg"], "serve.schema", {"item": place, "hint": hint})
+
+
+async def space_problem(_: Request, error: Exception) -> JSONResponse:
+    """A handler of OSError: of a disk that is full of uploads; no other is expected."""
+    assert isinstance(error, OSError)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    log.error("no space is left in the folder for temporary files (TMPDIR): uploads are refused")
+    hint = "send the request again later, or less in one"
+    return problem(
+        RequestError("service", "has no space for the upload", hint, code="serve.no_space")
+    )
 
 
 async def unexpected_problem(_: Request, error: Exception) -> JSONResponse:

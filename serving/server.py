@@ -17,6 +17,7 @@ from medfocus.serving.app import application
 from medfocus.serving.config import ServeConfig
 from medfocus.serving.connections import GuardedConnection
 from medfocus.serving.reload import reload
+from medfocus.serving.security.certificates import warn_of_validity
 from medfocus.serving.state import Service
 
 KEEP_ALIVE_SECONDS = 75  # longer than what load balancers commonly keep an idle connection
@@ -104,6 +105,8 @@ async def serve(
         server.should_exit = True
         drained = (each.stop(service.config.limits.drain_seconds) for each in calls)
         await asyncio.gather(serving, *drained)
+        for task in server.server_state.tasks:  # there are some only after a second signal
+            task.cancel()
         waiting.cancel()
         await asyncio.to_thread(service.engines.close)
 
@@ -163,4 +166,6 @@ def uvicorn_config(service: Service) -> uvicorn.Config:
         hint = "give PEM files of a certificate and its own key, readable by the service"
         item, problem = str(security.certificate), f"cannot be used ({reason(error)})"
         raise FileError(item, problem, hint, code="serve.certificate") from error
+    if config.ssl is not None and security.certificate is not None:
+        warn_of_validity(security.certificate, config.ssl)
     return config

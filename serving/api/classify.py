@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from medfocus.engine import Prediction
 from medfocus.serving.answers.predictions import answer
 from medfocus.serving.api.patience import seconds_of, unless_gone
+from medfocus.serving.api.schemas import schema_of
 from medfocus.serving.api.uploads import BINARY, FORM, JSON, Body, Options, received
 from medfocus.serving.inference import classified
 from medfocus.serving.security.access import needs
@@ -35,7 +36,7 @@ _FORM = {
             "required": True,
             "content": {
                 FORM: _FORM,
-                JSON: {"schema": Body.model_json_schema()},
+                JSON: {"schema": schema_of(Body)},
                 BINARY[0]: _BINARY,
             },
         }

@@ -22,10 +22,22 @@ OPTIONS = "options"  # the field of a form that holds them, as JSON
 IN_MEMORY = MEBIBYTE  # bytes of an upload; more go to a temporary file
 
 M = TypeVar("M", bound=BaseModel)
-# Pydantic's own type skips what is no Base64.
+
+
+def _decoded(text: object) -> bytes:
+    """What a text in Base64 stands for; pydantic's own type skips what is no Base64.
+
+    Raises:
+        ValueError: also for another type, as pydantic refuses only by it.
+    """
+    if not isinstance(text, str):
+        raise ValueError("is no text")
+    return base64.b64decode(text, validate=True)
+
+
 Encoded = Annotated[
     bytes,
-    BeforeValidator(lambda text: base64.b64decode(text, validate=True)),
+    BeforeValidator(_decoded),
     WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
 Number = Annotated[float, Field(allow_inf_nan=False)]

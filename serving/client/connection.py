@@ -27,6 +27,7 @@ AT_ONCE = 32  # requests under way: enough to fill an engine's batches
 TOKEN_VARIABLE = "MEDFOCUS_TOKEN"
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 10.0  # beyond what the service was allowed, for its answer to arrive
+_OUT_OF_TIME = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED of OpenSSL's x509_vfy.h
 _RETRY_SECONDS = 1.0  # where a service that is busy does not say when to ask again
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 
@@ -114,13 +115,8 @@ class Connection:
             problem, hint = "changed while it was sent", "send it again"
             raise RequestError("request", problem, hint) from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            if _is_untrusted(error):
-                raise ServiceError(
-                    self.url,
-                    "has a certificate that is not trusted, or of another name",
-                    "name the file of its authority: SSL_CERT_FILE=ca.pem, Client(verify='ca.pem')",
-                    code="serve.untrusted",
-                ) from None
+            if (distrust := _distrust(error)) is not None:
+                raise ServiceError(self.url, *distrust, code="serve.untrusted") from None
             hint = f"check the address, and that the service runs: curl {self.url}/livez"
             raise ServiceError(self.url, "cannot be reached", hint) from None
         except httpx.TimeoutException:
@@ -175,13 +171,19 @@ def _trusted(verify: str | os.PathLike[str] | None) -> ssl.SSLContext:
         raise FileError(item, problem, hint, code="serve.certificate") from None
 
 
-def _is_untrusted(error: BaseException) -> bool:
+def _distrust(error: BaseException) -> tuple[str, str] | None:
+    """What is wrong with the service's certificate, if that is what failed, and a hint."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return True
+            if cause.verify_code in _OUT_OF_TIME:
+                problem = "has a certificate that has expired, or is not valid yet"
+                return problem, "have its certificate renewed, or check this machine's clock"
+            problem = "has a certificate that is not trusted, or of another name"
+            hint = "name the file of its authority: SSL_CERT_FILE=ca.pem, Client(verify='ca.pem')"
+            return problem, hint
         cause = cause.__cause__ or cause.__context__
-    return False
+    return None
 
 
 def _pause(response: httpx.Response) -> float:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from medfocus.serving.api.engines import load_configured
 from medfocus.serving.api.patience import seconds_of, unless_gone
+from medfocus.serving.api.schemas import schema_of
 from medfocus.serving.errors import RequestError
 from medfocus.serving.inference import Answered
 from medfocus.serving.open_inference import models
@@ -38,9 +39,20 @@ _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": Body.model_json_schema()},
+            "application/json": {"schema": schema_of(Body)},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
+    }
+}
+
+
+_READINESS: dict[str, Any] = {
+    "responses": {
+        status: {
+            "content": {"application/json": {"schema": {"type": "object"}}},
+            "description": text,
+        }
+        for status, text in ((200, "It answers."), (503, "It does not, or not yet."))
     }
 }
 
@@ -59,18 +71,18 @@ class Change(BaseModel):
 
 def _optional(body: type[BaseModel]) -> dict[str, Any]:
     """A body that may be missing, whatever type its header says: clients often give none."""
-    content = {"application/json": {"schema": body.model_json_schema()}}
+    content = {"application/json": {"schema": schema_of(body)}}
     return {"requestBody": {"required": False, "content": content}}
 
 
-@router.get("/health/live")
+@router.get("/health/live", **_READINESS)
 async def live(request: Request) -> JSONResponse:
     """200 as long as the process can answer; 503 if it must be replaced, see `/livez`."""
     found = not service_of(request).engines.lost
     return JSONResponse({"live": found}, 200 if found else 503)
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", **_READINESS)
 async def ready(request: Request) -> JSONResponse:
     """200 if every engine answers, else 503."""
     found = models.is_ready(service_of(request))
@@ -83,8 +95,8 @@ async def server() -> dict[str, Any]:
     return models.server_metadata()
 
 
-@router.get("/models/{name}/ready")
-@router.get("/models/{name}/versions/{version}/ready")
+@router.get("/models/{name}/ready", **_READINESS)
+@router.get("/models/{name}/versions/{version}/ready", **_READINESS)
 async def model_ready(request: Request, name: str, version: str = "") -> JSONResponse:
     """200 if the engine answers, else 503."""
     found = models.is_model_ready(service_of(request), name, version)
