@@ -5,6 +5,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+END_SECONDS = 2.0  # for the last bytes of an answer, and for TLS to end
 MOST_HEAD_BYTES = 64 * 1024  # of a request line and its headers
 
 
@@ -75,6 +76,15 @@ class GuardedConnection(HttpToolsProtocol):
         """See asyncio.Protocol."""
         super().resume_writing()
         self._stop_timer()
+
+    def shutdown(self) -> None:
+        """See uvicorn: the service ends.
+
+        TLS would wait 30 s for the other side of an idle connection to agree to its end.
+        """
+        super().shutdown()
+        if self.transport.is_closing() and not self.flow.write_paused:
+            self.loop.call_later(END_SECONDS, self.transport.abort)
 
     def _start_timer(self) -> None:
         self._stop_timer()

@@ -165,6 +165,24 @@ def test_all_backends_agree(exported_engine: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_a_directory_that_is_overwritten_changes_nothing(
+    exported_engine: Path, tmp_path: Path, name: str
+) -> None:
+    """In place, as cp does: a file that a runtime had mapped would change under it."""
+    folder = Path(shutil.copytree(exported_engine, tmp_path / "engine"))
+    images = [image.pixels for image in phantoms(2)]
+    with Engine.load(folder, name, "cpu", deterministic=True) as engine:
+        for path in folder.iterdir():
+            path.write_bytes(bytes(path.stat().st_size))
+        assert str(folder) not in Path("/proc/self/maps").read_text()
+        found = engine.classify(images, embeddings=True, strict=True)
+    with Engine.load(exported_engine, name, "cpu", deterministic=True) as engine:
+        wanted = engine.classify(images, embeddings=True, strict=True)
+    assert [each.to_dict() for each in found] == [each.to_dict() for each in wanted]
+
+
+@pytest.mark.slow
 def test_the_next_call_does_not_change_a_prediction(exported_engine: Path) -> None:
     """Runtimes reuse their output memory."""
     one, two = (image.pixels for image in phantoms(2))
