@@ -18,7 +18,6 @@ from medfocus.engine.artifact.directory import read_engine_directory
 from medfocus.engine.artifact.manifest import Manifest
 from medfocus.engine.backends.base import Backend
 from medfocus.engine.backends.device import device_name
-from medfocus.engine.background import BackgroundCall
 from medfocus.engine.io.images import ImageSource
 from medfocus.engine.io.reading.limits import ReadingLimits
 from medfocus.engine.io.reading.reader import FileReader
@@ -306,8 +305,13 @@ class Engine:
     ) -> "Future[list[Prediction]]":
         """`classify` in the background; it may be called as often as there are images.
 
-        No thread waits for it, so thousands of calls may be under way. The images are read, or
-        copied, after it has returned: change none of them before the future is done.
+        No thread waits for it, so thousands of calls may be under way; they begin in their order,
+        as many as fill the batches. The images are read, or copied, after it has returned: change
+        none of them before the future is done. Calls not yet done are finished when the program
+        exits.
+
+        `observe` and the future's callbacks run in the few threads that run all calls: they must be
+        quick, and must not wait for the engine.
 
         Args:
             batch: see `classify`.
@@ -321,19 +325,20 @@ class Engine:
                 raises, that is logged.
 
         Returns:
-            A future of what `classify` returns or raises. It can be cancelled until it is done,
-            and is so at once: files whose reading has not begun are not read, images that are not
-            in a batch yet are dropped, and the answers for the others are thrown away.
+            A future of what `classify` returns or, with `strict`, raises. It can be cancelled until
+            it is done, and is so at once: files whose reading has not begun are not read, images
+            that are not in a batch yet are dropped, and the answers for the others are thrown away.
 
         Raises:
-            InputError: a closed engine.
+            InputError: an empty batch, not one entry of boxes or points per item, a closed engine.
             DeviceError: the backend failed in an earlier call.
         """
         self._checked(None)
         kept = Kept(masks=keep_masks, embedding=embeddings)
-        steps = self._steps(batch, boxes, points, strict, kept, observe)
+        sources = as_list(batch, boxes, points)
+        steps = self._steps(sources, boxes, points, strict, kept, observe)
         try:
-            return BackgroundCall(steps, self._pipeline.callers)
+            return self._pipeline.calls.submit(steps)
         except RuntimeError:  # closed in the meantime
             raise without_traceback(self._pipeline.failure or CLOSED) from None
 
@@ -403,13 +408,17 @@ class Engine:
     def observe(self, observer: Observer) -> None:
         """Have a function called with the spans of all work when that has finished.
 
-        It runs in the pipeline's threads, so it must be quick. If it raises, that is logged and it
-        is called no more.
+        It runs in several of the pipeline's threads, also at the same time: it must be quick, must
+        not wait for the engine, and must not close it. If it raises, that is logged and it is
+        called no more.
         """
         self._pipeline.observe(observer)
 
     def tracing(self) -> AbstractContextManager[list[Span]]:
-        """A list to which the span of every piece of work is appended until the block ends."""
+        """A list to which the spans of all work are appended that finishes within the block.
+
+        Those of work that finishes just as the block ends may still be appended afterwards.
+        """
         return self._pipeline.tracing()
 
     def close(self) -> None:
@@ -423,7 +432,7 @@ class Engine:
 
     def _steps(
         self,
-        batch: ImageSource | Iterable[ImageSource],
+        sources: list[ImageSource],
         boxes: Sequence[PerFrame[Box] | None] | None,
         points: Sequence[PerFrame[Points] | None] | None,
         strict: bool,
@@ -431,7 +440,6 @@ class Engine:
         observe: Observer | None,
     ) -> Generator[Future[Any], None, list[Prediction]]:
         """`classify`, in the steps of a `BackgroundCall`."""
-        sources = as_list(batch, boxes, points)
         predictions: list[Prediction] = []
         spans: dict[Span, None] = {}  # a batch's are of several images
         for item in answer_in_steps(

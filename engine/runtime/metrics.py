@@ -159,7 +159,7 @@ class MetricsRecorder:
 
     @contextmanager
     def tracing(self) -> Iterator[list[Span]]:
-        """A list to which all spans are appended until the block ends."""
+        """See `Engine.tracing`."""
         trace: list[Span] = []
         observer = trace.extend
         self.observe(observer)

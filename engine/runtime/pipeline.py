@@ -23,6 +23,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TypeVar
 
+from medfocus.engine.background import BackgroundCalls
 from medfocus.engine.io.reading.byte_budget import ByteBudget
 from medfocus.engine.io.reading.reader import FileReader
 from medfocus.engine.runtime.batch_buffers import BatchBuffers
@@ -32,7 +33,7 @@ from medfocus.engine.runtime.memory import is_out_of_memory
 from medfocus.engine.runtime.metrics import MetricsRecorder, Observer, Span, Stats
 from medfocus.engine.runtime.preprocessing_tasks import PreprocessingTasks
 from medfocus.engine.runtime.request_batcher import RequestBatcher
-from medfocus.engine.runtime.worker_pool import WorkerPool
+from medfocus.engine.worker_pool import WorkerPool
 from medfocus.errors import DeviceError, InputError, MedfocusError, without_traceback
 
 MOST_BYTES = 3 * 2**28  # of decoded images: being decoded, queued and under way
@@ -74,8 +75,8 @@ class Pipeline:
     Attributes:
         reader: see above.
         budget: of `most_bytes`.
-        callers: threads for what callers do not want to wait for; what runs there may wait for room
-            in the budget, but not for other work of the pipeline.
+        calls: those of `submit`; what runs there may wait for room in the budget, but not for other
+            work of the pipeline.
     """
 
     def __init__(
@@ -95,13 +96,14 @@ class Pipeline:
         self._answers = ThreadStream("answers")
         self._workers = WorkerPool(threads)
         self._readers = WorkerPool(threads, "read")  # apart: a slow disk must not stop the rest
-        self.callers = WorkerPool(threads, "call")
         self.reader = reader or FileReader()
         self.budget = ByteBudget(most_bytes)
         self._batcher = RequestBatcher(max_batch, max_wait, self.budget)
         self._metrics = MetricsRecorder()
         self._buffer_bytes = sum(one.nbytes for one in buffers)
         self._batches_under_way = len(buffers)
+        # One image of each fills the batches under way and the next, and gives each thread a file.
+        self.calls = BackgroundCalls(threads, self.room + max_batch + threads)
         self._exiting = False
         self._process = os.getpid()
         self._release = release
@@ -134,7 +136,7 @@ class Pipeline:
         self.reader.stop()
         self._readers.close()
         self.reader.close()
-        self.callers.close(wait=False)  # may be who closes this
+        self.calls.close()
         self._release()
         self._buffers, self._idle = [], SimpleQueue()  # frees them even while `self` is referenced
 
@@ -374,8 +376,14 @@ _OPEN: "weakref.WeakSet[Pipeline]" = weakref.WeakSet()
 def _close_all() -> None:
     """End all pipelines at exit: a runtime must not be torn down while it computes.
 
-    Stages that have not begun are cancelled.
+    As `concurrent.futures` does, what was submitted is finished first. Then stages that have not
+    begun are cancelled.
     """
-    for pipeline in [pipeline for pipeline in _OPEN if not pipeline.forked]:
-        pipeline._exiting = True
-        pipeline.close()
+    pipelines = [pipeline for pipeline in _OPEN if not pipeline.forked]
+    try:
+        for pipeline in pipelines:
+            pipeline.calls.finish()
+    finally:  # also when a user interrupts that
+        for pipeline in pipelines:
+            pipeline._exiting = True
+            pipeline.close()

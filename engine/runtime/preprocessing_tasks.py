@@ -9,7 +9,7 @@ from medfocus.engine.runtime.batch_buffers import BatchBuffers
 from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.memory import is_out_of_memory, no_memory_for
 from medfocus.engine.runtime.metrics import Span
-from medfocus.engine.runtime.worker_pool import WorkerPool
+from medfocus.engine.worker_pool import WorkerPool
 from medfocus.errors import ImageError, MedfocusError
 
 
@@ -61,17 +61,17 @@ class PreprocessingTasks:
             self._buffers.prepare(row)
         except MedfocusError as error:
             self.errors[row] = error
-        except Exception as error:
+        except BaseException as error:  # whatever it is, the row holds no image
             self.errors[row] = _preprocessing_error(request.image.source, error)
         lane, waited = threading.current_thread().name, begun - self._submitted
         queued = self._submitted - request.submitted
         self._spans[row] = Span("prepare", lane, begun, time.perf_counter(), waited, queued=queued)
 
 
-def _preprocessing_error(source: str, error: Exception) -> MedfocusError:
+def _preprocessing_error(source: str, error: BaseException) -> MedfocusError:
     if is_out_of_memory(error):
         # Halving the batch, as the graphs' stages do, would not help: the memory needed depends
         # on this image's own size, and the engine would stay slow for all later requests.
         return no_memory_for(source, "prepare", error)
-    problem = f"cannot be prepared ({type(error).__name__}: {error})"
+    problem = f"cannot be prepared ({type(error).__name__})"  # its text may quote the file
     return ImageError(source, problem, "check the image, or report this")

@@ -6,6 +6,7 @@ decoded image waits neither for other images nor for the caller, so that there i
 """
 
 import itertools
+import math
 import os
 import threading
 from collections import deque
@@ -145,19 +146,23 @@ def answer_in_steps(
     """As `stream_sources`, but nobody waits: it yields each future that it has to wait for.
 
     It is to be continued once that is done. There is no thread that pulls the sources, so that
-    none of them may wait for the answer to an earlier one.
+    none of them may wait for the answer to an earlier one. The calls that go on at the same time
+    share what one alone reads ahead: each open source takes a file descriptor.
     """
-    stream = _Stream(pipeline, prompts, kept, pipeline.room + batch_size, count)
+    width = pipeline.room + batch_size
+    stream = _Stream(pipeline, prompts, kept, width, count)
     numbered = enumerate(prompted)
     del prompted
     try:
-        stream.begin_next(numbered, pipeline.room + batch_size)
-        while not stream.pulled.empty():
+        while True:
+            share = math.ceil(width / max(pipeline.calls.begun, 1))
+            stream.begin_next(numbered, max(share - stream.pulled.qsize(), 0))
+            if stream.pulled.empty():
+                break
             source = stream.pulled.get()
             assert source is not None
             yield from stream.answers(source)
             del source
-            stream.begin_next(numbered, 1)
     finally:
         stream.stop()
         stream.expect_no_more()

@@ -1,6 +1,7 @@
 """Calls in the background: what is cancelled gives everything back, all others are answered."""
 
 import asyncio
+import math
 import os
 import random
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,12 @@ import pytest
 
 from medfocus.engine import Engine
 from medfocus.engine.artifact.directory import read_engine_directory
-from medfocus.engine.background import BackgroundCall
+from medfocus.engine.background import BackgroundCall, BackgroundCalls
 from medfocus.engine.io.frames import Frame
 from medfocus.engine.io.reading.open_file import OpenFile, Reading
 from medfocus.engine.runtime.image_request import MASKS_ONLY
 from medfocus.engine.runtime.pipeline import Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, answer_in_steps
-from medfocus.engine.runtime.worker_pool import WorkerPool
 from tests.engine.runtime.schedules import (
     DEADLINE,
     MISSING,
@@ -55,7 +56,7 @@ def call(
                 found.append(item)
         return found
 
-    return BackgroundCall(steps(), subject.callers)
+    return subject.calls.submit(steps())
 
 
 def gated() -> tuple[threading.Event, Script]:
@@ -141,13 +142,14 @@ def test_reads_that_have_not_begun_do_not_begin_and_files_are_closed() -> None:
 
 
 def test_images_of_more_callers_than_threads_fill_their_batches() -> None:
-    gate, script = gated()
+    def slowly(stage: str, values: list[int]) -> None:
+        """Graphs take longer than the steps of the calls, which fill the next batch meanwhile."""
+        begun = sum(map(len, script.batches))
+        wait_until(lambda: subject.stats().waiting >= min(8, 65 - begun))
+
+    script = Script(fails=slowly)
     subject = pipeline(script, batches=1, max_batch=8, threads=1)
     calls = [call(subject, list(prompted([0]))) for _ in range(65)]
-    script.wait_for_batches(1)
-    first = len(script.batches[0])
-    wait_until(lambda: subject.stats().waiting == 65 - first)
-    gate.set()
     for each in calls:
         (found,) = each.result(DEADLINE)
         check(found, 0)
@@ -182,7 +184,7 @@ def test_any_mixture_of_cancelled_and_answered_calls(seed: int) -> None:
 def test_closing_the_pipeline_ends_every_call() -> None:
     gate, script = gated()
     subject = pipeline(script, batches=1, max_batch=1)
-    calls = [call(subject, list(prompted([0, 1, 2]))) for _ in range(4)]
+    calls = [call(subject, list(prompted([0, 1, 2]))) for _ in range(40)]  # most have not begun
     script.wait_for_batches(1)
     subject.stop()
     gate.set()
@@ -193,7 +195,7 @@ def test_closing_the_pipeline_ends_every_call() -> None:
 
 
 def test_a_call_that_is_cancelled_while_it_runs_ends_at_its_next_wait() -> None:
-    workers, running, go_on, ended = WorkerPool(1), *(threading.Event() for _ in range(3))
+    running, go_on, ended = (threading.Event() for _ in range(3))
 
     def steps() -> Generator[Future[Any], None, None]:
         try:
@@ -203,14 +205,16 @@ def test_a_call_that_is_cancelled_while_it_runs_ends_at_its_next_wait() -> None:
         finally:
             ended.set()
 
-    subject = BackgroundCall(steps(), workers)
+    calls = BackgroundCalls(1, most=1)
+    subject = calls.submit(steps())
     assert running.wait(DEADLINE)
     assert subject.cancel()  # at once
     assert subject.cancel()
     assert not ended.is_set()
     go_on.set()
     assert ended.wait(DEADLINE)
-    in_time(workers.close)
+    in_time(calls.finish)
+    calls.close()
 
 
 def test_a_task_that_is_cancelled_cancels_the_engines_work(engine_directory: Path) -> None:
@@ -233,23 +237,87 @@ def test_a_task_that_is_cancelled_cancels_the_engines_work(engine_directory: Pat
     assert script.batches == [[0]]
 
 
-def test_what_was_submitted_is_finished_at_exit() -> None:
+def test_what_was_submitted_is_finished_at_exit(engine_directory: Path) -> None:
     program = """
-import threading, time
-from concurrent.futures import Future
-from medfocus.engine.background import BackgroundCall
-from medfocus.engine.runtime.worker_pool import WorkerPool
-awaited = Future()
-def steps():
-    yield awaited
-    print("finished", flush=True)
-def later():
-    time.sleep(0.5)
-    awaited.set_result(None)
-threading.Thread(target=later, daemon=True).start()
-BackgroundCall(steps(), WorkerPool(1))
+import sys
+import numpy as np
+from medfocus.engine import Engine
+engine = Engine.load(sys.argv[1], verify=False)
+for _ in range(40):
+    future = engine.submit(np.zeros((8, 8, 3), np.uint8))
+    future.add_done_callback(lambda done: print(done.result()[0].error))
 """
     found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, check=True
+        [sys.executable, "-c", program, engine_directory],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
     )
-    assert found.stdout == "finished\n"
+    assert found.stdout.split() == ["None"] * 40
+
+
+@pytest.mark.parametrize("sources", [1, 40])
+def test_open_files_are_bounded_over_all_calls(sources: int) -> None:
+    width = 4 + 16  # of one call: those under way, and those read ahead
+    subject = pipeline(Script(), batches=1, max_batch=4, threads=1)
+    subject.reader = reader = GatedReader()  # type: ignore[assignment]
+    before = descriptors()
+    calls = [call(subject, [PromptedSource(b"file")] * sources) for _ in range(60)]
+    assert reader.begun.acquire(timeout=DEADLINE)
+    most = 4 + 4 + 1  # calls: those under way, the next batch, and one per thread
+    wait_until(lambda: subject.calls.begun == most)
+    wait_until(lambda: descriptors() >= before + most)
+    shares = sum(math.ceil(width / begun) for begun in range(1, most + 1))
+    assert descriptors() <= before + (most if sources == 1 else shares)
+    assert calls[-1].cancel()  # it has not begun
+    reader.gate.set()
+    for each in calls[:-1]:
+        found = each.result(DEADLINE)
+        assert [item.number for item in found] == list(range(sources))
+        for item in found:
+            check(item, 1)
+    assert reader.count == 59 * sources
+    in_time(subject.close)
+    assert descriptors() <= before
+
+
+def test_a_call_that_waits_while_the_pool_closes_is_answered() -> None:
+    awaited: Future[int] = Future()
+    begun = threading.Event()
+
+    def steps() -> Generator[Future[int], None, int]:
+        begun.set()
+        yield awaited
+        return awaited.result()
+
+    calls = BackgroundCalls(1, most=1)
+    first, second = calls.submit(steps()), calls.submit(steps())
+    assert begun.wait(DEADLINE)
+    calls.close()
+    for thread in calls._workers._threads:
+        thread.join(DEADLINE)
+    awaited.set_result(1)
+    assert [first.result(DEADLINE), second.result(DEADLINE)] == [1, 1]
+    in_time(calls.finish)
+    with pytest.raises(RuntimeError):
+        calls.submit(steps())
+
+
+def test_a_call_whose_cleaning_up_raises_is_cancelled_all_the_same() -> None:
+    begun = threading.Event()
+
+    def steps() -> Generator[Future[Any], None, None]:
+        try:
+            begun.set()
+            yield Future()
+        finally:
+            raise OSError
+
+    calls = BackgroundCalls(1, most=1)
+    subject = calls.submit(steps())
+    assert begun.wait(DEADLINE)
+    with suppress(OSError):  # which its worker has if it was still running
+        subject.cancel()
+    in_time(calls.finish)
+    assert subject.cancelled()

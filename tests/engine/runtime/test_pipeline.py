@@ -19,7 +19,7 @@ from medfocus.engine.runtime.image_request import ImageRequest
 from medfocus.engine.runtime.pipeline import Pipeline
 from medfocus.engine.runtime.read_ahead import PendingPrediction, PromptedSource, stream_sources
 from medfocus.engine.runtime.request_batcher import RequestBatcher
-from medfocus.engine.runtime.worker_pool import WorkerPool
+from medfocus.engine.worker_pool import WorkerPool
 from medfocus.errors import DeviceError, ImageError, InputError, MedfocusError, OutputError
 from medfocus.settings import Prompts
 from tests.engine.runtime.schedules import (
@@ -733,4 +733,24 @@ def test_the_former_name_of_buffer_bytes_still_works() -> None:
     assert stats.buffer_bytes > 0
     with pytest.warns(DeprecationWarning, match="buffer_bytes"):
         assert stats.ring_bytes == stats.buffer_bytes
+    in_time(subject.close)
+
+
+def test_whatever_preprocessing_raises_costs_that_image_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare = ScriptedBuffers.prepare
+
+    def interrupted(self: ScriptedBuffers, row: int) -> None:
+        if self._values[row] == 1:
+            raise SystemExit("text of a stranger")
+        prepare(self, row)
+
+    monkeypatch.setattr(ScriptedBuffers, "prepare", interrupted)
+    subject = pipeline(Script())
+    first, second = stream_sources(subject, prompted([1, 2]), PROMPTS, 4)
+    error = first.future.exception()
+    assert isinstance(error, ImageError)
+    assert "stranger" not in str(error)
+    check(second, 2)
     in_time(subject.close)
