@@ -239,13 +239,13 @@ def test_a_task_that_is_cancelled_cancels_the_engines_work(engine_directory: Pat
 
 def test_what_was_submitted_is_finished_at_exit(engine_directory: Path) -> None:
     program = """
-import sys
+import os, sys
 import numpy as np
 from medfocus.engine import Engine
 engine = Engine.load(sys.argv[1], verify=False)
 for _ in range(40):
     future = engine.submit(np.zeros((8, 8, 3), np.uint8))
-    future.add_done_callback(lambda done: print(done.result()[0].error))
+    future.add_done_callback(lambda done: os.write(1, f"{done.result()[0].error}\\n".encode()))
 """
     found = subprocess.run(
         [sys.executable, "-c", program, engine_directory],
