@@ -73,7 +73,7 @@ def test_calls_beyond_the_limit_are_refused(
     waiting = stub.ModelInfer.future(request(b"a"))
     assert held.began.wait(60)
     with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelInfer(request(b"a"))
+        stub.ModelInfer(request(b"a"), timeout=30)
     assert caught.value.code() == Code.RESOURCE_EXHAUSTED
     held.future.set_result([])
     assert waiting.result().model_name == "tiny"

@@ -63,8 +63,9 @@ def test_more_tensors_than_there_are(name: str) -> None:
 
 def test_an_axis_that_numpy_cannot_hold() -> None:
     for shape in ([0, 2**31, 2**31, 3], [1, 0, 2**31 + 1], [1, 0, 2**62]):
-        binary = {"data": None, "parameters": {"binary_data_size": 0}}
-        for more in ({"data": []}, binary):
+        inline: dict[str, Any] = {"data": []}
+        binary: dict[str, Any] = {"data": None, "parameters": {"binary_data_size": 0}}
+        for more in (inline, binary):
             body = {**images(), "datatype": "UINT8", "shape": shape, **more}
             text = json.dumps({"inputs": [body]}).encode()
             with refuses(RequestError, "serve.request"):
@@ -86,7 +87,7 @@ def test_bodies_of_all_clients_together_are_limited(serve_both: ServeBoth, held:
         assert (refused.status_code, refused.json()["code"]) == (429, "serve.busy")
         assert int(refused.headers["retry-after"]) > 0
         with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(large)
+            stub.ModelInfer(large, timeout=60)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(caught.value.trailing_metadata())["code"] == "serve.busy"
         held.future.set_result([])
