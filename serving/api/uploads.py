@@ -1,7 +1,7 @@
 """The three forms of a request to classify: files of a form, the bytes of one file, JSON."""
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -16,6 +16,7 @@ from medfocus.engine.preprocess.prompts import MOST_POINTS
 from medfocus.serving.answers.predictions import MaskFormat
 from medfocus.serving.config import MEBIBYTE, MOST_JSON_BYTES, Limits
 from medfocus.serving.errors import RequestError
+from medfocus.serving.state import service_of
 
 FORM, JSON = "multipart/form-data", "application/json"
 BINARY = ("application/octet-stream", "application/dicom", "image/")
@@ -107,8 +108,9 @@ async def received(request: Request, limits: Limits) -> AsyncIterator[Upload]:
             options = form.get(OPTIONS, "{}")
             yield Upload([*files], _parsed(Options, options if isinstance(options, str) else "{}"))
     elif kind == JSON:
-        body = _parsed(Body, await _json(request))
-        yield Upload([*body.images], body)
+        with service_of(request).bodies.share() as take:
+            body = _parsed(Body, await _json(request, take))
+            yield Upload([*body.images], body)
     elif kind.startswith(BINARY):
         with SpooledTemporaryFile(IN_MEMORY) as file:
             async for chunk in request.stream():
@@ -123,9 +125,10 @@ async def received(request: Request, limits: Limits) -> AsyncIterator[Upload]:
         raise RequestError("request", problem, hint, code="serve.media_type")
 
 
-async def _json(request: Request) -> bytes:
+async def _json(request: Request, take: Callable[[int], None]) -> bytes:
     content = bytearray()
     async for chunk in request.stream():
+        take(len(chunk))
         content += chunk
         if len(content) > MOST_JSON_BYTES:
             problem, hint = f"has more than {MOST_JSON_BYTES} bytes of JSON", "send files as a form"
