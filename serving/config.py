@@ -13,6 +13,7 @@ from medfocus.files.file_errors import reason
 # In addresses and in metrics' labels, so nothing that needs quoting.
 EngineName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 MEBIBYTE = 2**20
+MOST_JSON_BYTES = 32 * MEBIBYTE  # of a body, whose numbers take many times the memory
 
 
 class _Strict(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 END_SECONDS = 2.0  # for the last bytes of an answer, and for TLS to end
-MOST_HEAD_BYTES = 64 * 1024  # of a request line and its headers
+MOST_HEAD_BYTES = 64 * 1024  # of a request line and its headers, or of trailers
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -21,7 +21,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._head_bytes: int | None = 0  # of headers that are not complete; None after them
+        self._in_head = True
+        self._without_body = 0  # bytes since the last ones of a body: of headers and trailers
         self._timer: asyncio.TimerHandle | None = None
         self._unread = 0  # bytes of an answer when the timer was started
 
@@ -37,27 +38,46 @@ class GuardedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._head_bytes is None and not self.cycle.more_body:  # of the next request
-            self._head_bytes = 0
+        if not self._in_head and not self.cycle.more_body:  # of the next request
+            self._in_head = True
             self._start_timer()
+        self._without_body += len(data)
         super().data_received(data)
-        if self._head_bytes is not None and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self.transport.write(
-                    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-                    b"content-length: 0\r\nconnection: close\r\n\r\n"
-                )
-                self.transport.close()
+        if self._without_body <= MOST_HEAD_BYTES or self.transport.is_closing():
+            return
+        if self._in_head and (self.cycle is None or self.cycle.response_complete):
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+                b"content-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools; trailers, which come after a body, are not kept."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """See httptools."""
-        self._head_bytes = None
+        self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._without_body = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """See httptools."""
+        self._without_body = 0
         self._stop_timer()
         super().on_message_complete()
 

@@ -14,7 +14,7 @@ from medfocus.engine.artifact.manifest import Manifest, to_json
 from medfocus.engine.runtime.metrics import Span
 from medfocus.errors import InputError, MedfocusError
 from medfocus.serving.config import EngineSettings
-from medfocus.serving.errors import BusyError
+from medfocus.serving.errors import BusyError, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class EngineRegistry:
         self.observe: Observe | None = None
         self._slots: dict[str, _Slot] = {}
         self._changed = threading.Condition()
+        self._closing = False
 
     def load(self, name: str, settings: EngineSettings | None = None) -> ServedEngine:
         """Load an engine, or its next version: only once it is ready, requests go to it.
@@ -118,8 +119,8 @@ class EngineRegistry:
                 raise self._unknown(name)
             wanted = settings or slot.settings
             slot.loading = True
-            self._drop_broken(slot)  # first, for its memory
             try:
+                self._drop_broken(slot)  # first, for its memory
                 engine = self._load(wanted)
             except Exception as error:
                 known = isinstance(error, MedfocusError)
@@ -211,7 +212,8 @@ class EngineRegistry:
             return [slot.current for slot in self._slots.values() if _answers(slot.current)]
 
     def close(self) -> None:
-        """Unload all."""
+        """Unload all, for good."""
+        self._closing = True
         for name in list(self._slots):
             self.unload(name)
 
@@ -257,6 +259,9 @@ class EngineRegistry:
         log.info("engine %s: version %s is closed", served.name, served.version)
 
     def _unknown(self, name: str) -> InputError:
+        if self._closing:
+            hint = "send it again, to another service or later"
+            return RequestError("service", "is stopping", hint, code="serve.stopping")
         known = ", ".join(sorted(self._slots)) or "none is loaded"
         hint = f"use one of: {known}"
         return InputError(f"engine {name}", "is not served", hint, code="serve.unknown_engine")

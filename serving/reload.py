@@ -40,6 +40,8 @@ def reload(service: Service, config: ServeConfig) -> None:
                 service.engines.load(name, settings)
         except (MedfocusError, OSError) as error:
             log.error("engine %s: is not reloaded: %s", name, error)
+        except Exception as error:  # its text may be about anything
+            log.error("engine %s: is not reloaded: %s", name, type(error).__name__)
 
 
 def _is_outdated(state: EngineState | None, settings: EngineSettings) -> bool:

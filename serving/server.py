@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,8 @@ from medfocus.serving.state import Service
 KEEP_ALIVE_SECONDS = 75  # longer than what load balancers commonly keep an idle connection
 
 log = logging.getLogger(__name__)
+
+_one_reload = threading.Lock()  # a second SIGHUP reads the configuration after the first
 
 
 class _Server(uvicorn.Server):
@@ -127,16 +131,18 @@ async def _grpc_servers(service: Service) -> list[Any]:
 
 
 def _load(service: Service, stopping: asyncio.Event) -> None:
-    for name, settings in service.config.engines.items():
-        if not stopping.is_set():
+    for name in list(service.config.engines):
+        settings = service.config.engines.get(name)  # as it is now: SIGHUP may come in between
+        if not (stopping.is_set() or settings is None or service.engines.serves(name)):
             service.engines.load(name, settings)
 
 
 def _reload(service: Service, read: Callable[[], ServeConfig]) -> None:
-    try:
-        reload(service, read())
-    except MedfocusError as error:
-        log.error("not reloaded: %s", error)
+    with _one_reload:
+        try:
+            reload(service, read())
+        except MedfocusError as error:
+            log.error("not reloaded: %s", error)
 
 
 def uvicorn_config(service: Service) -> uvicorn.Config:
@@ -156,7 +162,7 @@ def uvicorn_config(service: Service) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(limits.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(limits.drain_seconds),
         ssl_certfile=security.certificate,
         ssl_keyfile=security.key,
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from medfocus.serving.body_memory import BodyMemory
 from medfocus.serving.config import ServeConfig
 from medfocus.serving.engines import EngineRegistry
 from medfocus.serving.monitoring.metrics import Metrics
@@ -23,6 +24,7 @@ class Service:
         tokens: None where it needs none.
         stopping: whether it takes no more requests.
         metrics: of the requests and the engines.
+        bodies: memory for those that are not on disk.
     """
 
     config: ServeConfig
@@ -30,9 +32,11 @@ class Service:
     tokens: "Tokens | None" = None
     stopping: bool = False
     metrics: Metrics = field(init=False)
+    bodies: BodyMemory = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engines)
+        self.bodies = BodyMemory(self.config.limits.body_bytes)
 
 
 def service_of(request: Request) -> Service:

@@ -255,7 +255,8 @@ def soak(
         "requests": sum(tally.statuses.values()),
         "statuses": dict(sorted(tally.statuses.items())),
         "unexpected": dict(tally.unexpected),
-        "first_sixth": _medians(samples, minutes / 6, minutes / 3),
+        "unexpected_count": sum(tally.unexpected.values()),
+        "second_sixth": _medians(samples, minutes / 6, minutes / 3),
         "last_sixth": _medians(samples, minutes * 5 / 6, minutes),
         "idle": idle,
         "by_tenth": [
@@ -298,7 +299,7 @@ def main() -> None:
         "date": environment.date,
         "revision": environment.revision,
     }
-    atomic_write(options.out, json.dumps(found, indent=1) + "\n")
+    atomic_write(options.out, json.dumps([found], indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

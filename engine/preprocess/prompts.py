@@ -14,6 +14,9 @@ _Prompt = TypeVar("_Prompt")
 # Of a file: one for each of its images, or for some of them by their number, from 0.
 PerFrame: TypeAlias = _Prompt | Mapping[int, _Prompt]
 MALFORMED = "input.prompt_malformed"
+MOST_POINTS = (
+    1024  # of one image: each takes part in SAM2's attention, for all that share the engine
+)
 Corner = tuple[float, float, Literal[0, 1, 2, 3]]
 
 
@@ -30,7 +33,8 @@ def own_prompt(
         source: of the image, in errors.
 
     Raises:
-        InputError: neither is given, or one is malformed or outside the image.
+        InputError: neither is given, one is malformed or outside the image, or there are more
+            than `MOST_POINTS`.
     """
     corners: list[Corner] = []
     if box is not None:
@@ -41,6 +45,9 @@ def own_prompt(
             hint = "give left < right and top < bottom, in pixels"
             raise InputError(f"box of {source}", "has no area", hint, code=MALFORMED)
         corners = [(left, top, BOX_TOP_LEFT), (right, bottom, BOX_BOTTOM_RIGHT)]
+    if points is not None and len(points) > MOST_POINTS:
+        problem, hint = f"are {len(points)}", f"give at most {MOST_POINTS}"
+        raise InputError(f"points of {source}", problem, hint, code=MALFORMED)
     for point in () if points is None else points:
         x, y, *label = _numbers(point, (2, 3), f"point of {source}", "x, y or x, y, label")
         kind = label[0] if label else FOREGROUND

@@ -1,5 +1,7 @@
 """Whether the service is alive, whether its engines are ready, and metrics."""
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import choose_encoder
@@ -36,7 +38,9 @@ async def readyz(request: Request, response: Response) -> Readiness:
     states = service.engines.states()
     ready = bool(states) and all(each.state == "ready" for each in states) and not service.stopping
     response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, engines=states)
+    # Whoever has no token learns that there was an error; its text may name files.
+    hidden = [replace(each, error=each.error and "see the service's log") for each in states]
+    return Readiness(ready=ready, engines=hidden)
 
 
 @router.get("/metrics", response_class=Response)

@@ -1,7 +1,7 @@
 """The three forms of a request to classify: files of a form, the bytes of one file, JSON."""
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -12,9 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.datastructures import UploadFile
 
 from medfocus.engine.io.in_memory import InMemoryFile
+from medfocus.engine.preprocess.prompts import MOST_POINTS
 from medfocus.serving.answers.predictions import MaskFormat
-from medfocus.serving.config import MEBIBYTE, Limits
+from medfocus.serving.config import MEBIBYTE, MOST_JSON_BYTES, Limits
 from medfocus.serving.errors import RequestError
+from medfocus.serving.state import service_of
 
 FORM, JSON = "multipart/form-data", "application/json"
 BINARY = ("application/octet-stream", "application/dicom", "image/")
@@ -43,6 +45,7 @@ Encoded = Annotated[
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Box = Annotated[list[Number], Field(min_length=4, max_length=4)]
 Point = Annotated[list[Number], Field(min_length=2, max_length=3)]
+Points = Annotated[list[Point], Field(max_length=MOST_POINTS)]
 
 
 class Options(BaseModel):
@@ -60,7 +63,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     boxes: list[Box | dict[int, Box] | None] | None = None
-    points: list[list[Point] | dict[int, list[Point]] | None] | None = None
+    points: list[Points | dict[int, Points] | None] | None = None
     mask: MaskFormat | None = None
     embedding: bool = False
 
@@ -105,9 +108,9 @@ async def received(request: Request, limits: Limits) -> AsyncIterator[Upload]:
             options = form.get(OPTIONS, "{}")
             yield Upload([*files], _parsed(Options, options if isinstance(options, str) else "{}"))
     elif kind == JSON:
-        body = _parsed(Body, await request.body())
-        values = body.model_dump(exclude={"images"})
-        yield Upload([*body.images], Options.model_validate(values))
+        with service_of(request).bodies.share() as take:
+            body = _parsed(Body, await _json(request, take))
+            yield Upload([*body.images], body)
     elif kind.startswith(BINARY):
         with SpooledTemporaryFile(IN_MEMORY) as file:
             async for chunk in request.stream():
@@ -120,6 +123,17 @@ async def received(request: Request, limits: Limits) -> AsyncIterator[Upload]:
         problem = f"is of type {kind or 'unknown'}"[:80]
         hint = f"send {FORM}, {JSON}, or one file as application/octet-stream"
         raise RequestError("request", problem, hint, code="serve.media_type")
+
+
+async def _json(request: Request, take: Callable[[int], None]) -> bytes:
+    content = bytearray()
+    async for chunk in request.stream():
+        take(len(chunk))
+        content += chunk
+        if len(content) > MOST_JSON_BYTES:
+            problem, hint = f"has more than {MOST_JSON_BYTES} bytes of JSON", "send files as a form"
+            raise RequestError("request", problem, hint, code="serve.body_too_large")
+    return bytes(content)
 
 
 def _parsed(model: type[M], text: str | bytes) -> M:

@@ -118,7 +118,10 @@ def _gpu_memory(devices: set[str]) -> Iterator[Metric]:
     used = GaugeMetricFamily("medfocus_gpu_used_bytes", "Memory in use.", labels=("device",))
     size = GaugeMetricFamily("medfocus_gpu_size_bytes", "Memory there is.", labels=("device",))
     for device in gpus:
-        free, total = torch.cuda.mem_get_info(device)
+        try:
+            free, total = torch.cuda.mem_get_info(device)
+        except RuntimeError:  # it is lost
+            continue
         used.add_metric((device,), total - free)
         size.add_metric((device,), total)
     yield from (used, size)

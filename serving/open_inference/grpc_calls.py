@@ -7,15 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from medfocus.errors import MedfocusError
 from medfocus.serving.engines import RETRY_SECONDS
-from medfocus.serving.errors import RequestError
-from medfocus.serving.inference import within
 from medfocus.serving.monitoring import traces
 from medfocus.serving.monitoring.access_log import log_request
 from medfocus.serving.open_inference.grpc_methods import Method
+from medfocus.serving.open_inference.grpc_reading import Reader
 from medfocus.serving.problems import status_of
 from medfocus.serving.security.access import check_role
 from medfocus.serving.state import Service
@@ -26,6 +24,7 @@ _CODES = {  # by HTTP status
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as the library answers above its own limit
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -36,31 +35,31 @@ log = logging.getLogger("grpc.medfocus")  # with that of the library, see `error
 
 
 async def answered(
-    service: Service, path: str, method: Method, messages: AsyncIterator[bytes], context: Any
+    reader: Reader, path: str, method: Method, messages: AsyncIterator[bytes], context: Any
 ) -> bytes:
     """Answer one call. Its status in the log and the metrics is what HTTP's would be."""
     metadata = dict(context.invocation_metadata())
     with traces.server_span(metadata):
-        return await _answered(service, path, method, messages, context, metadata)
+        return await _answered(reader, path, method, messages, context, metadata)
 
 
 async def _answered(
-    service: Service,
+    reader: Reader,
     path: str,
     method: Method,
     messages: AsyncIterator[bytes],
     context: Any,
     metadata: Mapping[str, Any],
 ) -> bytes:
+    service = reader.service
     began, status, engine, code = time.perf_counter(), 500, None, "serve.failed"
     sizes = {"received": 0, "sent": 0}
     try:
         check_role(service, metadata.get("authorization"), method.role)
-        sent = await within(service.config.limits.seconds, _first(messages))
-        sizes["received"] = len(sent)
-        request = _parsed(method, sent)
-        engine = method.engine(request)
-        answer = await method.answer(service, request, _seconds(service, context))
+        with service.bodies.share() as take:
+            request, sizes["received"] = await reader.message(method, messages, take)
+            engine = method.engine(request)
+            answer = await method.answer(service, request, _seconds(service, context))
         content: bytes = answer.SerializeToString()
         status, code, sizes["sent"] = 200, "", len(content)
         return content
@@ -93,20 +92,6 @@ async def _answered(
             sizes=sizes,
             traceparent=metadata.get("traceparent", ""),
         )
-
-
-async def _first(messages: AsyncIterator[bytes]) -> bytes:
-    async for message in messages:
-        return message
-    raise RequestError("call", "has no message, or one that is too large", "send one message")
-
-
-def _parsed(method: Method, content: bytes) -> Any:
-    try:
-        return method.request.FromString(content)
-    except DecodeError:
-        hint = "send a message of the protocol"
-        raise RequestError("message", "is malformed", hint) from None
 
 
 def _seconds(service: Service, context: Any) -> float:

@@ -8,7 +8,12 @@ import grpc
 from medfocus.errors import InputError
 from medfocus.serving.open_inference.grpc_calls import answered
 from medfocus.serving.open_inference.grpc_methods import METHODS
+from medfocus.serving.open_inference.grpc_reading import Reader
 from medfocus.serving.state import Service
+
+# Calls of all clients at once, of which each may hold 64 KiB before its message is read; an
+# engine's queue has as many images. The library answers more with RESOURCE_EXHAUSTED.
+MOST_CALLS = 1024
 
 
 async def grpc_server(service: Service, port: int) -> tuple[Any, int]:
@@ -27,6 +32,7 @@ async def grpc_server(service: Service, port: int) -> tuple[Any, int]:
     config, limits = service.config, service.config.limits
     milliseconds = int(limits.idle_seconds * 1000)
     server = grpc.aio.server(
+        maximum_concurrent_rpcs=MOST_CALLS,
         options=[
             ("grpc.max_receive_message_length", limits.body_bytes),
             ("grpc.max_send_message_length", -1),
@@ -35,14 +41,14 @@ async def grpc_server(service: Service, port: int) -> tuple[Any, int]:
             # A client that is gone without a word is noticed, and its work cancelled.
             ("grpc.keepalive_time_ms", milliseconds),
             ("grpc.keepalive_timeout_ms", milliseconds),
-        ]
+        ],
     )
     # Each method takes a stream, of which it reads one message: a call is the same to the client,
     # and who may not make it is refused before its message has been received.
-    services: dict[str, dict[str, Any]] = {}
+    reader, services = Reader(service), dict[str, dict[str, Any]]()
     for path, method in METHODS.items():
         name, _, call = path.rpartition("/")
-        handler = grpc.stream_unary_rpc_method_handler(partial(answered, service, path, method))
+        handler = grpc.stream_unary_rpc_method_handler(partial(answered, reader, path, method))
         services.setdefault(name, {})[call] = handler
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(*each) for each in services.items()]

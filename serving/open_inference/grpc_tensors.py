@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.inputs import InferRequest, infer_request, refuse_not_served
@@ -11,6 +12,7 @@ from medfocus.serving.open_inference.messages import CLASSES
 from medfocus.serving.open_inference.tensors import (
     NUMPY_TYPES,
     Tensor,
+    check_count,
     fitted,
     from_raw,
     input_type,
@@ -74,9 +76,11 @@ def _tensor(given: Any, raw: bytes | None, images: int) -> Tensor:
             raise refused(given.name, "has contents twice", "leave out contents, or the raw ones")
         return from_raw(given.name, datatype, given.shape, raw)
     elements = getattr(given.contents, _CONTENTS[datatype])
+    check_count(given.name, given.shape, len(elements))  # before they are copied
     if datatype == "BYTES":
         return fitted(given.name, datatype, given.shape, list(elements))
-    values = np.array(elements, np.float64)
+    kind = np.uint32 if datatype == "UINT8" else np.float32
+    values: NDArray[Any] = np.fromiter(elements, kind, len(elements))
     if datatype == "UINT8" and (values > 255).any():
         raise refused(given.name, "has elements that are no UINT8", "send numbers from 0 to 255")
     return fitted(given.name, datatype, given.shape, values.astype(NUMPY_TYPES[datatype]))

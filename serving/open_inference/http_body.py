@@ -19,11 +19,14 @@ from medfocus.serving.open_inference.inputs import (
     refuse_not_served,
 )
 from medfocus.serving.open_inference.tensors import (
+    INPUTS,
+    MOST_AXIS,
     NUMPY_TYPES,
     OUTPUTS,
     QUOTED,
     Datatype,
     Tensor,
+    check_count,
     fitted,
     from_raw,
     input_type,
@@ -37,7 +40,11 @@ MOST_JSON_BYTES = 32 * MEBIBYTE  # whose numbers take many times the memory
 
 M = TypeVar("M", bound=BaseModel)
 Parameters = dict[str, bool | int | float | str]
-Axis = Annotated[int, Field(ge=0, le=2**31)]
+_ELEMENTS: dict[str, set[type]] = {
+    "UINT8": {int},
+    "FP32": {int, float, type(None)},
+}  # types in JSON
+Axis = Annotated[int, Field(ge=0, le=MOST_AXIS)]
 
 
 class InputTensor(BaseModel):
@@ -62,8 +69,8 @@ class Body(BaseModel):
 
     id: str = ""
     parameters: Parameters = {}
-    inputs: list[InputTensor]
-    outputs: list[OutputTensor] = []
+    inputs: list[InputTensor] = Field(max_length=len(INPUTS))
+    outputs: list[OutputTensor] = Field(default=[], max_length=len(OUTPUTS))
 
     @property
     def binary(self) -> set[str]:
@@ -74,7 +81,9 @@ class Body(BaseModel):
         return {each.name for each in self.outputs if each.parameters.get(BINARY, wanted)}
 
 
-def parsed(content: bytes, json_bytes: str | None, images: int) -> tuple[Body, InferRequest]:
+def parsed(
+    content: bytes | bytearray, json_bytes: str | None, images: int
+) -> tuple[Body, InferRequest]:
     """A request from its body.
 
     Args:
@@ -92,8 +101,9 @@ def parsed(content: bytes, json_bytes: str | None, images: int) -> tuple[Body, I
     if size > MOST_JSON_BYTES:
         problem, hint = f"is larger than {MOST_JSON_BYTES} bytes", "send images as binary tensors"
         raise RequestError("JSON", problem, hint, code="serve.body_too_large")
-    body = validated(Body, content[:size])
-    tensors, rest = [], memoryview(content)[size:]
+    view = memoryview(content)
+    body = validated(Body, bytes(view[:size]))
+    tensors, rest = [], view[size:]
     for each in body.inputs:
         tensor, rest = _tensor(each, rest, images)
         tensors.append(tensor)
@@ -105,7 +115,7 @@ def parsed(content: bytes, json_bytes: str | None, images: int) -> tuple[Body, I
     return body, infer_request(body.id, tensors, names, body.parameters)
 
 
-def validated(model: type[M], content: bytes) -> M:
+def validated(model: type[M], content: bytes | bytearray) -> M:
     """JSON as a model says it must be.
 
     Raises:
@@ -172,7 +182,9 @@ def _from_json(given: InputTensor, datatype: Datatype) -> Tensor:
     if data is None:
         raise refused(name, "has no data", f"send data, or binary data and {SIZE}")
     if datatype == "BYTES":
+        check_count(name, shape, len(data))
         return fitted(name, datatype, shape, [_decoded(name, each) for each in data])
+    check_count(name, shape, _count(name, data, datatype))
     values = _numbers(name, data, datatype)
     if values.ndim > 1 and values.shape != shape:
         raise refused(name, "is nested otherwise than its shape", "nest it so, or not at all")
@@ -187,24 +199,39 @@ def _decoded(name: str, element: Any) -> bytes:
         raise refused(name, "has an element that is no base64", hint) from None
 
 
+def _count(name: str, data: list[Any], datatype: Datatype) -> int:
+    """How many numbers there are, in rows of rows: NumPy would make room for what is none.
+
+    A text among numbers would make texts of that length of all of them.
+    """
+    count, rows = 0, [data]
+    while rows:
+        row = rows.pop()
+        kinds = set(map(type, row))
+        if kinds == {list}:
+            rows.extend(row)
+        elif kinds <= _ELEMENTS[datatype]:
+            count += len(row)
+        else:
+            raise _no_numbers(name, datatype)
+    return count
+
+
 def _numbers(name: str, data: list[Any], datatype: Datatype) -> NDArray[Any]:
+    """An array of what `_count` has counted."""
     try:
-        found = np.array(data)
-        if found.dtype == object:  # with null for NaN
-            found = np.array(data, np.float64) if _has_numbers(found) else found
-        fits = found.dtype.kind in ("iu" if datatype == "UINT8" else "iuf") or not found.size
-        if datatype == "UINT8":
-            fits = fits and bool(((found >= 0) & (found <= 255)).all())
-        if fits:
-            with np.errstate(over="ignore"):
-                return found.astype(NUMPY_TYPES[datatype])
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise refused(name, f"has elements that are no {datatype}", "send numbers of this datatype")
+        found = np.array(data, np.float64)
+    except (ValueError, OverflowError):  # rows of different lengths; an integer of 400 digits
+        raise _no_numbers(name, datatype) from None
+    if datatype == "UINT8" and not ((found >= 0) & (found <= 255)).all():
+        raise _no_numbers(name, datatype)
+    with np.errstate(over="ignore"):
+        return found.astype(NUMPY_TYPES[datatype])
 
 
-def _has_numbers(values: NDArray[Any]) -> bool:
-    return all(each is None or type(each) in (int, float) for each in values.flat)
+def _no_numbers(name: str, datatype: Datatype) -> RequestError:
+    problem = f"has elements that are no {datatype}, or rows of different lengths"
+    return refused(name, problem, "send numbers of this datatype")
 
 
 def _plain(tensor: Tensor) -> list[Any]:

@@ -1,7 +1,9 @@
 """The Open Inference Protocol over HTTP, with its binary tensors and Triton's model repository."""
 
+from collections.abc import Callable
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
@@ -33,6 +35,7 @@ router = APIRouter(
     tags=["Open Inference Protocol"],
     responses={"4XX": {"model": Error}, "5XX": {"model": Error}},
 )
+MOST_SMALL = 64 * 1024  # bytes of a body that is not for inference
 _CLASSIFY: dict[str, Any] = {"dependencies": [Depends(needs("classify"))]}
 _ADMINISTER: dict[str, Any] = {"dependencies": [Depends(needs("administer"))]}
 _BODY: dict[str, Any] = {
@@ -119,25 +122,33 @@ async def infer(request: Request, name: str, version: str = "") -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         problem, hint = "is compressed", "send it as it is"
         raise RequestError("body", problem, hint, code="serve.media_type")
-    content, size = await request.body(), request.headers.get(HEADER)
-    # Off the event loop, as it takes long for many pixels.
-    body, asked = await run_in_threadpool(parsed, content, size, service.config.limits.images)
-    work = inferred(service, name, version, asked, seconds)
-    answered = await unless_gone(request, work)
+    with service.engines.admitted(name, 1):  # else it is refused before its body is received
+        pass
+    size, images = request.headers.get(HEADER), service.config.limits.images
+    with service.bodies.share() as take:
+        content = await _received(request, take)
+        # Off the event loop, as it takes long for many pixels.
+        body, asked = await to_thread.run_sync(
+            parsed, content, size, images, limiter=service.bodies.limiter(len(content))
+        )
+        work = inferred(service, name, version, asked, seconds)
+        answered = await unless_gone(request, work)
     return await run_in_threadpool(_response, name, body, asked, answered)
 
 
 @router.post("/repository/index", openapi_extra=_optional(Index), **_CLASSIFY)
 async def index(request: Request) -> list[dict[str, str]]:
     """Every engine of the configuration, with its state."""
-    wanted = validated(Index, await request.body() or b"{}")
+    wanted = validated(Index, await _received(request, _small()) or b"{}")
     return models.repository_index(service_of(request), wanted.ready)
 
 
 @router.post("/repository/models/{name}/load", openapi_extra=_optional(Change), **_ADMINISTER)
 async def load(request: Request, name: str) -> None:
     """Load an engine of the configuration, or its next version; answers once that is ready."""
-    models.refuse_parameters(validated(Change, await request.body() or b"{}").parameters)
+    models.refuse_parameters(
+        validated(Change, await _received(request, _small()) or b"{}").parameters
+    )
     await load_configured(service_of(request), name)
 
 
@@ -145,6 +156,29 @@ async def load(request: Request, name: str) -> None:
 async def unload(request: Request, name: str) -> None:
     """Unload an engine, once it has answered what it has accepted."""
     await run_in_threadpool(service_of(request).engines.unload, name)
+
+
+async def _received(request: Request, take: Callable[[int], None]) -> bytearray:
+    """A body, of which each piece is taken into account before it is kept."""
+    content = bytearray()
+    async for chunk in request.stream():
+        take(len(chunk))
+        content += chunk
+    return content
+
+
+def _small() -> Callable[[int], None]:
+    """Refuses what is larger than a few options can be."""
+    left = MOST_SMALL
+
+    def take(size: int) -> None:
+        nonlocal left
+        left -= size
+        if left < 0:
+            problem, hint = f"is larger than {MOST_SMALL} bytes", "send only what is described"
+            raise RequestError("body", problem, hint, code="serve.body_too_large")
+
+    return take
 
 
 def _response(name: str, body: Body, asked: InferRequest, answered: Answered) -> Response:

@@ -18,6 +18,7 @@ Bytes = bytes | memoryview
 Values = NDArray[Any] | Sequence[Bytes]
 ANY = -1  # an axis of any length, in metadata
 CLASSES = -2  # an axis of as many as the engine has classes
+MOST_AXIS = 2**31
 QUOTED = 64  # characters of a client's own names in errors
 
 
@@ -91,7 +92,7 @@ def input_type(name: str, datatype: str, shape: Sequence[int], most: int) -> Dat
         found = described.datatype
         pairs = zip(shape, described.shape, strict=False)
         fits = len(shape) == len(described.shape) and all(w in (ANY, n) for n, w in pairs)
-    if datatype != found or not fits or min(shape) < 0:
+    if datatype != found or not fits or min(shape) < 0 or max(shape) > MOST_AXIS:
         hint = "see docs/serving.md for the inputs' datatypes and shapes"
         raise refused(name, "has another datatype or shape than it may have", hint)
     if shape[0] > most:
@@ -119,11 +120,23 @@ def fitted(name: str, datatype: Datatype, shape: Sequence[int], values: Values) 
     Raises:
         RequestError: they are more or fewer than its shape has elements.
     """
-    if len(values) != math.prod(shape):
-        raise _mismatch(name)
+    check_count(name, shape, len(values))
     if isinstance(values, np.ndarray):
-        values = values.reshape(shape)
+        try:
+            values = values.reshape(shape)
+        except ValueError:  # an axis of 0, and others whose product NumPy cannot hold
+            raise _mismatch(name) from None
     return Tensor(name, datatype, tuple(shape), values)
+
+
+def check_count(name: str, shape: Sequence[int], count: int) -> None:
+    """Refuse another number of elements than a shape has.
+
+    Raises:
+        RequestError: there are more or fewer.
+    """
+    if count != math.prod(shape):
+        raise _mismatch(name)
 
 
 def to_raw(tensor: Tensor) -> bytes:

@@ -1,6 +1,6 @@
 """Who may use a route: a dependency of FastAPI."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
@@ -12,14 +12,14 @@ from medfocus.serving.state import Service, service_of
 _scheme = HTTPBearer(auto_error=False, description="a token of the service's token file")
 
 
-def needs(wanted: Role) -> Callable[..., None]:
+def needs(wanted: Role) -> Callable[..., Awaitable[None]]:
     """A dependency that refuses whoever may not do what `wanted` may.
 
     Raises:
         RequestError: see `check_role`.
     """
 
-    def check(request: Request, _: object = Depends(_scheme)) -> None:
+    async def check(request: Request, _: object = Depends(_scheme)) -> None:
         check_role(service_of(request), request.headers.get("authorization"), wanted)
 
     return check

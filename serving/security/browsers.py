@@ -1,6 +1,7 @@
 """What a browser may do with the service: only pages of its own may call it."""
 
-import ipaddress
+import socket
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -59,7 +60,8 @@ class BrowserGuard:
         if self._service.config.loopback and not _names_this_machine(host):
             hint = "use the address that the service listens on"
             return RequestError("Host", "does not name this machine", hint, code="serve.origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        own = urlsplit(origin or "").netloc.lower() == host.lower() and _is_no_others(host)
+        if origin is not None and not own:
             problem, hint = "is a page of another site", "send requests from a program"
             return RequestError("Origin", problem, hint, code="serve.origin")
         return None
@@ -74,9 +76,18 @@ class BrowserGuard:
             headers["strict-transport-security"] = "max-age=31536000"
 
 
+def _is_no_others(host: str) -> bool:
+    """Whether nobody else can let this name mean this machine: an address, or its own name."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name in ("localhost", socket.gethostname().lower()) or bool(ip_address(name))
+    except ValueError:
+        return False
+
+
 def _names_this_machine(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return name == "localhost" or ip_address(name).is_loopback
     except ValueError:
         return False

@@ -179,6 +179,7 @@ def test_the_callers_own_prompts(engine: Engine) -> None:
         ({"points": [[(1, 1, 5)]]}, "point"),
         ({"points": [[]]}, "points"),
         ({"points": [[5]]}, "point"),
+        ({"points": [[(1, 1)] * 1025]}, "points"),
         ({"points": [[(1, 1, 0.9)]]}, "point"),
         ({"boxes": [(0, 0, 10, 9999)]}, "prompt"),
         ({"points": [[(1, -1)]]}, "prompt"),

@@ -66,6 +66,37 @@ def test_endless_headers(serve: Serve) -> None:
     assert found == b"" or found.startswith(b"HTTP/1.1 431 ")  # a reset may overtake the answer
 
 
+@pytest.mark.parametrize("trailer", [b"a: b\r\n", b"a"], ids=["many", "one"])
+def test_endless_trailers(serve: Serve, trailer: bytes) -> None:
+    with connected(serve()) as connection:
+        connection.sendall(
+            b"POST /v1/engines/tiny/classify HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+        )
+        try:
+            while True:
+                connection.sendall(trailer * 1000)
+        except OSError:
+            pass
+
+
+def test_short_trailers_are_ignored(serve: Serve) -> None:
+    with connected(serve()) as connection:
+        reader = connection.makefile("rb")
+        for _ in range(2):
+            connection.sendall(
+                b"POST /v1/engines/tiny/classify HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"1\r\na\r\n0\r\nChecksum: 9\r\n\r\n"
+            )
+            assert reader.readline().startswith(b"HTTP/1.1 200 ")
+            length = 0
+            while line := reader.readline().strip():
+                name, _, value = line.partition(b": ")
+                length = int(value) if name == b"content-length" else length
+            reader.read(length)
+
+
 def test_several_requests_on_one_connection_with_large_bodies(serve: Serve) -> None:
     client = serve()
     with connected(client) as connection:

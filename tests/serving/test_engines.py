@@ -10,7 +10,7 @@ from medfocus.engine import Engine
 from medfocus.errors import EngineDirectoryError, InputError
 from medfocus.serving.config import EngineSettings
 from medfocus.serving.engines import EngineRegistry
-from medfocus.serving.errors import BusyError
+from medfocus.serving.errors import BusyError, RequestError
 from tests.errors import refuses
 from tests.waiting import wait_until
 
@@ -144,3 +144,11 @@ def test_an_engine_unloaded_while_its_next_version_waits_to_be_loaded_stays_unlo
     unloading.join(120)
     assert [error.code for error in refused] == ["serve.unknown_engine"]
     assert [made.closed for made in loading.made] == [True]
+
+
+def test_a_registry_that_was_closed_says_that_the_service_stops(loading: Loading) -> None:
+    registry = EngineRegistry(4, loading)
+    registry.load("a", SETTINGS)
+    registry.close()
+    with refuses(RequestError, "serve.stopping"), registry.admitted("a", 1):
+        pass

@@ -1,13 +1,15 @@
 """SIGHUP: what changed on disk is taken up, what is broken leaves the former in place."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
 import pytest
 
 from medfocus.errors import InputError
+from medfocus.serving import server
 from medfocus.serving.command import service
-from medfocus.serving.config import ServeConfig, checked
+from medfocus.serving.config import EngineSettings, ServeConfig, checked
 from medfocus.serving.reload import reload
 from medfocus.serving.state import Service
 from tests.errors import refuses
@@ -72,3 +74,23 @@ def test_a_broken_token_file_changes_nothing(running: Service, tmp_path: Path) -
     assert running.tokens.role(f"Bearer {TOKEN}") == "classify"
     assert [state.name for state in running.engines.states()] == ["a"]
     running.engines.close()
+
+
+def test_what_changes_while_the_service_starts_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, f"classify {TOKEN}\n", "tokens")
+    made = service(config_of(tmp_path, "a", "b", "c"))
+    changed = made.config.engines["b"].model_copy(update={"max_batch": 2})
+    loads: list[tuple[str, int | None]] = []
+
+    def load(name: str, settings: EngineSettings) -> None:
+        loads.append((name, settings.max_batch))
+        if name == "a":  # SIGHUP comes while it is loaded
+            monkeypatch.setattr(made.engines, "serves", lambda name: name == "a")
+            engines = {"a": settings, "b": changed}
+            made.config = made.config.model_copy(update={"engines": engines})
+
+    monkeypatch.setattr(made.engines, "load", load)
+    server._load(made, asyncio.Event())
+    assert loads == [("a", None), ("b", 2)]

@@ -134,3 +134,15 @@ def test_files_of_too_many_frames_have_an_error_and_the_others_an_answer(
     first, second, third = answers(client.post(ADDRESS, json={"images": images}))
     assert [first, second] == plain(engine.classify(files[:2]))
     assert third["error"]["code"] == "image.too_many_frames"
+
+
+def test_prompts_and_json_have_limits(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, image = serve(), base64.b64encode(png(1)).decode()
+    points = [[1, 1]] * 1025
+    for given in (points, {"0": points}):
+        response = client.post(ADDRESS, json={"images": [image], "points": [given]})
+        assert (response.status_code, response.json()["code"]) == (400, "serve.request")
+    monkeypatch.setattr("medfocus.serving.api.uploads.MOST_JSON_BYTES", 10_000)
+    response = client.post(ADDRESS, json={"images": [image], "points": [points]})
+    assert (response.status_code, response.json()["code"]) == (413, "serve.body_too_large")
+    assert answers(client.post(ADDRESS, files=[("files", ("a", png(1)))]))[0]["error"] is None

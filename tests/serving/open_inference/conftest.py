@@ -3,13 +3,16 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 
+from medfocus.engine import Engine
 from medfocus.serving.command import service
 from medfocus.serving.config import checked
 from medfocus.serving.open_inference.grpc_server import grpc_server
@@ -67,3 +70,21 @@ def serve_both(engine_directory: Path) -> Iterator[ServeBoth]:
             return stack.enter_context(running(made))
 
         yield start
+
+
+class Held:
+    """An engine's `submit` that never answers, and what became of it."""
+
+    def __init__(self) -> None:
+        self.began, self.future = threading.Event(), Future[Any]()
+
+    def __call__(self, *_: object, **__: object) -> Future[Any]:
+        self.began.set()
+        return self.future
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    found = Held()
+    monkeypatch.setattr(Engine, "submit", found)
+    return found

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from medfocus.serving.config import checked
 from medfocus.serving.open_inference.grpc_server import grpc_server
 from tests.errors import refuses
 from tests.serving.api.test_classify import plain, png
-from tests.serving.open_inference.conftest import Running, ServeBoth
+from tests.serving.open_inference.conftest import Held, Running, ServeBoth
 from tests.waiting import wait_until
 
 Code = grpc.StatusCode
@@ -36,24 +34,6 @@ def request(*files: bytes) -> Any:
     tensor = made.inputs.add(name="images", datatype="BYTES", shape=[len(files)])
     tensor.contents.bytes_contents.extend(files)
     return made
-
-
-class Held:
-    """An engine's `submit` that never answers, and what became of it."""
-
-    def __init__(self) -> None:
-        self.began, self.future = threading.Event(), Future[Any]()
-
-    def __call__(self, *_: object, **__: object) -> Future[Any]:
-        self.began.set()
-        return self.future
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Held:
-    found = Held()
-    monkeypatch.setattr(Engine, "submit", found)
-    return found
 
 
 def test_tensors_may_be_in_typed_contents(serve_both: ServeBoth, engine: Engine) -> None:

@@ -101,7 +101,8 @@ def test_a_client_that_leaves_in_the_middle_is_no_failure(
     with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
-            "Content-Length: 9999\r\n\r\n--B\r\nContent-Type: application/dicom\r\n\r\na".encode()
+            "Content-Length: 9999\r\n\r\n--B\r\nContent-Type: application/dicom\r\n"
+            'Content-Disposition: form-data; name="files"; filename="a"\r\n\r\na'.encode()
         )
     counted = f'medfocus_requests_total{{route="{path.replace("tiny", "{name}")}",status='
     wait_until(lambda: counted in client.get("/metrics").text)

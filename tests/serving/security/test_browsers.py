@@ -1,5 +1,6 @@
 """Pages of other sites get nothing from a service without tokens."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,18 @@ def test_every_answer_forbids_framing_and_guessing(serve: Serve) -> None:
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in headers
+
+
+def test_an_open_service_answers_pages_under_names_that_nobody_else_can_give_it(
+    serve: Serve,
+) -> None:
+    client = serve(host="0.0.0.0", security={"open": True})
+    for host, status in (
+        ("rebound.example", 403),
+        ("127.0.0.1", 200),
+        ("localhost", 200),
+        (socket.gethostname(), 200),
+    ):
+        headers = {"host": f"{host}:80", "origin": f"http://{host}:80"}
+        assert client.get("/v1/engines", headers=headers).status_code == status
+    assert client.get("/v1/engines", headers={"host": "gpu.example"}).status_code == 200
