@@ -14,9 +14,8 @@ _Prompt = TypeVar("_Prompt")
 # Of a file: one for each of its images, or for some of them by their number, from 0.
 PerFrame: TypeAlias = _Prompt | Mapping[int, _Prompt]
 MALFORMED = "input.prompt_malformed"
-MOST_POINTS = (
-    1024  # of one image: each takes part in SAM2's attention, for all that share the engine
-)
+# Of one image: their attention delays all that share the engine.
+MOST_POINTS = 1024
 Corner = tuple[float, float, Literal[0, 1, 2, 3]]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from medfocus.serving.config import MEBIBYTE
+from medfocus.serving.config import MOST_JSON_BYTES
 from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.inputs import (
     InferRequest,
@@ -36,7 +36,6 @@ from medfocus.serving.open_inference.tensors import (
 
 HEADER = "inference-header-content-length"
 SIZE, BINARY, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
-MOST_JSON_BYTES = 32 * MEBIBYTE  # whose numbers take many times the memory
 
 M = TypeVar("M", bound=BaseModel)
 Parameters = dict[str, bool | int | float | str]

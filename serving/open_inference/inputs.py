@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from medfocus.engine.io.images import ImageSource
-from medfocus.engine.preprocess.prompts import Box, Points
+from medfocus.engine.preprocess.prompts import MOST_POINTS, Box, Points
 from medfocus.serving.errors import RequestError
 from medfocus.serving.open_inference.tensors import OUTPUTS, QUOTED, Tensor, refused
 
-MOST_POINTS = 1024  # of one image
 # Parameters of a tensor that change where it is or what it means.
 _NOT_SERVED = ("shared_memory_region", "classification")
 
